@@ -1,0 +1,9 @@
+"""The one exception that a person at the keyboard is meant to read."""
+
+
+class UserError(Exception):
+    """Bad input: one line that names the thing and the remedy.
+
+    Raised by every room for what the user can mend (a wrong name, a missing file, a full disk); the
+    commands print it without a traceback and exit with status 2.
+    """
