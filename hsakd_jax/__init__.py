@@ -1,0 +1,27 @@
+"""HSAKD in JAX and Flax: networks with auxiliary classifiers, distillation, evaluation.
+
+The stable interface:
+
+    create(name, num_classes, branches=True, dtype='float32') -> network
+    network.init(key, images) -> variables
+    network.apply(variables, images_nhwc, train=False) -> Outputs(logits, aux_logits, features)
+    restore(run_dir) -> (network, variables)
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hsakd_jax.nets import create
+    from hsakd_jax.nets.network import Outputs
+
+__all__ = ["Outputs", "create"]
+_HOMES = {"create": "hsakd_jax.nets", "Outputs": "hsakd_jax.nets.network"}
+
+
+def __getattr__(name: str):
+    # Lazily, so that `python -m hsakd_jax.main --help` answers before JAX is loaded.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hsakd_jax' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,0 +1,109 @@
+"""A network is a stem, stages and a head; branch l is a fresh copy of what is left after stage l."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+
+from hsakd_jax.nets.parts import Init, Parts, Train
+from hsakd_jax.rotations import ROTATIONS
+
+Array = jax.Array
+
+
+class Outputs(NamedTuple):
+    """What a network gives for B images.
+
+    Attributes:
+      logits: [B, N], at least float32.
+      aux_logits: L arrays [B, 4N], at least float32, joint logits of class and rotation; empty without branches.
+      features: L arrays [B, H, W, C], the map after each stage, in the compute dtype.
+    """
+
+    logits: Array
+    aux_logits: tuple[Array, ...]
+    features: tuple[Array, ...]
+
+
+class Architecture(NamedTuple):
+    """A network's recipes; each call of a recipe makes fresh layers, so branches share nothing.
+
+    Attributes:
+      stem: `stem(parts, name=...)` -> module, or None where the first stage takes the image.
+      stages: each `stage(parts, name=...)` -> module; `stage(parts, stride=1, name=...)` is its copy at stride 1.
+      head: `head(parts, num_outputs, name=...)` -> module.
+      init: initialisers of the backbone.
+      branch_init: initialisers of the branches.
+    """
+
+    stem: Callable[..., nn.Module] | None
+    stages: tuple[Callable[..., nn.Module], ...]
+    head: Callable[..., nn.Module]
+    init: Init
+    branch_init: Init
+
+
+class Network(nn.Module):
+    """Backbone with an optional auxiliary classifier after every stage (PAPER: c_l, l = 1..L).
+
+    Parameter paths are 'stem/..', 'stage{l}/..', 'head/..' and, in branch l, 'branch{l}/stage{m}/..' and
+    'branch{l}/head/..'.
+
+    Attributes:
+      architecture: stem, stages and head.
+      num_classes: N.
+      branches: whether auxiliary classifiers exist.
+      dtype: compute dtype of convolutions; None computes in the parameters' dtype.
+    """
+
+    architecture: Architecture
+    num_classes: int
+    branches: bool = True
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, images: Array, train: Train = False) -> Outputs:
+        """Runs the network.
+
+        Args:
+          images: [B, H, W, C], floating point.
+          train: BatchNorm mode: True (batch statistics), False (running ones), or a pattern over parameter paths
+            that picks the layers in training mode.
+
+        Raises:
+          ValueError: H or W is too small for the strides.
+        """
+        stem, stages, head, init, branch_init = self.architecture
+        backbone, branch = Parts(init, self.dtype, train), Parts(branch_init, self.dtype, train)
+        x = stem(backbone, name="stem")(images) if stem else images
+        features = []
+        for l, stage in enumerate(stages, 1):
+            x = stage(backbone, name=f"stage{l}")(x)
+            features.append(x)
+        logits = head(backbone, self.num_classes, name="head")(x)
+        aux_logits = []
+        if self.branches:
+            for l, x in enumerate(features, 1):
+                tail = {f"stage{m}": stage for m, stage in enumerate(stages, 1) if m > l}
+                classifier = Branch(tail, stages[-1], head, ROTATIONS * self.num_classes, branch, name=f"branch{l}")
+                aux_logits.append(classifier(x))
+        return Outputs(logits, tuple(aux_logits), tuple(features))
+
+
+class Branch(nn.Module):
+    """Auxiliary classifier: the stages left after stage l, or the last one once more at stride 1, and the head."""
+
+    tail: dict[str, Callable[..., nn.Module]]
+    last: Callable[..., nn.Module]
+    head: Callable[..., nn.Module]
+    num_outputs: int
+    parts: Parts
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for name, stage in self.tail.items():
+            x = stage(self.parts, name=name)(x)
+        if not self.tail:
+            x = self.last(self.parts, stride=1, name="stage")(x)
+        return self.head(self.parts, self.num_outputs, name="head")(x)

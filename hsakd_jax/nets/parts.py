@@ -1,0 +1,189 @@
+"""Convolution, normalisation and linear layers that compute and start as PyTorch's do.
+
+A `Parts` is made once for the backbone and once for the branches (they start differently, see `Init`) and is
+handed to every stem, stage and head, so that no network file decides on dtypes, initialisers or BatchNorm modes.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import Initializer, normal, variance_scaling, zeros
+
+Array = jax.Array
+Train = bool | str
+
+
+def is_trainable(train: Train, path: str) -> bool:
+    """Whether the parameter or layer at `path` ('branch1/head/fc/kernel') learns.
+
+    Args:
+      train: True (everything), False (nothing), or a regular expression searched for in the path.
+      path: module or parameter names joined by '/'.
+    """
+    return bool(re.search(train, path)) if isinstance(train, str) else train
+
+
+def at_least_float32(x: Array) -> Array:
+    """`x` in float32 where it is narrower; float32 and float64 pass unchanged."""
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
+
+
+class Init(NamedTuple):
+    """Initialisers of one part of a network, biases by fan-in; BatchNorm always starts at scale 1, bias 0."""
+
+    conv: Initializer
+    conv_bias: Callable[[int], Initializer]
+    fc: Initializer
+    fc_bias: Callable[[int], Initializer]
+
+
+def torch_bias(fan_in: int) -> Initializer:
+    """PyTorch's default bias: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+
+    def init(key, shape, dtype=jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -1, 1) / fan_in**0.5
+
+    return init
+
+
+def zero_bias(fan_in: int) -> Initializer:
+    """Zeros, whatever the fan-in."""
+    del fan_in
+    return zeros
+
+
+def he(key, shape, dtype=jnp.float32):
+    """He et al. 2015, fan-out: N(0, 2 / (k k C_out)) for an HWIO kernel; groups are not considered."""
+    height, width, _, features = shape
+    return jax.random.normal(key, shape, dtype) * (2 / (height * width * features)) ** 0.5
+
+
+# U(-b, b) with b = 1/sqrt(fan_in) has variance 1 / (3 fan_in).
+torch_kernel = variance_scaling(1 / 3, "fan_in", "uniform")
+
+HE_TORCH = Init(he, zero_bias, torch_kernel, torch_bias)
+HE_ZERO = Init(he, zero_bias, torch_kernel, zero_bias)
+HE_NORMAL = Init(he, zero_bias, normal(0.01), zero_bias)
+TORCH = Init(torch_kernel, torch_bias, torch_kernel, torch_bias)
+
+
+class BatchNorm(nn.Module):
+    """BatchNorm over all axes but the last, equal to PyTorch's (momentum 0.1, eps 1e-5).
+
+    The running variance is the unbiased one, n / (n - 1) times the variance that normalises, as in PyTorch;
+    Flax's own BatchNorm keeps the biased one. Statistics are computed in at least float32 and the result has the
+    input's dtype. Under `jax.jit` over a mesh the statistics are those of the global batch.
+
+    Attributes:
+      train: whether this layer uses and updates batch statistics (see `is_trainable`, matched on its path).
+    """
+
+    train: Train
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        features = x.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones, features)
+        bias = self.param("bias", zeros, features)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, features)
+        running_var = self.variable("batch_stats", "var", jnp.ones, features)
+        dtype, x = x.dtype, at_least_float32(x)
+        # The pattern speaks of parameters, so the layer asks about its own scale.
+        if is_trainable(self.train, "/".join((*self.path, "scale"))):
+            axes = tuple(range(x.ndim - 1))
+            mean, var = x.mean(axes), x.var(axes)
+            if not self.is_initializing():
+                n = x.size // x.shape[-1]
+                if n < 2:
+                    raise ValueError("BatchNorm in training mode needs more than one value a channel: larger batch")
+                running_mean.value = 0.9 * running_mean.value + 0.1 * mean
+                running_var.value = 0.9 * running_var.value + 0.1 * (n / (n - 1)) * var
+        else:
+            mean, var = running_mean.value, running_var.value
+        return ((x - mean) * (jax.lax.rsqrt(var + 1e-5) * scale) + bias).astype(dtype)
+
+
+def _check_size(x: Array, stride: int, what: str) -> None:
+    if min(x.shape[1:3]) < stride:
+        raise ValueError(
+            f"image too small for the network: {what} of stride {stride} meets a map of {x.shape[1]}x{x.shape[2]}; "
+            "give larger images or a network with fewer strides"
+        )
+
+
+class Parts(NamedTuple):
+    """Layer makers shared by one part of a network.
+
+    Attributes:
+      init: initialisers.
+      dtype: dtype of convolutions; None computes in the parameters' own dtype.
+      train: mode of every BatchNorm (see `is_trainable`).
+    """
+
+    init: Init
+    dtype: Any
+    train: Train
+
+    def conv(
+        self,
+        x: Array,
+        features: int,
+        kernel: int,
+        stride: int = 1,
+        *,
+        name: str,
+        groups: int = 1,
+        bias: bool = False,
+    ) -> Array:
+        """Square convolution of NHWC maps, padded by kernel // 2 on every side as in PyTorch (not 'SAME').
+
+        Raises:
+          ValueError: the map is smaller than the stride.
+        """
+        _check_size(x, stride, "a convolution")
+        return nn.Conv(
+            features,
+            (kernel, kernel),
+            stride,
+            padding=kernel // 2,
+            feature_group_count=groups,
+            use_bias=bias,
+            kernel_init=self.init.conv,
+            bias_init=self.init.conv_bias(kernel * kernel * x.shape[-1] // groups),
+            dtype=self.dtype,
+            name=name,
+        )(x)
+
+    def norm(self, x: Array, *, name: str) -> Array:
+        """BatchNorm."""
+        return BatchNorm(self.train, name=name)(x)
+
+    def pool_fc(self, x: Array, features: int) -> Array:
+        """Global average pool and linear layer 'fc': [B, H, W, C] -> [B, features], in at least float32."""
+        x = at_least_float32(x).mean((1, 2))
+        bias_init = self.init.fc_bias(x.shape[-1])
+        return nn.Dense(features, kernel_init=self.init.fc, bias_init=bias_init, name="fc")(x)
+
+
+def max_pool(x: Array, window: int, stride: int) -> Array:
+    """Max-pool of NHWC maps, padded by (window - 1) // 2 as the reference's pools are.
+
+    Raises:
+      ValueError: the map is smaller than the stride.
+    """
+    _check_size(x, stride, "a max-pool")
+    return nn.max_pool(x, (window, window), (stride, stride), [((window - 1) // 2,) * 2] * 2)
+
+
+def avg_pool(x: Array, window: int, stride: int) -> Array:
+    """Average pool of NHWC maps, padded by (window - 1) // 2, the padding counted in the mean.
+
+    Raises:
+      ValueError: the map is smaller than the stride.
+    """
+    _check_size(x, stride, "an average pool")
+    return nn.avg_pool(x, (window, window), (stride, stride), [((window - 1) // 2,) * 2] * 2)

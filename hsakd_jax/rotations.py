@@ -1,0 +1,38 @@
+"""Rotated batches, joint labels, and the way back: image-major order and 4y + j live here and nowhere else."""
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+ROTATIONS = 4
+
+
+def rotate(images: Array) -> Array:
+    """All four rotations of every image: [B, S, S, C] -> [4B, S, S, C] (PAPER section 1).
+
+    Rows are image-major: image 0 by 0, 90, 180, 270 degrees counter-clockwise, then image 1. The four rotations of
+    an image are neighbours, so a batch sharded by images stays so.
+
+    Raises:
+      ValueError: the images are not square.
+    """
+    batch, height, width, channels = images.shape
+    if height != width:
+        raise ValueError(f"rotations need square images, not {height}x{width}: crop or resize them")
+    rotated = jnp.stack([jnp.rot90(images, j, axes=(1, 2)) for j in range(ROTATIONS)], 1)
+    return rotated.reshape(ROTATIONS * batch, height, width, channels)
+
+
+def joint_labels(labels: Array) -> Array:
+    """Joint labels of a rotated batch, 4y + j: integers [B] -> [4B]."""
+    return (ROTATIONS * labels[:, None] + jnp.arange(ROTATIONS, dtype=labels.dtype)).reshape(-1)
+
+
+def upright(x: Array, batch: int) -> Array:
+    """The rows of un-rotated images: [4B, ...] -> [B, ...]; a batch of B rows is returned as it is."""
+    return x.reshape(batch, -1, *x.shape[1:])[:, 0]
+
+
+def fold(joint_logits: Array) -> Array:
+    """Class logits from joint logits, summed over the four rotations of a class: [..., 4N] -> [..., N]."""
+    return joint_logits.reshape(*joint_logits.shape[:-1], -1, ROTATIONS).sum(-1)
