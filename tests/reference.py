@@ -87,7 +87,11 @@ def path(family, module, num_stages):
         if family.startswith("mobile"):
             stage, first = MOBILE_STAGE[{1: 2, 2: 3, 3: 5, 4: 5}[branch] + int(index)]
             block, inner = inner.split(".", 1)
-            return (f"branch{branch}", "stage" if last else f"stage{stage}", *in_block(family, f"{int(block) + first}.{inner}"))
+            return (
+                f"branch{branch}",
+                "stage" if last else f"stage{stage}",
+                *in_block(family, f"{int(block) + first}.{inner}"),
+            )
         stage = "stage" if last else f"stage{branch + 1 + int(index)}"
         return (f"branch{branch}", stage, *in_block(family, inner))
     module = module.removeprefix("backbone.")

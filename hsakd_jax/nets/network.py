@@ -107,3 +107,17 @@ class Branch(nn.Module):
         if not self.tail:
             x = self.last(self.parts, stride=1, name="stage")(x)
         return self.head(self.parts, self.num_outputs, name="head")(x)
+
+
+class Peers(nn.Module):
+    """Networks that learn together; parameter paths begin with 'peer1', 'peer2', ...
+
+    Attributes:
+      networks: recipes, each `network(name=...)` -> Network.
+    """
+
+    networks: tuple[Callable[..., Network], ...]
+
+    @nn.compact
+    def __call__(self, images: Array, train: Train = False) -> tuple[Outputs, ...]:
+        return tuple(network(name=f"peer{i}")(images, train) for i, network in enumerate(self.networks, 1))

@@ -1,0 +1,81 @@
+"""Drives the golden step runs in float64 and prints the worst relative error of each group as JSON.
+
+A process of its own, since float64 is a switch of the whole process: `JAX_ENABLE_X64=1 python golden_steps.py KEY...`.
+"""
+
+import json
+import sys
+
+import jax
+import numpy as np
+import reference
+
+from hsakd_jax import objectives, optim
+from hsakd_jax.nets.network import Network, Peers
+from hsakd_jax.rotations import rotate
+from hsakd_jax.step import make_step
+
+
+def recipe(name):
+    """A network as a part of `Peers`."""
+    from functools import partial
+
+    from hsakd_jax.nets import NETWORKS
+
+    return partial(Network, NETWORKS[name.removesuffix("_aux")](), 100)
+
+
+def run(key):
+    """Relative errors of one run: {'terms': .., 'grad_norm': .., 'norms': ..}."""
+    record = reference.read("steps.json")["steps"][key]
+    kind, student, teacher = record["kind"], record.get("student", record.get("network")), record.get("teacher")
+    arch, network = reference.create(student)
+    if kind == "mutual":
+        network = Peers((recipe(student),) * 2)
+        each = [reference.variables(arch, f"golden-v1/net{i}") for i in (1, 2)]
+        variables = {c: {f"peer{i}": v[c] for i, v in enumerate(each, 1)} for c in ("params", "batch_stats")}
+    else:
+        variables = reference.variables(arch)
+    taught, teacher_variables = None, None
+    if teacher:
+        teacher_arch, taught = reference.create(teacher)
+        teacher_variables = reference.variables(teacher_arch)
+    names = [name for name in record["log"][0] if name not in ("loss", "grad_norm")]
+    optimizer = optim.sgd(record["lr"], record["momentum"], record["weight_decay"], record["nesterov"])
+    train = "^branch" if kind == "teacher_frozen" else True
+    objective = objectives.OBJECTIVES[kind.removesuffix("_frozen")]
+    init, step = make_step(network, objective, dict.fromkeys(names, 1.0), optimizer, train, taught)
+    state, step = init(variables), jax.jit(step)
+    errors = {"terms": 0.0, "grad_norm": 0.0, "norms": 0.0}
+
+    def compare(group, ours, theirs):
+        errors[group] = max(errors[group], abs(float(ours) - theirs) / abs(theirs))
+
+    before = dict.fromkeys(record["log"][0], 0.0)
+    for t, log in enumerate(record["log"]):
+        tag = f"{kind}/{student}/{t}"
+        images, labels = reference.inputs(tag, record["batch"], record["resolution"], record["num_classes"])
+        if kind not in ("baseline", "kd"):
+            images = rotate(images)
+        state = step(state, teacher_variables, images, labels)
+        assert all(x.dtype == np.float64 for x in jax.tree.leaves((state.variables, state.window.sums)))
+        for name, value in log.items():
+            total = float(state.window.sums[name])
+            compare("grad_norm" if name == "grad_norm" else "terms", total - before[name], value)
+            before[name] = total
+    after = record["norms_after"] if kind == "mutual" else [record["norms_after"]]
+    for i, norms in enumerate(after, 1):
+        tree = {c: v[f"peer{i}"] if kind == "mutual" else v for c, v in state.variables.items()}
+        places = reference.place(arch)
+        assert set(places) == set(norms)
+        for name, (_, collection, path) in places.items():
+            leaf = tree[collection]
+            for part in path:
+                leaf = leaf[part]
+            compare("norms", np.linalg.norm(leaf), norms[name])
+    return errors
+
+
+if __name__ == "__main__":
+    for key in sys.argv[1:] or reference.read("steps.json")["steps"]:
+        print(json.dumps({key: run(key)}), flush=True)
