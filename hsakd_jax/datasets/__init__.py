@@ -1,0 +1,16 @@
+"""The datasets that the package prepares itself, without TensorFlow: one builder a file.
+
+A builder is a `tfds.core.GeneratorBasedBuilder` that yields PIL images (TFDS encodes arrays through
+TensorFlow) and is not registered with TFDS, whose own `cifar10` must stay what it is.
+"""
+
+from hsakd_jax.datasets.cifar import Cifar10, Cifar100
+from hsakd_jax.datasets.digits import Digits
+from hsakd_jax.datasets.image_folder import ImageFolder
+
+BUILDERS = {
+    "digits": Digits,
+    "cifar10": Cifar10,
+    "cifar100": Cifar100,
+    "image_folder": ImageFolder,
+}

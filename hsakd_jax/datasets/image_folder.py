@@ -1,0 +1,129 @@
+"""The user's own images: one folder a class."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image, ImageOps
+
+from hsakd_jax.datasets.progress import track
+from hsakd_jax.errors import UserError
+
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+_CHUNK = 256  # images decoded ahead of the writer, which bounds the memory
+_PIXELS_PER_SIDE = 2  # how much finer than needed a large JPEG is decoded, before it is resized
+
+
+@dataclasses.dataclass
+class Tree(tfds.core.BuilderConfig):
+    """A tree as it is now; the name of the config is its fingerprint."""
+
+    size: int = 0
+    root: str = ""
+    files: dict[str, dict[str, list[str]]] = dataclasses.field(default_factory=dict)  # split: class: paths
+
+
+def scan(directory: str, size: int) -> Tree:
+    """Looks at `directory/{train,test}/CLASS/*`, and at no image yet; `val` or `validation` serve as test.
+
+    The fingerprint covers the size and each file's path, length and time of change: a tree that changed
+    in any of these gets another name, so that no stale copy is ever read.
+
+    Args:
+      directory: the tree.
+      size: side of the square images to make.
+
+    Raises:
+      UserError: no such folder, no images, or a class of the test split that training does not know.
+    """
+    root = Path(directory).expanduser()
+    train = root / "train"
+    tests = [root / name for name in ("test", "val", "validation") if (root / name).is_dir()]
+    if not train.is_dir() or not tests:
+        missing = train if not train.is_dir() else root / "test"
+        raise UserError(f"no folder {missing}: an image folder holds train/CLASS/*.jpg and test/CLASS/*.jpg")
+    files, marks = {}, []
+    for split, folder in (("train", train), ("test", tests[0])):
+        files[split] = {}
+        for name in sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != "."):
+            images = sorted(
+                (entry.path, entry.stat().st_size, entry.stat().st_mtime_ns)
+                for entry in os.scandir(folder / name)
+                if Path(entry.name).suffix.lower() in EXTENSIONS and entry.name[0] != "."
+            )
+            if not images:
+                kinds = ", ".join(sorted(EXTENSIONS))
+                raise UserError(f"no images in {folder / name}: add some ({kinds}) or delete the folder")
+            files[split][name] = [path for path, _, _ in images]
+            marks += [(os.path.relpath(path, root), length, changed) for path, length, changed in images]
+        if not files[split]:
+            raise UserError(f"no class folders in {folder}: an image folder holds {split}/CLASS/*.jpg")
+    if strange := sorted(files["test"].keys() - files["train"].keys()):
+        raise UserError(f"{tests[0] / strange[0]} is a class without training images: add {train / strange[0]}")
+    fingerprint = hashlib.sha256(json.dumps([size, marks]).encode()).hexdigest()[:16]
+    return Tree(name=fingerprint, description=str(root), size=size, root=str(root), files=files)
+
+
+class ImageFolder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A tree of images, one folder a class, made square and RGB: uint8 [size, size, 3]."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        tree = self.builder_config
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.__doc__,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(tree.size, tree.size, 3)),
+                    "label": tfds.features.ClassLabel(names=sorted(tree.files["train"])),
+                }
+            ),
+            supervised_keys=("image", "label"),
+        )
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(split) for split in self.builder_config.files}
+
+    def _generate_examples(self, split):
+        tree = self.builder_config
+        pairs = [(path, name) for name, paths in tree.files[split].items() for path in paths]
+        encoded = _encode([path for path, _ in pairs], tree.size)
+        for (path, name), png in zip(pairs, track(encoded, f"Preparing {split}", len(pairs)), strict=True):
+            yield os.path.relpath(path, tree.root), {"image": io.BytesIO(png), "label": name}
+
+
+def _encode(paths: list[str], size: int) -> Iterator[bytes]:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for i in range(0, len(paths), _CHUNK):
+            yield from pool.map(lambda path: _png(path, size), paths[i : i + _CHUNK])
+
+
+def _png(path: str, size: int) -> bytes:
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (_PIXELS_PER_SIDE * size,) * 2)  # a JPEG of 12 megapixels opens ten times faster
+            square = ImageOps.fit(_rgb(ImageOps.exif_transpose(image)), (size, size), Image.Resampling.BILINEAR)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path} can't be read as an image ({error}): mend or delete it") from error
+    buffer = io.BytesIO()
+    square.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Any image as a viewer on a white page would show it."""
+    if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 257).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
