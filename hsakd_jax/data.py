@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from hsakd_jax.datasets import BUILDERS, image_folder
-from hsakd_jax.datasets.prepare import prepare, quiet
+from hsakd_jax.datasets.prepare import prepare
 from hsakd_jax.datasets.progress import Progress
 from hsakd_jax.errors import UserError
 
@@ -203,19 +203,16 @@ def _check_seed(seed: int) -> None:
 
 def _find(name: str, data_dir: str, image_size: int):
     """The builder of the prepared dataset."""
-    default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    root = Path(data_dir or default).expanduser()
-    with quiet():
-        if name == "image_folder":
-            if not data_dir or image_size < 1:
-                raise UserError("image_folder needs data_dir, the tree of images, and image_size, their side in pixels")
-            tree = image_folder.scan(data_dir, image_size)
-            own = BUILDERS[name](data_dir=Path(default).expanduser(), config=tree)
-        elif name in BUILDERS:
-            own = BUILDERS[name](data_dir=root)
-        else:
-            own = None
-    path = prepare(own) if own else _prepared(name, root)
+    default = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    root = Path(data_dir).expanduser() if data_dir else default
+    if name == "image_folder":
+        if not data_dir or image_size < 1:
+            raise UserError("image_folder needs data_dir, the tree of images, and image_size, their side in pixels")
+        path = prepare(BUILDERS[name], default, image_folder.scan(data_dir, image_size))
+    elif name in BUILDERS:
+        path = prepare(BUILDERS[name], root)
+    else:
+        path = _prepared(name, root)
     try:
         builder = tfds.builder_from_directory(path)
     except Exception as error:
@@ -224,7 +221,7 @@ def _find(name: str, data_dir: str, image_size: int):
         raise UserError(
             f"{path} is prepared as {builder.info.file_format.value}, which only TensorFlow reads: where that is "
             f"installed, run `tfds convert_format --dataset_version_dir={path} --out_file_format=array_record` once"
-            + (", or give another data_dir to prepare it anew" if own else "")
+            + (", or give another data_dir to prepare it anew" if name in BUILDERS else "")
         )
     return builder
 

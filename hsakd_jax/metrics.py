@@ -14,7 +14,7 @@ Array = jax.Array
 def in_top(logits: Array, labels: Array, k: int = 1) -> Array:
     """Whether the label is among the k greatest logits: [R, N], integers [R] -> bool [R]."""
     _, best = jax.lax.top_k(logits, min(k, logits.shape[-1]))
-    return (best == labels[:, None]).any(-1)
+    return (best == labels[:, None].astype(best.dtype)).any(-1)
 
 
 def top1(outputs: Outputs | Sequence[Outputs], labels: Array) -> Array:
@@ -47,6 +47,9 @@ def correct(outputs: Outputs, labels: Array, mask: Array) -> dict[str, Array]:
 
 
 def accuracies(counts: dict[str, int], images: int) -> dict[str, float]:
-    """Percentages from the counts of `correct`, summed over a dataset of that many images."""
-    rows = {"top": images, "joint": ROTATIONS * images, "class": ROTATIONS * images}
-    return {name: 100 * int(n) / rows[name.rstrip("0123456789").rstrip("_")] for name, n in counts.items()}
+    """Percentages from the counts of `correct`, summed over a dataset of that many images; names may have a prefix."""
+
+    def rows(name):
+        return images * (1 if name.rpartition("/")[2].startswith("top") else ROTATIONS)
+
+    return {name: 100 * int(n) / rows(name) for name, n in counts.items()}

@@ -113,11 +113,14 @@ class Peers(nn.Module):
     """Networks that learn together; parameter paths begin with 'peer1', 'peer2', ...
 
     Attributes:
-      networks: recipes, each `network(name=...)` -> Network.
+      networks: recipes, each `network(branches=..., name=...)` -> Network.
+      branches: whether they have auxiliary classifiers.
     """
 
     networks: tuple[Callable[..., Network], ...]
+    branches: bool = True
 
     @nn.compact
     def __call__(self, images: Array, train: Train = False) -> tuple[Outputs, ...]:
-        return tuple(network(name=f"peer{i}")(images, train) for i, network in enumerate(self.networks, 1))
+        peers = (network(branches=self.branches, name=f"peer{i}") for i, network in enumerate(self.networks, 1))
+        return tuple(peer(images, train) for peer in peers)

@@ -104,7 +104,9 @@ class BatchNorm(nn.Module):
                 running_var.value = 0.9 * running_var.value + 0.1 * (n / (n - 1)) * var
         else:
             mean, var = running_mean.value, running_var.value
-        return ((x - mean) * (jax.lax.rsqrt(var + 1e-5) * scale) + bias).astype(dtype)
+        row = (1,) * (x.ndim - 1) + features  # ranks are aligned by hand, as strict promotion asks
+        gain = (jax.lax.rsqrt(var + 1e-5) * scale).reshape(row)
+        return ((x - mean.reshape(row)) * gain + bias.reshape(row)).astype(dtype)
 
 
 def _check_size(x: Array, stride: int, what: str) -> None:

@@ -1,0 +1,39 @@
+"""Files that are whole or absent."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from hsakd_jax.errors import UserError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file so that a reader, or a run killed at any moment, sees the old one or the new one.
+
+    Raises:
+      OSError: the disk is full or not writable; the old file stays.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        draft.write_text(text)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_text` of readable JSON."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON.
+
+    Raises:
+      UserError: the file is not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not readable JSON ({error}): restore it or remove its folder") from error
