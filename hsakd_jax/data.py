@@ -77,7 +77,8 @@ def load(
     """
     builder = _find(name, data_dir, image_size)
     names = _class_names(builder)
-    nothing = Dataset(np.zeros((0, *builder.info.features["image"].shape), np.uint8), np.zeros(0, np.int32))
+    shape = [side or 0 for side in builder.info.features["image"].shape]
+    nothing = Dataset(np.zeros((0, *shape), np.uint8), np.zeros(0, np.int32))
     train, held_out, test = nothing, None, nothing
     if "train" in splits:
         encoded, labels = _read(builder, "train", len(names))
@@ -284,6 +285,8 @@ def _read(builder, split: str, classes: int) -> tuple[list[bytes], np.ndarray]:
         records = []
         for start in range(0, len(source), _CHUNK):
             records += source.__getitems__(range(start, min(start + _CHUNK, len(source))))
+        if not all(record["image"] for record in records):  # as array_record reads a file that was cut short
+            raise ValueError("records are missing")
     except Exception as error:  # array_record and protobuf raise kinds of their own
         raise _unreadable(builder.data_path, error) from error
     labels = np.array([record["label"] for record in records], np.int64)

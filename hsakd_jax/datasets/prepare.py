@@ -13,25 +13,18 @@ from absl import logging
 from hsakd_jax.errors import UserError
 
 
-@contextlib.contextmanager
-def quiet():
-    """Keeps TFDS's bars, banners and advice away from the user; its errors still come as exceptions."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    tfds.display_progress_bar(False)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        tfds.display_progress_bar(True)
-        logging.set_verbosity(verbosity)
-
-
-def prepare(builder: tfds.core.GeneratorBasedBuilder) -> Path:
-    """Writes the builder's dataset as array_record, unless that was done before.
+def prepare(
+    builder_class: type[tfds.core.GeneratorBasedBuilder], data_dir: Path, config: tfds.core.BuilderConfig | None = None
+) -> Path:
+    """Writes a dataset as array_record, unless that was done before.
 
     TFDS writes into an `incomplete.*` folder beside the final one and renames it at the end, so that a
     killed preparation leaves nothing that could be taken for a dataset.
+
+    Args:
+      builder_class: a builder of this package.
+      data_dir: the folder of all datasets.
+      config: what to prepare, for a builder that has configs.
 
     Returns:
       The folder of the prepared dataset.
@@ -39,28 +32,29 @@ def prepare(builder: tfds.core.GeneratorBasedBuilder) -> Path:
     Raises:
       UserError: the folder is damaged or can't be written, the disk is full, or what the builder raises.
     """
-    path = Path(builder.data_path)
+    folder = data_dir / builder_class.name / (config.name if config else "")
+    path = folder / str(builder_class.VERSION)
     if _is_prepared(path):
         return path
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _lock(path.parent / ".lock"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with _lock(folder / ".lock"):
             if _is_prepared(path):  # by the process that held the lock before
                 return path
             if path.exists():
                 raise UserError(f"{path} is no whole dataset: delete this folder and run again")
-            for left_over in path.parent.glob("incomplete.*"):
+            for left_over in folder.glob("incomplete.*"):
                 shutil.rmtree(left_over)
-            print(f"Preparing {builder.name} in {path}", file=sys.stderr, flush=True)
-            with quiet():
-                builder.download_and_prepare(
+            print(f"Preparing {builder_class.name} in {path}", file=sys.stderr, flush=True)
+            with _quiet():
+                builder_class(data_dir=data_dir, config=config).download_and_prepare(
                     file_format="array_record",
                     download_config=tfds.download.DownloadConfig(try_download_gcs=False),
                 )
-    except OSError as error:
-        reason = error.strerror or str(error).splitlines()[0]
+    except (OSError, RuntimeError) as error:  # array_record raises RuntimeError where it can't write
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise UserError(
-            f"{builder.name} can't be prepared in {path.parent} ({reason}): "
+            f"{builder_class.name} can't be prepared in {folder} ({reason}): "
             "free some space or name another data_dir (TFDS_DATA_DIR for an image folder)"
         ) from error
     return path
@@ -80,3 +74,17 @@ def _lock(path: Path):
             print(f"Waiting for another process that prepares {path.parent}", file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Keeps TFDS's bars, banners and advice away from the user; its errors still come as exceptions."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    tfds.display_progress_bar(False)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tfds.display_progress_bar(True)
+        logging.set_verbosity(verbosity)

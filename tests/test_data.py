@@ -1,0 +1,363 @@
+import itertools
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from hsakd_jax import data
+from hsakd_jax.errors import UserError
+
+CLASSES = 5
+GOLDEN_SHARE = [108, 136, 196, 227, 246, 266]
+GOLDEN_ORDER = [11, 41, 14, 10, 0, 34]
+
+
+class Toy(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A dataset that somebody else prepared: 60 JPEGs and 20 more under `validation`, labels i % 5."""
+
+    VERSION = tfds.core.Version("1.9.0")
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="one"), tfds.core.BuilderConfig(name="two")]  # noqa: RUF012
+
+    def _info(self):
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+                    "label": tfds.features.ClassLabel(num_classes=CLASSES),
+                    "remark": tfds.features.Text(),
+                }
+            ),
+        )
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples(60), "validation": self._generate_examples(20)}
+
+    def _generate_examples(self, n):
+        for i in range(n):
+            yield i, {"image": toy_image(i), "label": i % CLASSES, "remark": "none"}
+
+
+def toy_image(i):
+    """Grey 4i, which a JPEG keeps exactly."""
+    return Image.fromarray(np.full((12, 16, 3), 4 * i, np.uint8))
+
+
+def quietly(builder):
+    tfds.display_progress_bar(False)
+    builder.download_and_prepare(file_format="array_record")
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    """A data folder with toy/one/1.9.0."""
+    root = tmp_path_factory.mktemp("prepared")
+    quietly(Toy(data_dir=root, config="one"))
+    return root
+
+
+@pytest.fixture
+def copy(prepared, tmp_path):
+    """A copy of it that a test may damage."""
+    return shutil.copytree(prepared, tmp_path / "copy")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
+
+
+def edit(root, file, old, new):
+    path = root / "toy/one/1.9.0" / file
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+# Loading
+
+
+def test_a_prepared_dataset_is_read_by_name(prepared, capsys):
+    splits = data.load("toy", str(prepared))
+    assert "tensorflow" not in sys.modules
+    assert splits.train.images.shape == (60, 12, 16, 3)
+    assert splits.test.images.shape == (20, 12, 16, 3)
+    assert splits.train.images.dtype == np.uint8
+    assert splits.train.labels.dtype == np.int32
+    assert splits.validation is None
+    assert splits.class_names == ("0", "1", "2", "3", "4")
+    for part, n in ((splits.train, 60), (splits.test, 20)):
+        i = part.images[:, 5, 5, 0] // 4
+        np.testing.assert_array_equal(np.sort(i), np.arange(n))
+        np.testing.assert_array_equal(part.labels, i % CLASSES)
+        np.testing.assert_array_equal(part.images, np.broadcast_to(4 * i[:, None, None, None], part.images.shape))
+    assert capsys.readouterr().err.count("`validation`") == 1
+
+
+def test_loading_is_deterministic(prepared):
+    first, second = (data.load("toy", str(prepared), fraction=0.5, validation=0.2, seed=3) for _ in range(2))
+    for a, b in zip(first[:3], second[:3], strict=True):
+        np.testing.assert_array_equal(a.images, b.images)
+        np.testing.assert_array_equal(a.labels, b.labels)
+
+
+def test_threads_decode_the_same(prepared, monkeypatch):
+    serial = data.load("toy", str(prepared)).train
+    monkeypatch.setattr(data, "_LARGE", 1)
+    np.testing.assert_array_equal(data.load("toy", str(prepared)).train.images, serial.images)
+
+
+def test_the_default_folder_is_that_of_tfds(prepared, monkeypatch, tmp_path):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
+    assert len(data.load("toy").train.labels) == 60
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    shutil.copytree(prepared, tmp_path / "home/tensorflow_datasets")
+    assert len(data.load("toy").train.labels) == 60
+
+
+def test_a_split_not_asked_for_is_empty(prepared):
+    splits = data.load("toy", str(prepared), splits=["test"])
+    assert len(splits.train.labels) == len(splits.train.images) == 0
+    assert len(splits.test.labels) == 20
+
+
+def test_held_out_and_kept_images_are_disjoint_and_stratified(prepared):
+    splits = data.load("toy", str(prepared), validation=0.25, fraction=0.5, seed=1)
+    np.testing.assert_array_equal(np.bincount(splits.validation.labels), [3] * 5)
+    np.testing.assert_array_equal(np.bincount(splits.train.labels), [round(0.5 * 9)] * 5)
+    values = [set(part.images[:, 5, 5, 0].tolist()) for part in splits[:2]]
+    assert not values[0] & values[1]
+    whole = data.load("toy", str(prepared), validation=0.25, seed=1)
+    assert len(whole.train.labels) == 45
+    assert values[0] < set(whole.train.images[:, 5, 5, 0].tolist())
+    np.testing.assert_array_equal(whole.validation.images, splits.validation.images)
+
+
+def test_the_newest_version_is_taken(copy):
+    newer = shutil.copytree(copy / "toy/one/1.9.0", copy / "toy/one/1.10.0")
+    info = (newer / "dataset_info.json").read_text().replace("1.9.0", "1.10.0")
+    (newer / "dataset_info.json").write_text(info)
+    shutil.copytree(newer, copy / "toy/one/incomplete.ABCDEF_1.11.0")
+    shutil.rmtree(copy / "toy/one/1.9.0")
+    assert len(data.load("toy/one", str(copy)).train.labels) == 60
+
+
+def test_several_configs_must_be_told_apart(copy):
+    shutil.copytree(copy / "toy/one", copy / "toy/two")
+    with pytest.raises(UserError, match=r"several configs: name one of toy/one, toy/two"):
+        data.load("toy", str(copy))
+    assert len(data.load("toy/one", str(copy)).train.labels) == 60
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("name", "guess"), [("cifar", "cifar10"), ("imagefolder", "image_folder"), ("toy/on", "toy/one"), ("qqq", None)]
+)
+def test_an_unknown_name_lists_what_there_is(prepared, name, guess):
+    with pytest.raises(UserError, match=r"digits, cifar10, cifar100, image_folder; .*toy/one") as error:
+        data.load(name, str(prepared))
+    assert (f"did you mean {guess!r}" in str(error.value)) if guess else ("did you mean" not in str(error.value))
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(UserError, match="nowhere lie no others"):
+        data.load("toy", str(tmp_path / "nowhere"))
+
+
+def test_tfrecord_needs_a_conversion(copy):
+    edit(copy, "dataset_info.json", '"array_record"', '"tfrecord"')
+    with pytest.raises(
+        UserError, match=r"tfds convert_format --dataset_version_dir=\S+/toy/one/1.9.0 --out_file_format"
+    ):
+        data.load("toy", str(copy))
+
+
+def test_labels_outside_the_classes(copy):
+    edit(copy, "features.json", '"numClasses": "5"', '"numClasses": "3"')
+    with pytest.raises(UserError, match=r"toy, split train, example \d+ has the label [34], outside its 3 classes"):
+        data.load("toy", str(copy))
+
+
+def test_images_of_16_bits(copy):
+    edit(copy, "features.json", '"uint8"', '"uint16"')
+    edit(copy, "features.json", '"jpeg"', '"png"')
+    with pytest.raises(UserError, match=r"uint16 .* 8 bits"):
+        data.load("toy", str(copy))
+
+
+def test_no_label(copy):
+    edit(copy, "features.json", '"label"', '"genus"')
+    with pytest.raises(UserError, match=r"`image` and `label` \(a class\) .* genus \(ClassLabel\)"):
+        data.load("toy", str(copy))
+
+
+def test_no_training_split(copy):
+    path = copy / "toy/one/1.9.0/dataset_info.json"
+    info = json.loads(path.read_text())
+    info["splits"] = [split for split in info["splits"] if split["name"] != "train"]
+    path.write_text(json.dumps(info))
+    with pytest.raises(UserError, match="has no split `train`, only validation"):
+        data.load("toy", str(copy))
+
+
+def test_images_of_several_sizes(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "toy_image", lambda i: Image.new("RGB", (8, 8 + i // 50)))
+    quietly(Toy(data_dir=tmp_path, config="two"))
+    with pytest.raises(UserError, match=r"several sizes, .*\((8|9), 8, 3\).*\((8|9), 8, 3\)"):
+        data.load("toy", str(tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "delete", "info"])
+def test_damaged_files_are_never_read(copy, damage):
+    (path,) = (copy / "toy/one/1.9.0").glob("*train*")
+    content = bytearray(path.read_bytes())
+    if damage == "truncate":
+        path.write_bytes(content[:-65536])
+    elif damage == "flip":
+        content[content.index(b"JFIF") + 100] ^= 1
+        path.write_bytes(content)
+    elif damage == "delete":
+        path.unlink()
+    else:
+        (path.parent / "dataset_info.json").write_text("{")
+    with pytest.raises(UserError, match=r"toy/one/1.9.0 can't be read .*: delete it and prepare it again"):
+        data.load("toy", str(copy))
+
+
+def test_an_undecodable_image_is_named(tmp_path, monkeypatch):
+    class Broken(Image.Image):
+        def save(self, fp, format=None, **_):
+            fp.write(b"no image")
+
+    def broken(i):
+        image = Image.new("RGB", (8, 8))
+        image.__class__ = Broken if i == 7 else Image.Image
+        return image
+
+    monkeypatch.setattr(sys.modules[__name__], "toy_image", broken)
+    quietly(Toy(data_dir=tmp_path, config="two"))
+    with pytest.raises(UserError, match=r"toy, split train, example \d+ is no readable image"):
+        data.load("toy", str(tmp_path))
+
+
+def test_more_than_the_memory(prepared, monkeypatch):
+    monkeypatch.setattr(data.os, "sysconf", lambda name: 100)
+    with pytest.raises(UserError, match=r"takes 0.0 GiB"):
+        data.load("toy", str(prepared))
+
+
+@pytest.mark.parametrize("options", [{"fraction": 0}, {"fraction": 1.1}, {"validation": -0.1}, {"validation": 1.5}])
+def test_a_share_out_of_range(prepared, options):
+    with pytest.raises(UserError, match="share of"):
+        data.load("toy", str(prepared), **options)
+
+
+def test_holding_out_all_of_a_class(prepared):
+    with pytest.raises(UserError, match="no training image of class 0"):
+        data.load("toy", str(prepared), validation=0.99)
+
+
+# A stratified share
+
+
+def test_stratified_keeps_the_share_of_each_class():
+    labels = np.repeat(np.arange(4), [100, 50, 10, 1])
+    chosen = data.stratified(labels, 0.1, seed=0)
+    np.testing.assert_array_equal(np.bincount(labels[chosen]), [10, 5, 1, 1])
+    assert (np.diff(chosen) > 0).all()
+    np.testing.assert_array_equal(data.stratified(labels, 1.0, seed=0), np.arange(161))
+
+
+def test_a_smaller_fraction_is_a_subset_of_a_larger_one():
+    labels = np.random.default_rng(0).integers(0, 7, 500)
+    shares = [set(data.stratified(labels, fraction, seed=5).tolist()) for fraction in (0.05, 0.1, 0.25, 0.5, 0.9, 1)]
+    assert all(a < b for a, b in itertools.pairwise(shares))
+
+
+def test_stratified_depends_on_the_seed_and_on_nothing_else():
+    labels = np.arange(300) % 3
+    assert data.stratified(labels, 0.02, seed=0).tolist() == data.stratified(labels.astype(np.int32), 0.02, 0).tolist()
+    assert data.stratified(labels, 0.02, seed=0).tolist() == GOLDEN_SHARE  # on every version of numpy
+    assert data.stratified(labels, 0.02, seed=1).tolist() != GOLDEN_SHARE
+
+
+# The order of training
+
+
+def test_each_epoch_is_a_permutation_without_its_remainder():
+    n, batch = 23, 5
+    epochs = [np.concatenate([data.order(n, batch, 0, 4 * e + i) for i in range(4)]) for e in range(3)]
+    for epoch in epochs:
+        assert len(np.unique(epoch)) == 20
+    assert not np.array_equal(epochs[0], epochs[1])
+    assert set(range(n)) == set(np.concatenate(epochs).tolist())
+
+
+def test_order_is_fixed_by_seed_and_step():
+    assert data.order(50, 6, seed=2, step=9).tolist() == GOLDEN_ORDER  # on every version of numpy
+    assert data.order(50, 6, seed=3, step=9).tolist() != GOLDEN_ORDER
+
+
+def test_batches_resume_anywhere():
+    n = 20
+    dataset = data.Dataset(np.arange(n, dtype=np.uint8).reshape(n, 1, 1, 1), np.arange(n, dtype=np.int32))
+    whole = list(itertools.islice(data.batches(dataset, 6, seed=1), 10))
+    for start in (0, 2, 3, 7):
+        for a, b in zip(whole[start:], data.batches(dataset, 6, seed=1, start_step=start), strict=False):
+            np.testing.assert_array_equal(a["image"], b["image"])
+            np.testing.assert_array_equal(a["label"], b["label"])
+    for step, batch in enumerate(whole):
+        assert batch["image"].shape == (6, 1, 1, 1)
+        assert batch["image"].dtype == np.uint8
+        assert batch["label"].dtype == np.int32
+        np.testing.assert_array_equal(batch["image"].ravel(), batch["label"])
+        np.testing.assert_array_equal(batch["label"], data.order(n, 6, 1, step))
+
+
+@pytest.mark.parametrize("size", [0, -1, 24])
+def test_a_batch_must_fit_the_training_set(size):
+    with pytest.raises(UserError, match="batch size from 1 to 23"):
+        data.order(23, size, 0, 0)
+
+
+def test_a_negative_seed():
+    with pytest.raises(UserError, match="seed -1"):
+        data.order(23, 5, -1, 0)
+    with pytest.raises(UserError, match="seed -1"):
+        data.stratified(np.zeros(3, int), 0.5, -1)
+
+
+# Evaluation
+
+
+@pytest.mark.parametrize(("n", "size"), [(10, 4), (8, 4), (3, 4), (0, 4)])
+def test_each_image_is_evaluated_once(n, size):
+    dataset = data.Dataset(
+        np.arange(1, n + 1, dtype=np.uint8).reshape(n, 1, 1, 1) * np.ones((1, 2, 2, 3), np.uint8),
+        np.arange(1, n + 1, dtype=np.int32),
+    )
+    found = list(data.eval_batches(dataset, size))
+    assert len(found) == -(-n // size)
+    for batch in found:
+        assert batch["image"].shape == (size, 2, 2, 3)
+        assert batch["image"].dtype == np.uint8
+        assert batch["label"].shape == (size,)
+        assert batch["label"].dtype == np.int32
+        assert batch["mask"].dtype == bool
+        assert not batch["image"][~batch["mask"]].any()
+        assert not batch["label"][~batch["mask"]].any()
+    for key in ("image", "label"):
+        seen = [row for batch in found for row in batch[key][batch["mask"]].tolist()]
+        assert seen == getattr(dataset, key + "s").tolist()
+
+
+def test_an_empty_evaluation_batch():
+    with pytest.raises(UserError, match="at least 1"):
+        next(data.eval_batches(data.Dataset(np.zeros((1, 1, 1, 1), np.uint8), np.zeros(1, np.int32)), 0))
