@@ -1,0 +1,588 @@
+import contextlib
+import hashlib
+import http.server
+import io
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from hsakd_jax import data
+from hsakd_jax.datasets import BUILDERS, download
+from hsakd_jax.datasets.progress import Progress, duration
+from hsakd_jax.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def default_dir(tmp_path, monkeypatch):
+    """TFDS's default folder, away from the user's own."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "default"))
+    return tmp_path / "default"
+
+
+def run(code, *arguments, **options):
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], **options)
+
+
+# Preparing
+
+
+def test_names_are_those_of_the_builders():
+    assert {name: builder.name for name, builder in BUILDERS.items()} == {name: name for name in BUILDERS}
+
+
+def test_digits_are_those_of_scikit_learn(tmp_path):
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    inks = {np.rint(i / 16 * 255).astype(np.uint8).tobytes(): label for i, label in zip(digits.images, digits.target)}  # noqa: B905
+    splits = data.load("digits", str(tmp_path))
+    assert "tensorflow" not in sys.modules
+    assert splits.train.images.shape == (901, 8, 8, 1)
+    assert splits.test.images.shape == (896, 8, 8, 1)
+    found = [image.tobytes() for part in (splits.train, splits.test) for image in part.images]
+    assert sorted(found) == sorted(np.rint(digits.images / 16 * 255).astype(np.uint8).reshape(1797, 64).view("S64"))
+    for part in (splits.train, splits.test):
+        assert [inks[image.tobytes()] for image in part.images] == part.labels.tolist()
+        assert (abs(np.bincount(part.labels) - 89) <= 3).all()
+
+
+def test_preparing_says_one_line_once(tmp_path, capfd):
+    data.load("digits", str(tmp_path))
+    first = capfd.readouterr()
+    assert first.out == ""
+    assert first.err == f"Preparing digits in {tmp_path}/digits/1.0.0\n"
+    data.load("digits", str(tmp_path))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_default_folder(default_dir):
+    data.load("digits")
+    assert (default_dir / "digits/1.0.0/dataset_info.json").exists()
+
+
+def test_a_killed_preparation_leaves_nothing_behind(tmp_path):
+    code = """
+import os, signal, sys
+from hsakd_jax import data
+from hsakd_jax.datasets.digits import Digits
+generate = Digits._generate_examples
+def dies(self, *args):
+    for i, example in enumerate(generate(self, *args)):
+        if i == 700:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield example
+Digits._generate_examples = dies
+data.load("digits", sys.argv[1])
+"""
+    process = run(code, tmp_path, stderr=subprocess.DEVNULL)
+    assert process.wait() == -signal.SIGKILL
+    assert list(tmp_path.glob("digits/incomplete.*"))
+    assert len(data.load("digits", str(tmp_path)).train.labels) == 901
+    assert sorted(path.name for path in (tmp_path / "digits").iterdir()) == [".lock", "1.0.0"]
+
+
+def test_two_processes_prepare_once(tmp_path):
+    code = "import sys; from hsakd_jax import data; print(len(data.load('digits', sys.argv[1]).train.labels))"
+    processes = [run(code, tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
+    results = [process.communicate() for process in processes]
+    assert [out for out, _ in results] == ["901\n"] * 2
+    assert sum("Preparing" in err for _, err in results) == 1
+
+
+@contextlib.contextmanager
+def full_disk(size):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk(tmp_path):
+    with full_disk(50_000), pytest.raises(UserError, match=r"digits can't be prepared in .*File too large.*free some"):
+        data.load("digits", str(tmp_path))
+    assert len(data.load("digits", str(tmp_path)).train.labels) == 901
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"digits can't be prepared in .*/file/digits \(Not a directory\)"):
+        data.load("digits", str(tmp_path / "file"))
+
+
+def test_a_folder_that_is_no_dataset(tmp_path):
+    (tmp_path / "digits/1.0.0").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"digits/1.0.0 is no whole dataset: delete"):
+        data.load("digits", str(tmp_path))
+
+
+# CIFAR
+
+
+def cifar_archive(name, path):
+    """A small archive laid out as the published one, and its images, labels and coarse labels by split."""
+    rng = np.random.default_rng(0)
+    if name == "cifar10":
+        folder, classes, file = "cifar-10-batches-bin", 10, "cifar-10-binary.tar.gz"
+        files = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
+        names = {"batches.meta.txt": "".join(f"fine{i}\n" for i in range(10)) + "\n"}
+    else:
+        folder, classes, file = "cifar-100-binary", 100, "cifar-100-binary.tar.gz"
+        files = {"train": ["train.bin"], "test": ["test.bin"]}
+        names = {
+            "coarse_label_names.txt": "".join(f"coarse{i}\n" for i in range(20)),
+            "fine_label_names.txt": "".join(f"fine{i}\n" for i in range(100)),
+        }
+    content, truth = {key: text.encode() for key, text in names.items()}, {}
+    for split, parts in files.items():
+        images, labels, coarse = [], [], []
+        for part in parts:
+            image = rng.integers(0, 256, (12, 32, 32, 3), np.uint8)
+            label, group = rng.integers(0, classes, 12), rng.integers(0, 20, 12)
+            head = [label] if name == "cifar10" else [group, label]
+            rows = [*(h[:, None] for h in head), image.transpose(0, 3, 1, 2).reshape(12, -1)]
+            content[part] = np.concatenate(rows, axis=1).astype(np.uint8).tobytes()
+            images, labels, coarse = [*images, *image], [*labels, *label], [*coarse, *group]
+        truth[split] = np.array(images), np.array(labels), np.array(coarse)
+    path.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path / file, "w:gz") as tar:
+        for key, value in content.items():
+            member = tarfile.TarInfo(f"{folder}/{key}")
+            member.size = len(value)
+            tar.addfile(member, io.BytesIO(value))
+    return path / file, truth
+
+
+def md5(path):
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("folder", ["", "downloads"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_from_an_archive_on_disk(tmp_path, monkeypatch, name, folder):
+    archive, truth = cifar_archive(name, tmp_path / folder)
+    monkeypatch.setattr(BUILDERS[name], "MD5", md5(archive))
+    splits = data.load(name, str(tmp_path))
+    assert "tensorflow" not in sys.modules
+    assert splits.class_names == tuple(f"fine{i}" for i in range(10 if name == "cifar10" else 100))
+    builder = tfds.builder_from_directory(tmp_path / name / "3.0.2")
+    for split, part in (("train", splits.train), ("test", splits.test)):
+        images, labels, coarse = truth[split]
+        source = builder.as_data_source(split)
+        examples = [source[i] for i in range(len(source))]
+        index = [int(example["id"].removeprefix(f"{split}_".encode())) for example in examples]
+        assert sorted(index) == list(range(len(images)))
+        assert all(len(example["id"]) == len(f"{split}_00000") for example in examples)
+        np.testing.assert_array_equal(part.images, images[index])
+        np.testing.assert_array_equal(part.labels, labels[index])
+        if name == "cifar100":
+            assert [example["coarse_label"] for example in examples] == coarse[index].tolist()
+    if name == "cifar100":
+        assert builder.info.features["coarse_label"].names == [f"coarse{i}" for i in range(20)]
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_is_described_as_in_tfds(tmp_path, name):
+    from tensorflow_datasets.image_classification import cifar as theirs
+
+    own = BUILDERS[name](data_dir=tmp_path)
+    other = getattr(theirs, type(own).__name__)(data_dir=tmp_path)
+    assert own.info.full_name == other.info.full_name
+    assert repr(own.info.features) == repr(other.info.features)
+    assert own.info.supervised_keys == other.info.supervised_keys
+    assert tfds.core.registered.imported_builder_cls(name) is type(other)
+
+
+@pytest.mark.parametrize("damage", ["other", "cut"])
+def test_a_damaged_archive(tmp_path, monkeypatch, damage):
+    archive, _ = cifar_archive("cifar10", tmp_path)
+    if damage == "cut":
+        monkeypatch.setattr(BUILDERS["cifar10"], "MD5", md5(archive))
+        archive.write_bytes(archive.read_bytes()[:-1000])
+    with pytest.raises(UserError, match=r"cifar-10-binary.tar.gz is damaged .*: delete it and run again"):
+        data.load("cifar10", str(tmp_path))
+    assert not list(tmp_path.glob("cifar10/incomplete.*"))
+
+
+def test_cifar_without_a_network(tmp_path, monkeypatch):
+    with http.server.HTTPServer(("127.0.0.1", 0), Server) as closed:
+        url = f"http://127.0.0.1:{closed.server_port}/cifar-10-binary.tar.gz"
+    monkeypatch.setattr(BUILDERS["cifar10"], "URL", url)
+    monkeypatch.setattr(download, "PAUSE", 0)
+    with pytest.raises(UserError, match=r"refused.*check the network.* by hand at .*/downloads/cifar-10-binary.tar.gz"):
+        data.load("cifar10", str(tmp_path))
+
+
+# Downloads
+
+CONTENT = np.random.default_rng(1).bytes(3_000_000)
+MD5 = hashlib.md5(CONTENT).hexdigest()
+
+
+class Server(http.server.BaseHTTPRequestHandler):
+    """Serves CONTENT; its class attributes say how badly."""
+
+    ranges = True
+    breaks = ()  # bytes after which each of the first connections breaks
+    status = ()  # what the first requests are answered
+    stalls = False
+
+    def do_GET(self):
+        cls = type(self)
+        self.seen.append(self.headers.get("Range"))
+        if cls.status:
+            status, cls.status = cls.status[0], cls.status[1:]
+            self.send_error(status)
+            return
+        start = 0
+        if cls.ranges and "Range" in self.headers:
+            start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+            if start >= len(CONTENT):
+                self.send_error(416)
+                return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(CONTENT) - start))
+        self.end_headers()
+        limit, cls.breaks = (cls.breaks[0], cls.breaks[1:]) if cls.breaks else (len(CONTENT), ())
+        self.wfile.write(CONTENT[start : start + limit])
+        if cls.stalls:
+            time.sleep(0.6)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    monkeypatch.setattr(download, "PAUSE", 0)
+    servers = []
+
+    def start(**options):
+        handler = type("Handler", (Server,), {"seen": [], **options})
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}/file.bin", handler.seen
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_download(tmp_path, serve, capsys):
+    url, seen = serve()
+    path = download.fetch(url, MD5, tmp_path / "new")
+    assert path == tmp_path / "new/file.bin"
+    assert path.read_bytes() == CONTENT
+    assert [p.name for p in path.parent.iterdir()] == ["file.bin"]
+    assert f"Downloading {url}: 0 %, 0.0 of 3.0 MB" in capsys.readouterr().err
+    download.fetch(url, MD5, tmp_path / "new")
+    assert seen == [None]
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_download_goes_on_where_it_stopped(tmp_path, serve, ranges):
+    url, seen = serve(ranges=ranges)
+    (tmp_path / "file.bin.part").write_bytes(CONTENT[:1_000_000])
+    assert download.fetch(url, MD5, tmp_path).read_bytes() == CONTENT
+    assert seen == ["bytes=1000000-"]
+
+
+def test_a_whole_part_is_recognised(tmp_path, serve):
+    url, _ = serve()
+    (tmp_path / "file.bin.part").write_bytes(CONTENT)
+    assert download.fetch(url, MD5, tmp_path).read_bytes() == CONTENT
+
+
+def test_broken_connections_are_taken_up_again(tmp_path, serve):
+    # More breaks in a row than attempts: each brought something, so that each counts as a new start.
+    url, seen = serve(breaks=[400_000] * (download.ATTEMPTS + 1))
+    assert download.fetch(url, MD5, tmp_path).read_bytes() == CONTENT
+    assert seen == [None, *(f"bytes={400_000 * i}-" for i in range(1, download.ATTEMPTS + 2))]
+
+
+def test_a_stalled_connection_counts_as_broken(tmp_path, serve, monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT", 0.2)
+    url, seen = serve(breaks=[1000], stalls=True)
+    assert download.fetch(url, MD5, tmp_path).read_bytes() == CONTENT
+    assert seen == [None, "bytes=1000-"]
+
+
+def test_a_server_in_trouble_is_asked_again(tmp_path, serve):
+    url, seen = serve(status=[503, 500])
+    assert download.fetch(url, MD5, tmp_path).read_bytes() == CONTENT
+    assert len(seen) == 3
+
+
+def test_what_arrived_is_kept_for_the_next_run(tmp_path, serve):
+    url, seen = serve(breaks=[500_000, *[0] * download.ATTEMPTS])
+    with pytest.raises(UserError, match=r"broke after 500000 of 3000000 bytes\): .*run again to continue, or place"):
+        download.fetch(url, MD5, tmp_path)
+    assert (tmp_path / "file.bin.part").read_bytes() == CONTENT[:500_000]
+    download.fetch(url, MD5, tmp_path)
+    assert seen[-1] == "bytes=500000-"
+
+
+def test_a_missing_file_is_not_asked_for_again(tmp_path, serve):
+    url, seen = serve(status=[404] * 9)
+    with pytest.raises(UserError, match=r"HTTP 404 Not Found.*place http\S* by hand at \S*/file.bin"):
+        download.fetch(url, MD5, tmp_path)
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("part", [b"", b"something else", 2 * CONTENT])
+def test_a_damaged_download_is_thrown_away(tmp_path, serve, part):
+    url, _ = serve()
+    (tmp_path / "file.bin.part").write_bytes(part)
+    with pytest.raises(UserError, match="arrived damaged"):
+        download.fetch(url, MD5 if part else "0" * 32, tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert download.fetch(url, MD5, tmp_path).read_bytes() == CONTENT
+
+
+def test_a_download_to_a_full_disk(tmp_path, serve):
+    url, _ = serve()
+    with full_disk(1_000_000), pytest.raises(UserError, match=r"file.bin.part can't be written \(File too large\)"):
+        download.fetch(url, MD5, tmp_path)
+    assert download.fetch(url, MD5, tmp_path).read_bytes() == CONTENT
+
+
+# Progress
+
+
+def test_durations():
+    assert [duration(s) for s in (0, 59.4, 60, 3725, 90_000)] == ["0 s", "59 s", "1 min 0 s", "1 h 2 min", "25 h 0 min"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress(monkeypatch, capsys, terminal):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    with Progress("Reading", 1000) as progress:
+        for second in range(31):
+            now[0] = second
+            progress.update(10 * second)
+    lines = capsys.readouterr().err
+    assert "Reading: 3 %, 30 of 1000 images, 10 images/s, 1 min 37 s left" in lines
+    if terminal:
+        assert lines.count("\r") == 28  # each second after the first three
+        assert lines.endswith("\n")
+    else:
+        assert "\r" not in lines
+        assert lines.count("\n") == 3  # at 3, 13 and 23 seconds
+
+
+# Image folders
+
+
+def save(path, image, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+
+
+def flat(size, colour, mode="RGB"):
+    return Image.new(mode, size, colour)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    root = tmp_path / "tree"
+    for split, n in (("train", 3), ("test", 2)):
+        for name, colour in (("cat", "red"), ("dog", "blue")):
+            for i in range(n):
+                save(root / split / name / f"{i}.png", flat((40 + i, 30), colour))
+    return root
+
+
+def test_an_image_folder(tree, default_dir, capfd):
+    (tree / "train/cat/notes.txt").write_text("no image")
+    (tree / "train/.hidden").mkdir()
+    (tree / "train/cat/._0.png").write_bytes(b"as a Macintosh leaves them")
+    splits = data.load("image_folder", str(tree), image_size=16)
+    assert "tensorflow" not in sys.modules
+    assert splits.class_names == ("cat", "dog")
+    for part, n in ((splits.train, 6), (splits.test, 4)):
+        assert part.images.shape == (n, 16, 16, 3)
+        colours = np.array([(255, 0, 0), (0, 0, 255)], np.uint8)[part.labels]
+        np.testing.assert_array_equal(part.images, np.broadcast_to(colours[:, None, None], part.images.shape))
+        np.testing.assert_array_equal(np.bincount(part.labels), [n // 2] * 2)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith(f"Preparing image_folder in {default_dir}/image_folder/")
+    assert err.count("\n") == 1
+
+
+def test_an_unchanged_tree_is_prepared_once_and_a_changed_one_again(tree, default_dir, capfd):
+    def load(size=8):
+        splits = data.load("image_folder", str(tree), image_size=size)
+        return splits, "Preparing" in capfd.readouterr().err
+
+    assert load()[1]
+    assert not load()[1]
+    assert load(size=9)[1]
+    assert load()[0].train.images.shape[1] == 8
+    os.utime(tree / "train/cat/0.png", ns=(0, 0))
+    assert load()[1]
+    save(tree / "train/bird/0.png", flat((9, 9), "green"))
+    splits, again = load()
+    assert again
+    assert splits.class_names == ("bird", "cat", "dog")
+    (tree / "train/bird/0.png").rename(tree / "train/bird/1.png")
+    assert load()[1]
+    (tree / "test/dog/1.png").unlink()
+    splits, again = load()
+    assert again
+    assert len(splits.test.labels) == 3
+
+
+@pytest.mark.parametrize("name", ["val", "validation"])
+def test_other_names_of_the_test_folder(tree, name):
+    (tree / "test").rename(tree / name)
+    assert len(data.load("image_folder", str(tree), image_size=8).test.labels) == 4
+
+
+def only(tmp_path, image, name="0.png", size=8, **options):
+    """The one training image as the loader gives it, int [size, size, 3]."""
+    root = tmp_path / "one"
+    save(root / "train/a" / name, image, **options)
+    save(root / "test/a/0.png", flat((8, 8), 0))
+    return data.load("image_folder", str(root), image_size=size).train.images[0].astype(int)
+
+
+@pytest.mark.parametrize(
+    ("size", "resized", "box"), [((64, 16), (32, 8), (12, 0, 20, 8)), ((16, 48), (8, 24), (0, 8, 8, 16))]
+)
+def test_the_middle_of_the_resized_image_is_kept(tmp_path, size, resized, box):
+    image = Image.effect_noise(size, 80).convert("RGB")
+    expected = np.asarray(image.resize(resized, Image.Resampling.BILINEAR).crop(box))
+    assert abs(only(tmp_path, image) - expected).max() <= 1
+
+
+def test_resizing_is_antialiased_and_bilinear(tmp_path):
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    assert (abs(only(tmp_path, Image.fromarray(stripes)) - 127.5) < 20).all()
+
+
+def test_the_right_half_stays_right(tmp_path):
+    image = flat((16, 16), "black")
+    image.paste("red", (8, 0, 16, 8))
+    small = only(tmp_path, image)
+    assert small[0, 7].tolist() == [255, 0, 0]
+    assert small[7, 7].tolist() == small[0, 0].tolist() == [0, 0, 0]
+
+
+def test_orientation_is_applied(tmp_path):
+    image = flat((32, 32), "black")
+    image.paste("white", (0, 0, 32, 16))  # the upper half
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned 90 degrees clockwise: up becomes right
+    small = only(tmp_path, image, "0.jpg", exif=exif, quality=95)
+    assert small[:, 7].min() > 240
+    assert small[:, 0].max() < 15
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "expected"),
+    [
+        ("grey.png", flat((9, 9), 77, "L"), (77, 77, 77)),
+        ("grey16.png", Image.fromarray(np.full((9, 9), 200 * 257, np.uint16)), (200, 200, 200)),
+        ("bit.png", flat((9, 9), 1, "1"), (255, 255, 255)),
+        ("palette.png", flat((9, 9), (10, 200, 30)).convert("P", palette=Image.Palette.ADAPTIVE), (10, 200, 30)),
+        ("palette.gif", flat((9, 9), (10, 200, 30)), (10, 200, 30)),
+        ("alpha.png", flat((9, 9), (10, 20, 30, 0), "RGBA"), (255, 255, 255)),
+        ("half.png", flat((9, 9), (0, 0, 0, 128), "RGBA"), (127, 127, 127)),
+        ("greyalpha.png", flat((9, 9), (77, 255), "LA"), (77, 77, 77)),
+        ("cmyk.jpg", flat((16, 16), (0, 255, 255, 0), "CMYK"), (255, 0, 0)),
+        ("luma.jpg", flat((16, 16), 77, "L"), (77, 77, 77)),
+        ("colour.webp", flat((16, 16), (10, 200, 30)), (10, 200, 30)),
+        ("colour.bmp", flat((9, 9), (10, 200, 30)), (10, 200, 30)),
+        ("colour.tiff", flat((9, 9), (10, 200, 30)), (10, 200, 30)),
+        ("UPPER.JPEG", flat((16, 16), "red"), (255, 0, 0)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_every_kind_of_image_becomes_rgb(tmp_path, name, image, expected):
+    small = only(tmp_path, image, name)
+    assert small.shape == (8, 8, 3)
+    assert abs(small - expected).max() <= (3 if name.endswith(("jpg", "webp", "JPEG")) else 0)
+
+
+def test_a_large_photograph_is_not_decoded_too_coarsely(tmp_path):
+    photograph = Image.effect_noise((150, 100), 100).resize((1500, 1000), Image.Resampling.BICUBIC).convert("RGB")
+    expected = np.asarray(photograph.resize((48, 32), Image.Resampling.BILINEAR).crop((8, 0, 40, 32)))
+    assert abs(only(tmp_path, photograph, "0.jpg", size=32, quality=95) - expected).mean() < 0.5
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", "cut"])
+def test_an_unreadable_image_is_named(tree, default_dir, content):
+    path = tree / "train/dog/broken.jpg"
+    save(path, Image.effect_noise((64, 64), 50), quality=95)
+    path.write_bytes(path.read_bytes()[:500] if content == "cut" else content)
+    with pytest.raises(
+        UserError, match=r"train/dog/broken.jpg can't be read as an image .*: mend or delete it"
+    ) as error:
+        data.load("image_folder", str(tree), image_size=8)
+    assert "\n" not in str(error.value)
+    assert not list(default_dir.glob("image_folder/*/*.*.*"))
+    path.unlink()
+    assert len(data.load("image_folder", str(tree), image_size=8).train.labels) == 6
+
+
+def test_a_folder_without_training_images(tree):
+    (tree / "train").rename(tree / "training")
+    with pytest.raises(UserError, match=r"no folder .*/tree/train: an image folder holds"):
+        data.load("image_folder", str(tree), image_size=8)
+
+
+def test_a_folder_without_test_images(tree):
+    (tree / "test").rename(tree / "tests")
+    with pytest.raises(UserError, match=r"no folder .*/tree/test: an image folder holds"):
+        data.load("image_folder", str(tree), image_size=8)
+
+
+def test_an_empty_class(tree):
+    (tree / "train/bird").mkdir()
+    with pytest.raises(UserError, match=r"no images in .*/train/bird: add some"):
+        data.load("image_folder", str(tree), image_size=8)
+
+
+def test_no_classes(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / "empty" / split).mkdir(parents=True)
+    with pytest.raises(UserError, match=r"no class folders in .*/empty/train"):
+        data.load("image_folder", str(tmp_path / "empty"), image_size=8)
+
+
+def test_a_class_that_training_does_not_know(tree):
+    save(tree / "test/bird/0.png", flat((9, 9), "green"))
+    with pytest.raises(UserError, match=r"test/bird is a class without training images: add .*/train/bird"):
+        data.load("image_folder", str(tree), image_size=8)
+
+
+@pytest.mark.parametrize(("directory", "size"), [("", 8), ("tree", 0), ("tree", -1)])
+def test_an_image_folder_needs_a_tree_and_a_size(directory, size):
+    with pytest.raises(UserError, match="needs data_dir, the tree of images, and image_size"):
+        data.load("image_folder", directory, image_size=size)
+
+
+def test_no_room_for_the_copy(tree, default_dir):
+    Path(default_dir).touch()
+    with pytest.raises(UserError, match=r"image_folder can't be prepared .*TFDS_DATA_DIR"):
+        data.load("image_folder", str(tree), image_size=8)
