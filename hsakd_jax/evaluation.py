@@ -58,3 +58,11 @@ def mean_top1(accuracies: dict[str, float]) -> float:
     """Top-1 accuracy, the mean over peers where there are several networks."""
     top1 = [a for name, a in accuracies.items() if name.rpartition("/")[2] == "top1"]
     return sum(top1) / len(top1)
+
+
+def describe(accuracies: dict[str, float]) -> str:
+    """Accuracies in a line: 'top-1 71.23 %, top-5 92.01 %, best branch joint 60.12 %'."""
+    line = f"top-1 {mean_top1(accuracies):.2f} %"
+    if any("joint_" in name for name in accuracies):
+        line += f", best branch joint {best_branch(accuracies):.2f} %"
+    return line

@@ -86,11 +86,11 @@ def _sum(terms: Iterable[Array]) -> Array:
     return sum(rest, first)
 
 
-_TERMS = {"task": _task, "joint": _joint, "kl_aux": _kl_aux, "kl_final": _kl_final, "kl": _kl_final}
+TERMS = {"task": _task, "joint": _joint, "kl_aux": _kl_aux, "kl_final": _kl_final, "kl": _kl_final}
 
 
 def _terms(outputs, labels, teacher, **terms: Term) -> dict[str, Array]:
-    return {name: _TERMS[name](outputs, labels, teacher, **o) for name, o in terms.items() if o is not None}
+    return {name: TERMS[name](outputs, labels, teacher, **o) for name, o in terms.items() if o is not None}
 
 
 def baseline(outputs: Outputs, labels: Array, teacher: None = None, *, task: Term = ON) -> dict[str, Array]:

@@ -1,0 +1,88 @@
+"""Networks from run directories."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+
+from hsakd_jax.checkpoint import Checkpoints
+from hsakd_jax.errors import UserError
+from hsakd_jax.nets import NETWORKS, create
+from hsakd_jax.nets.network import Network, Peers
+from hsakd_jax.rundir import RunDirectory
+
+
+def build(network: dict[str, Any]) -> Network | Peers:
+    """The network that the section 'network' of a run's config describes."""
+    one = create(network["arch"], network["num_classes"], network["branches"], network["dtype"])
+    if not network["peers"]:
+        return one
+    recipe = partial(Network, NETWORKS[network["arch"]](), network["num_classes"], dtype=one.dtype)
+    return Peers((recipe,) * network["peers"], network["branches"])
+
+
+def restore(run_dir: str | Path, checkpoint: str = "last") -> tuple[Network, dict[str, Any]]:
+    """Restores a trained network, on whatever devices are there.
+
+    Args:
+      run_dir: a run directory; of a mutual run, the first network is taken.
+      checkpoint: 'last' or 'best' (by the accuracy that results.json names).
+
+    Returns:
+      The network and its variables, {'params', 'batch_stats'} of NumPy arrays.
+
+    Raises:
+      UserError: not a run directory, no checkpoint, or a damaged one.
+    """
+    directory = RunDirectory(run_dir)
+    network, variables = build(directory.config()["network"]), read_variables(directory, checkpoint)
+    if isinstance(network, Peers):
+        return network.networks[0](branches=network.branches), {c: tree["peer1"] for c, tree in variables.items()}
+    return network, variables
+
+
+def read_variables(directory: RunDirectory, checkpoint: str) -> dict[str, Any]:
+    """{'params', 'batch_stats'} of a run's 'last' or 'best' checkpoint, of all its networks, NumPy arrays.
+
+    Raises:
+      UserError: as `restore`.
+    """
+    checkpoints = Checkpoints(directory.checkpoints, write=False)
+    steps = {"last": checkpoints.steps()[-1:], "best": [e["step"] for e in [directory.best()] if e]}
+    if checkpoint not in steps:
+        raise UserError(f"unknown checkpoint {checkpoint!r}: choose last or best")
+    if not steps[checkpoint]:
+        raise UserError(f"{directory.path} has no {checkpoint} checkpoint yet: let its run go on")
+    state = checkpoints.restore(steps[checkpoint][0])
+    return {"params": state["params"], "batch_stats": state["batch_stats"]}
+
+
+def start(network: Network | Peers, image_shape: tuple[int, ...], seed: int, init: str = "") -> dict[str, Any]:
+    """Variables to train from.
+
+    Args:
+      network: Linen module.
+      image_shape: [H, W, C].
+      seed: of the initialisers.
+      init: a run directory whose last parameters are taken wherever path and shape are the same; '' for none. The
+        last layer may differ, since it belongs to a dataset; the rest of the backbone may not.
+
+    Raises:
+      UserError: the images are too small for the network, or `init` is of another network.
+    """
+    try:
+        variables = jax.jit(network.init)(jax.random.key(seed), jnp.zeros((1, *image_shape)))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if not init:
+        return variables
+    flat = flax.traverse_util.flatten_dict(variables)
+    given = flax.traverse_util.flatten_dict(restore(init)[1])
+    taken = {path: leaf for path, leaf in given.items() if path in flat and flat[path].shape == leaf.shape}
+    missing = [p for p in flat if p not in taken and not p[1].startswith("branch") and p[1:3] != ("head", "fc")]
+    if missing:
+        raise UserError(f"{init} is not a run of this network: {'/'.join(missing[0][1:])} has no match; check arch")
+    return flax.traverse_util.unflatten_dict(flat | taken)

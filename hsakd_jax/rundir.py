@@ -1,0 +1,110 @@
+"""A run directory describes itself: config.json, metrics.jsonl, checkpoints/, results.json."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hsakd_jax.errors import UserError
+from hsakd_jax.files import read_json, write_json, write_text
+
+# Where data lies says nothing about the run, so a continued run may find it elsewhere.
+MAY_DIFFER = {"data.dir"}
+
+
+class RunDirectory:
+    """The directory of one run.
+
+    Args:
+      path: the directory; it need not exist.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path).expanduser()
+        self.checkpoints = self.path / "checkpoints"
+        self._metrics = self.path / "metrics.jsonl"
+
+    def claim(self, config: dict[str, Any]) -> None:
+        """Makes the directory that of `config`.
+
+        Raises:
+          UserError: it belongs to another config, holds something else, or can't be written.
+        """
+        config = json.loads(json.dumps(config))  # tuples as lists, as they will be read
+        if (self.path / "config.json").exists():
+            old, new = _flat(self.config()), _flat(config)
+            keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and k not in MAY_DIFFER)
+            if keys:
+                differing = ", ".join(f"{k} ({old.get(k)} there, {new.get(k)} asked for)" for k in keys)
+                raise UserError(f"{self.path} belongs to another config: {differing}; choose another --workdir")
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise UserError(f"{self.path} exists and is not a run directory: choose another --workdir")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self.path / "config.json", config)
+        except OSError as error:
+            raise UserError(f"can't write to {self.path}: {error.strerror}; choose another --workdir") from error
+
+    def config(self) -> dict[str, Any]:
+        """The resolved config.
+
+        Raises:
+          UserError: this is not a run directory.
+        """
+        if not (self.path / "config.json").exists():
+            inside = sorted(p.parent.name for p in self.path.glob("*/config.json"))
+            hint = f"; it holds the runs {', '.join(inside)}: name one" if inside else ": check the path"
+            raise UserError(f"{self.path} is not a run directory (no config.json){hint}")
+        return read_json(self.path / "config.json")
+
+    def results(self) -> dict[str, Any] | None:
+        """What the finished run reached, or None."""
+        path = self.path / "results.json"
+        return read_json(path) if path.exists() else None
+
+    def finish(self, results: dict[str, Any]) -> None:
+        """Writes results.json."""
+        self._try(write_json, self.path / "results.json", results)
+
+    def record(self, entry: dict[str, Any]) -> None:
+        """Appends a line to metrics.jsonl."""
+
+        def append(path, line):
+            with path.open("a") as file:
+                file.write(line)
+
+        self._try(append, self._metrics, json.dumps(entry) + "\n")
+
+    def records(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; one that was cut off by a kill is left out."""
+        entries = []
+        for line in self._metrics.read_text().splitlines() if self._metrics.exists() else ():
+            try:
+                entries.append(json.loads(line))
+            except ValueError:
+                break
+        return entries
+
+    def best(self) -> dict[str, Any] | None:
+        """The evaluation with the greatest score, the latest of equal ones, as Orbax keeps them."""
+        evaluations = [e for e in self.records() if "score" in e]
+        return max(evaluations, key=lambda e: (e["score"], e["step"]), default=None)
+
+    def rewind(self, step: int) -> None:
+        """Drops the records after `step`, which a continued run will write again."""
+        lines = (json.dumps(e) + "\n" for e in self.records() if e["step"] <= step)
+        self._try(write_text, self._metrics, "".join(lines))
+
+    def _try(self, write, path, content) -> None:
+        try:
+            write(path, content)
+        except OSError as error:
+            raise UserError(
+                f"can't write {path}: {error.strerror}; free some space, then run the same command to continue"
+            ) from error
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

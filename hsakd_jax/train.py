@@ -1,0 +1,275 @@
+"""One run: a resolved config and a directory in, a trained network and its results out."""
+
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+
+from hsakd_jax import data, evaluation, facts, objectives, optim
+from hsakd_jax.augment import augment, normalise
+from hsakd_jax.checkpoint import Checkpoints
+from hsakd_jax.console import Console
+from hsakd_jax.datasets.progress import duration
+from hsakd_jax.devices import Devices
+from hsakd_jax.errors import UserError
+from hsakd_jax.recipes import RECIPES
+from hsakd_jax.restore import build, read_variables, restore, start
+from hsakd_jax.rotations import rotate
+from hsakd_jax.rundir import RunDirectory
+from hsakd_jax.step import NEVER, State, Window, make_step
+
+
+class Stopped(Exception):
+    """The run was asked to end (SIGTERM or Ctrl-C) and has saved its state."""
+
+
+def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, console: Console) -> dict[str, Any]:
+    """Trains one network, or continues where an earlier call ended, or finds the run done.
+
+    Args:
+      config: resolved, as `pipeline.resolve` makes it.
+      workdir: the run's directory.
+      splits: its data.
+      console: where progress is shown.
+
+    Returns:
+      What results.json holds.
+
+    Raises:
+      UserError: bad input, a directory of another config, a loss that is not finite, or a full disk.
+      Stopped: after a signal, when the state is saved.
+    """
+    directory, devices, settings = RunDirectory(workdir), Devices(), config["train"]
+    devices.check_batch(settings["batch"], settings["accumulate"])
+    images = len(splits.train.labels)
+    data.order(images, settings["batch"], config["seed"], 0)  # refuses a batch larger than the training set
+    steps_per_epoch = images // settings["batch"]
+    total = settings["epochs"] * steps_per_epoch
+    eval_steps = config["eval_every"] * steps_per_epoch
+    network = build(config["network"])
+    variables = start(network, config["network"]["image_shape"], config["seed"], settings["init"])
+    teacher, teacher_variables = _load_teacher(config)
+    init, step = _compile(config, network, teacher, devices, steps_per_epoch)
+    state = init(variables)
+
+    directory.claim(config)
+    if (results := directory.results()) is not None:
+        console.line(f"{directory.path}: done, {evaluation.describe(results['last'])}")
+        return results
+    normal = {"mean": config["data"]["mean"], "std": config["data"]["std"], "batch": config["eval_batch"]}
+    dataset, split = (splits.validation, "validation") if splits.validation else (splits.test, "test")
+    if teacher is not None:
+        accuracy = evaluation.make_evaluate(teacher, devices, **normal)(devices.replicate(teacher_variables), dataset)
+        console.line(f"{config['teacher']['workdir']}: teacher on {split}: {evaluation.describe(accuracy)}")
+    # The reference chooses a teacher by its branches; other networks are judged without theirs, which saves the work.
+    score = evaluation.best_branch if config["recipe"] == "teacher" else evaluation.mean_top1
+    judged = network if config["recipe"] == "teacher" else network.clone(branches=False)
+    evaluate = evaluation.make_evaluate(judged, devices, **normal)
+
+    checkpoints = Checkpoints(directory.checkpoints)
+    for line in checkpoints.damaged:
+        console.line(f"warning: {line}; going on from the one before it")
+    if saved := checkpoints.steps():
+        state = flax.serialization.from_state_dict(state, checkpoints.restore(saved[-1]))
+        console.line(f"{directory.path}: continuing at step {saved[-1]} of {total}")
+    done = int(state.step)
+    directory.rewind(done)
+    state, teacher_variables = devices.replicate((state, teacher_variables))
+    batches = data.batches(splits.train, settings["batch"], config["seed"], done)
+    clock = Clock(settings["batch"], total)
+    with _signals() as asked:
+        while done < total:
+            batch = devices.shard(next(batches))
+            state = step(state, teacher_variables, batch["image"], batch["label"])
+            done += 1
+            clock.tick(done, state)
+            at_eval = done % eval_steps == 0 or done == total
+            if at_eval or done % config["log_every"] == 0:
+                entry, state = _read(state, devices)
+                entry = {"step": done, "epoch": done / steps_per_epoch, **entry, "images_per_s": clock.rate(done)}
+                directory.record(entry)
+                console.progress(f"{directory.path}: {_describe(entry, total, settings['epochs'], clock)}")
+            if at_eval:
+                accuracy = evaluate(state.variables, dataset)
+                entry = {"step": done, "epoch": done / steps_per_epoch, "split": split, **accuracy}
+                directory.record({**entry, "score": score(accuracy)})
+                console.line(
+                    f"{directory.path}: epoch {entry['epoch']:g}/{settings['epochs']}, {split} "
+                    f"{evaluation.describe(accuracy)}, {clock.left(done)} left"
+                )
+                checkpoints.save(done, state, score(accuracy))
+                clock.skip(done)
+            if asked and done < total:
+                if not at_eval:
+                    _check_finite(jax.device_get(state.window))
+                    checkpoints.save(done, state)
+                raise Stopped(f"{directory.path}: saved at step {done} of {total}; the same command continues")
+    checkpoints.close()
+
+    evaluate = evaluation.make_evaluate(network, devices, **normal)
+    best = directory.best()
+    last_accuracy = evaluate(state.variables, splits.test)
+    best_accuracy = last_accuracy
+    if best["step"] != done:
+        best_accuracy = evaluate(devices.replicate(read_variables(directory, "best")), splits.test)
+    branch = "greatest branch joint accuracy" if config["recipe"] == "teacher" else "top-1"
+    results = {
+        "last": {"epoch": settings["epochs"], **last_accuracy},
+        "best": {"epoch": best["epoch"], "chosen_by": f"{branch} on {split}", **best_accuracy},
+        "recipe": config["recipe"],
+        "arch": config["network"]["arch"],
+        "seed": config["seed"],
+        "train_images": images,
+        "test_images": len(splits.test.labels),
+        **_sizes(network, config["network"]["image_shape"]),
+        "images_per_s": statistics.median(e.get("images_per_s") or 0 for e in directory.records() if "loss" in e),
+        **facts.environment(),
+    }
+    directory.finish(results)
+    console.line(f"{directory.path}: done, {evaluation.describe(results['last'])}")
+    return results
+
+
+def _load_teacher(config):
+    """(network, variables) of the teacher, or (None, None)."""
+    if config["teacher"] is None:
+        return None, None
+    path = config["teacher"]["workdir"]
+    teacher, variables = restore(path, config["teacher"]["checkpoint"])
+    if teacher.num_classes != config["network"]["num_classes"]:
+        raise UserError(
+            f"the teacher {path} knows {teacher.num_classes} classes and the dataset has "
+            f"{config['network']['num_classes']}: choose a teacher of the same dataset"
+        )
+    if config["objective"].get("kl_aux", {}).get("weight") and not teacher.branches:
+        raise UserError(f"the teacher {path} has no branches, which kl_aux needs: train it with the recipe 'teacher'")
+    # Branches that no term reads are not computed.
+    return teacher.clone(branches="kl_aux" in config["objective"]), variables
+
+
+def _compile(config, network, teacher, devices, steps_per_epoch):
+    """(init, step): what starts a state, and the whole jitted step from uint8 images on."""
+    settings, terms = config["train"], config["objective"]
+    weights = {name: term["weight"] for name, term in terms.items() if term["weight"]}
+    if not weights:
+        raise UserError("every term of the objective has weight 0: give one a weight")
+    options = {n: {k: v for k, v in t.items() if k != "weight"} if n in weights else None for n, t in terms.items()}
+    schedule = optim.schedule(
+        settings["schedule"],
+        settings["lr"],
+        settings["epochs"] * steps_per_epoch,
+        warmup=settings["warmup"] * steps_per_epoch,
+        milestones=[epoch * steps_per_epoch for epoch in settings["milestones"]],
+        gamma=settings["gamma"],
+    )
+    sgd = optim.sgd(schedule, settings["momentum"], settings["weight_decay"], settings["nesterov"])
+    objective = partial(objectives.OBJECTIVES[config["recipe"]], **options)
+    init, update = make_step(network, objective, weights, sgd, settings["trainable"], teacher, settings["accumulate"])
+    source = config["data"]
+    # Not the key of the initialisers.
+    seed = jax.random.fold_in(jax.random.key(config["seed"]), 1)
+
+    def step(state, teacher_variables, images, labels):
+        images = augment(jax.random.fold_in(seed, state.step), images, pad=source["pad"], flip=source["flip"])
+        images = normalise(images, source["mean"], source["std"])
+        images = rotate(images) if RECIPES[config["recipe"]].rotated else images
+        return update(state, teacher_variables, images, labels)
+
+    return init, devices.jit(step, replicated=2, donate=True)
+
+
+def _read(state: State, devices: Devices) -> tuple[dict[str, float], State]:
+    """Means of the window's measurements, and the state with an empty window."""
+    window = jax.device_get(state.window)
+    _check_finite(window)
+    empty = Window(
+        steps=jnp.zeros_like(window.steps),
+        sums=jax.tree.map(jnp.zeros_like, window.sums),
+        first_bad=window.first_bad,
+    )
+    means = {name: float(total / window.steps) for name, total in window.sums.items()}
+    return means, state.replace(window=devices.replicate(empty))
+
+
+def _check_finite(window: Window) -> None:
+    first = min(int(step) for step in window.first_bad.values())
+    if first != NEVER:
+        names = sorted(name for name, step in window.first_bad.items() if step == first)
+        raise UserError(
+            f"step {first}: {', '.join(names)} is not finite; lower the learning rate or add warm-up "
+            "(checkpoints before that step are kept)"
+        )
+
+
+def _describe(entry, total, epochs, clock) -> str:
+    terms = ", ".join(f"{k} {v:.3f}" for k, v in entry.items() if k in objectives.TERMS)
+    return (
+        f"epoch {entry['epoch']:.2f}/{epochs}, step {entry['step']}/{total}, loss {entry['loss']:.3f} ({terms}), "
+        f"top-1 {100 * entry['top1']:.1f} %, {entry['images_per_s'] or 0:,.0f} images/s, "
+        f"{clock.left(entry['step'])} left"
+    )
+
+
+def _sizes(network, image_shape) -> dict[str, Any]:
+    """Parameters and multiply-adds of what is trained and of what is deployed."""
+    sizes = {"with_branches": network, "backbone": network.clone(branches=False)}
+    return {
+        "parameters": {name: facts.num_params(n, image_shape) for name, n in sizes.items()},
+        "multiply_adds": {name: facts.multiply_adds(n, image_shape) for name, n in sizes.items()},
+    }
+
+
+class Clock:
+    """Images a second and time left, from the second step on: the first one compiles."""
+
+    def __init__(self, batch: int, total: int):
+        self._batch, self._total = batch, total
+        self._began = self._last = None  # (step, time)
+
+    def tick(self, done: int, state: State) -> None:
+        """Starts the clock when the first step is done; later steps are not waited for."""
+        if self._began is None:
+            jax.block_until_ready(state.step)
+            self._began = self._last = (done, time.monotonic())
+
+    def rate(self, done: int) -> float | None:
+        """Training images a second since the last reading; None where no step was timed."""
+        (step, then), self._last = self._last, (done, time.monotonic())
+        return (done - step) * self._batch / (self._last[1] - then) if done > step else None
+
+    def left(self, done: int) -> str:
+        """Time left, evaluations included."""
+        step, then = self._began
+        return duration((self._total - done) * (time.monotonic() - then) / (done - step)) if done > step else "?"
+
+    def skip(self, done: int) -> None:
+        """What happened since the last reading was not training."""
+        self._last = (done, time.monotonic())
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """A list that is no longer empty once SIGTERM or Ctrl-C came; the second one ends the process as usual."""
+    asked: list[int] = []
+
+    def note(number, frame):
+        asked.append(number)
+        signal.signal(number, old[number])
+
+    # Python lets only the main thread handle signals.
+    caught = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
+    old = {number: signal.signal(number, note) for number in caught}
+    try:
+        yield asked
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
