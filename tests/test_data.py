@@ -179,6 +179,19 @@ def test_tfrecord_needs_a_conversion(copy):
         data.load("toy", str(copy))
 
 
+def test_tfrecord_of_our_own_may_be_prepared_anew(tmp_path):
+    data.load("digits", str(tmp_path))
+    path = tmp_path / "digits/1.0.0/dataset_info.json"
+    path.write_text(path.read_text().replace('"array_record"', '"tfrecord"'))
+    with pytest.raises(UserError, match=r"tfds convert_format .* or give another data_dir"):
+        data.load("digits", str(tmp_path))
+
+
+def test_an_image_size_where_it_means_nothing(prepared):
+    with pytest.raises(UserError, match="image_size is for image_folder"):
+        data.load("toy", str(prepared), image_size=8)
+
+
 def test_labels_outside_the_classes(copy):
     edit(copy, "features.json", '"numClasses": "5"', '"numClasses": "3"')
     with pytest.raises(UserError, match=r"toy, split train, example \d+ has the label [34], outside its 3 classes"):
@@ -231,14 +244,15 @@ def test_damaged_files_are_never_read(copy, damage):
         data.load("toy", str(copy))
 
 
-def test_an_undecodable_image_is_named(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [1, 60])
+def test_an_undecodable_image_is_named(tmp_path, monkeypatch, number):
     class Broken(Image.Image):
         def save(self, fp, format=None, **_):
             fp.write(b"no image")
 
     def broken(i):
         image = Image.new("RGB", (8, 8))
-        image.__class__ = Broken if i == 7 else Image.Image
+        image.__class__ = Broken if i < number else Image.Image
         return image
 
     monkeypatch.setattr(sys.modules[__name__], "toy_image", broken)

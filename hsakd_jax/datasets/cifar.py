@@ -6,6 +6,7 @@ contain: they are never read.
 
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -57,12 +58,17 @@ class Cifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _split_generators(self, dl_manager):
         archive = fetch(self.URL, self.MD5, self._archive_directory())
+        features: Any = self.info.features
         with tarfile.open(archive) as tar:
-            read = lambda name: tar.extractfile(f"{self.FOLDER}/{name}").read()  # noqa: E731
             for key, _, file in self.LABELS:
-                self.info.features[key].names = read(file).decode().split()
-            data = {split: b"".join(map(read, files)) for split, files in self.FILES.items()}
+                features[key].names = self._member(tar, file).decode().split()
+            data = {split: b"".join(self._member(tar, file) for file in files) for split, files in self.FILES.items()}
         return {split: self._generate_examples(split, records) for split, records in data.items()}
+
+    def _member(self, tar: tarfile.TarFile, name: str) -> bytes:
+        # Read where it lies: nothing is extracted to the disk.
+        file: Any = tar.extractfile(f"{self.FOLDER}/{name}")
+        return file.read()
 
     def _archive_directory(self) -> Path:
         root = Path(self.data_dir_root)

@@ -31,13 +31,13 @@ class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _split_generators(self, dl_manager):
         from sklearn.datasets import load_digits  # a second to import, needed once
 
-        digits = load_digits()
-        images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+        inks, labels = load_digits(return_X_y=True)
+        images = np.rint(inks * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8)
         is_test = np.zeros(len(images), bool)
         for label in range(10):
-            is_test[np.flatnonzero(digits.target == label)[1::2]] = True
+            is_test[np.flatnonzero(labels == label)[1::2]] = True
         return {
-            name: self._generate_examples(images, digits.target, np.flatnonzero(chosen))
+            name: self._generate_examples(images, labels, np.flatnonzero(chosen))
             for name, chosen in (("train", ~is_test), ("test", is_test))
         }
 

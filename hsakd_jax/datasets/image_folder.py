@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -36,7 +37,8 @@ def scan(directory: str, size: int) -> Tree:
     """Looks at `directory/{train,test}/CLASS/*`, and at no image yet; `val` or `validation` serve as test.
 
     The fingerprint covers the size and each file's path, length and time of change: a tree that changed
-    in any of these gets another name, so that no stale copy is ever read.
+    in any of these gets another name, so that no stale copy is ever read. Copies of earlier states stay
+    where they are until the user deletes them.
 
     Args:
       directory: the tree.
@@ -78,8 +80,12 @@ class ImageFolder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version("1.0.0")
 
+    @property
+    def _tree(self) -> Tree:
+        return cast(Tree, self.builder_config)
+
     def _info(self):
-        tree = self.builder_config
+        tree = self._tree
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.__doc__,
@@ -93,10 +99,10 @@ class ImageFolder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager):
-        return {split: self._generate_examples(split) for split in self.builder_config.files}
+        return {split: self._generate_examples(split) for split in self._tree.files}
 
     def _generate_examples(self, split):
-        tree = self.builder_config
+        tree = self._tree
         pairs = [(path, name) for name, paths in tree.files[split].items() for path in paths]
         encoded = _encode([path for path, _ in pairs], tree.size)
         for (path, name), png in zip(pairs, track(encoded, f"Preparing {split}", len(pairs)), strict=True):
