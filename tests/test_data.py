@@ -140,11 +140,11 @@ def test_held_out_and_kept_images_are_disjoint_and_stratified(prepared):
 
 def test_the_newest_version_is_taken(copy):
     newer = shutil.copytree(copy / "toy/one/1.9.0", copy / "toy/one/1.10.0")
-    info = (newer / "dataset_info.json").read_text().replace("1.9.0", "1.10.0")
-    (newer / "dataset_info.json").write_text(info)
-    shutil.copytree(newer, copy / "toy/one/incomplete.ABCDEF_1.11.0")
-    shutil.rmtree(copy / "toy/one/1.9.0")
-    assert len(data.load("toy/one", str(copy)).train.labels) == 60
+    for file, old, new in (("dataset_info.json", "1.9.0", "1.10.0"), ("features.json", '"5"', '"6"')):
+        (newer / file).write_text((newer / file).read_text().replace(old, new))
+    for other in ("incomplete.ABCDEF_1.11.0", "1.11.x"):
+        shutil.copytree(newer, copy / "toy/one" / other)
+    assert len(data.load("toy/one", str(copy)).class_names) == 6
 
 
 def test_several_configs_must_be_told_apart(copy):
@@ -193,8 +193,8 @@ def test_an_image_size_where_it_means_nothing(prepared):
 
 
 def test_labels_outside_the_classes(copy):
-    edit(copy, "features.json", '"numClasses": "5"', '"numClasses": "3"')
-    with pytest.raises(UserError, match=r"toy, split train, example \d+ has the label [34], outside its 3 classes"):
+    edit(copy, "features.json", '"numClasses": "5"', '"numClasses": "4"')
+    with pytest.raises(UserError, match=r"toy, split train, example \d+ has the label 4, outside its 4 classes"):
         data.load("toy", str(copy))
 
 
