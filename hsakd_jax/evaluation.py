@@ -1,6 +1,7 @@
 """Accuracy of a network over every image of a dataset exactly once."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,9 +9,13 @@ import jax.numpy as jnp
 
 from hsakd_jax import data, metrics
 from hsakd_jax.augment import normalise
+from hsakd_jax.console import table
 from hsakd_jax.devices import Devices
+from hsakd_jax.errors import UserError
 from hsakd_jax.nets.network import Outputs
+from hsakd_jax.restore import build, read_variables
 from hsakd_jax.rotations import rotate
+from hsakd_jax.rundir import RunDirectory
 
 
 def make_evaluate(
@@ -47,6 +52,53 @@ def make_evaluate(
         return metrics.accuracies(jax.device_get(totals), len(dataset.labels))
 
     return evaluate
+
+
+def evaluate_run(run_dir: str | Path, checkpoint: str = "last", data_dir: str | None = None) -> dict[str, Any]:
+    """Measures a run on its test images.
+
+    Args:
+      run_dir: a run directory.
+      checkpoint: 'last' or 'best'.
+      data_dir: where the data lies now; None for where the run found it.
+
+    Returns:
+      'arch', 'checkpoint', 'test_images' and the accuracies in percent.
+
+    Raises:
+      UserError: not a run with a checkpoint, or data that is not there or has other classes.
+    """
+    directory = RunDirectory(run_dir)
+    config = directory.config()
+    source = config["data"]
+    where = source["dir"] if data_dir is None else data_dir
+    splits = data.load(source["name"], where, image_size=source["image_size"], splits=("test",))
+    if list(splits.class_names) != config["classes"]:
+        raise UserError(
+            f"{directory.path} was trained on other classes than {source['name']} in {where or '(default)'} has"
+        )
+    devices = Devices()
+    evaluate = make_evaluate(build(config["network"]), devices, source["mean"], source["std"], config["eval_batch"])
+    return {
+        "arch": config["network"]["arch"],
+        "checkpoint": checkpoint,
+        "test_images": len(splits.test.labels),
+        **evaluate(devices.replicate(read_variables(directory, checkpoint)), splits.test),
+    }
+
+
+def report(run: str, result: dict[str, Any]) -> str:
+    """The result of `evaluate_run` as text."""
+    lines = [f"{run}: {result['arch']}, {result['checkpoint']} checkpoint, {result['test_images']} test images"]
+    for prefix in sorted({name[: -len("top1")] for name in result if name.endswith("top1")}):
+        lines.append(f"{prefix}top-1 {result[prefix + 'top1']:.2f} %, top-5 {result[prefix + 'top5']:.2f} %")
+        branches = [l for l in range(1, 10) if f"{prefix}joint_{l}" in result]
+        rows = [
+            [f"branch {l}", *(f"{result[f'{prefix}{kind}_{l}']:.2f}" for kind in ("joint", "class"))] for l in branches
+        ]
+        if rows:
+            lines.append(table(["", "joint %", "class %"], rows))
+    return "\n".join(lines)
 
 
 def best_branch(accuracies: dict[str, float]) -> float:

@@ -73,8 +73,10 @@ def start(network: Network | Peers, image_shape: tuple[int, ...], seed: int, ini
     Raises:
       UserError: the images are too small for the network, or `init` is of another network.
     """
+    # It runs once: on CPU, XLA would spend several times longer on making it fast.
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     try:
-        variables = jax.jit(network.init)(jax.random.key(seed), jnp.zeros((1, *image_shape)))
+        variables = jax.jit(network.init, compiler_options=options)(jax.random.key(seed), jnp.zeros((1, *image_shape)))
     except ValueError as error:
         raise UserError(str(error)) from error
     if not init:

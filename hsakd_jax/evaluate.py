@@ -1,0 +1,39 @@
+"""Measures a trained network on every test image exactly once, on whatever devices are there.
+
+    python -m hsakd_jax.evaluate --workdir=RUN [--checkpoint=last|best] [--data_dir=DIR] [--json]
+
+RUN is the directory of one run, or of a pipeline, whose runs are then measured one after the other. Prints top-1
+and top-5 over upright images and, for each branch, over all four rotations: joint (the argmax of its 4N logits is
+the class and the rotation) and class (the argmax of its logits summed over rotations is the class).
+
+--data_dir says where the data lies now; --json prints one JSON object for machines.
+"""
+
+import json
+from pathlib import Path
+
+from absl import flags
+
+from hsakd_jax.cli import command
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "the run.")
+_CHECKPOINT = flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "which checkpoint.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "where the data lies, if not where the run found it.")
+_JSON = flags.DEFINE_bool("json", False, "print JSON.")
+
+
+def main() -> None:
+    """Evaluates."""
+    from hsakd_jax import evaluation
+
+    root = Path(_WORKDIR.value).expanduser()
+    runs = [root] if (root / "config.json").exists() else sorted(p.parent for p in root.glob("*/config.json")) or [root]
+    measured = {str(run): evaluation.evaluate_run(run, _CHECKPOINT.value, _DATA_DIR.value) for run in runs}
+    if _JSON.value:
+        print(json.dumps(measured[str(root)] if runs == [root] else measured, indent=2))
+    else:
+        print("\n\n".join(evaluation.report(run, result) for run, result in measured.items()))
+
+
+if __name__ == "__main__":
+    command(main, __doc__, "workdir")
