@@ -7,7 +7,7 @@ from collections.abc import Callable
 from absl import flags
 from absl import logging as absl_logging
 
-from hsakd_jax.errors import UserError
+from hsakd_jax.errors import Stopped, UserError
 
 
 def command(main: Callable[[], None], usage: str, *required: str) -> None:
@@ -46,6 +46,9 @@ def command(main: Callable[[], None], usage: str, *required: str) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(128 + stop.signal)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
 

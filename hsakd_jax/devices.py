@@ -27,7 +27,8 @@ class Devices:
 
     def replicate(self, tree: Any) -> Any:
         """A copy of a pytree of arrays on every device."""
-        return jax.device_put(tree, self.everywhere)
+        # Not an alias, since a step that is given the copy may reuse its memory.
+        return jax.device_put(tree, self.everywhere, may_alias=False)
 
     def shard(self, tree: Any) -> Any:
         """Arrays [B, ...] split by rows over the devices; B is a multiple of their number."""

@@ -33,7 +33,7 @@ def execute(config: ConfigDict, workdir: str, console: Console) -> dict[str, Any
       Results by recipe.
 
     Raises:
-      UserError, train.Stopped: as `train.run`.
+      UserError, Stopped: as `train.run`.
     """
     splits = load(config)
     root = Path(workdir).expanduser()

@@ -25,7 +25,7 @@ def rotate(images: Array) -> Array:
 
 def joint_labels(labels: Array) -> Array:
     """Joint labels of a rotated batch, 4y + j: integers [B] -> [4B]."""
-    return (ROTATIONS * labels[:, None] + jnp.arange(ROTATIONS, dtype=labels.dtype)).reshape(-1)
+    return (ROTATIONS * labels[:, None] + jnp.arange(ROTATIONS, dtype=labels.dtype)[None]).reshape(-1)
 
 
 def upright(x: Array, batch: int) -> Array:

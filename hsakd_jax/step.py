@@ -109,7 +109,7 @@ def make_step(
         batch_stats, grads, measured = gradient(state, teacher_variables, images, labels)
         mask, optimizer = transformation(state.params)
         learning = jax.tree.map(lambda g, learns: g if learns else None, grads, mask)
-        measured["grad_norm"] = optax.global_norm(learning)
+        measured["grad_norm"] = optax.tree.norm(learning)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         return State(
             step=state.step + 1,

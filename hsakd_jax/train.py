@@ -20,16 +20,12 @@ from hsakd_jax.checkpoint import Checkpoints
 from hsakd_jax.console import Console
 from hsakd_jax.datasets.progress import duration
 from hsakd_jax.devices import Devices
-from hsakd_jax.errors import UserError
+from hsakd_jax.errors import Stopped, UserError
 from hsakd_jax.recipes import RECIPES
 from hsakd_jax.restore import build, read_variables, restore, start
 from hsakd_jax.rotations import rotate
 from hsakd_jax.rundir import RunDirectory
 from hsakd_jax.step import NEVER, State, Window, make_step
-
-
-class Stopped(Exception):
-    """The run was asked to end (SIGTERM or Ctrl-C) and has saved its state."""
 
 
 def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, console: Console) -> dict[str, Any]:
@@ -60,6 +56,11 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
     teacher, teacher_variables = _load_teacher(config)
     init, step = _compile(config, network, teacher, devices, steps_per_epoch)
     state = init(variables)
+    rows = [jax.ShapeDtypeStruct((settings["batch"], *x.shape[1:]), x.dtype) for x in splits.train]
+    try:
+        step.eval_shape(state, teacher_variables, *rows)
+    except ValueError as error:  # such as branches that do not exist
+        raise UserError(str(error)) from error
 
     directory.claim(config)
     if (results := directory.results()) is not None:
@@ -112,7 +113,9 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
                 if not at_eval:
                     _check_finite(jax.device_get(state.window))
                     checkpoints.save(done, state)
-                raise Stopped(f"{directory.path}: saved at step {done} of {total}; the same command continues")
+                raise Stopped(
+                    f"{directory.path}: saved at step {done} of {total}; the same command continues", asked[0]
+                )
     checkpoints.close()
 
     evaluate = evaluation.make_evaluate(network, devices, **normal)

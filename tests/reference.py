@@ -95,9 +95,8 @@ def path(family, module, num_stages):
         stage = "stage" if last else f"stage{branch + 1 + int(index)}"
         return (f"branch{branch}", stage, *in_block(family, inner))
     module = module.removeprefix("backbone.")
-    if m := re.fullmatch(r"(?:layer|block)(\d)\.(?:layer\.)?(\d+\..*)", module):
-        if not family.startswith("vgg"):
-            return (f"stage{m[1]}", *in_block(family, m[2]))
+    if (m := re.fullmatch(r"(?:layer|block)(\d)\.(?:layer\.)?(\d+\..*)", module)) and not family.startswith("vgg"):
+        return (f"stage{m[1]}", *in_block(family, m[2]))
     if m := re.fullmatch(r"block(\d)\.(\d)", module):
         block = int(m[1])
         return (f"stage{min(block + 1, 4)}", vgg_layer(int(m[2]), block == 4))

@@ -1,0 +1,259 @@
+"""The commands as a person uses them: tiny recipes end to end, and every kind of bad input."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT
+
+import hsakd_jax
+
+CONFIG = "--config=configs/cifar100.py"
+
+
+@pytest.fixture(scope="module")
+def pipeline(run_command, tmp_path_factory):
+    """The workdir of a finished tiny pipeline."""
+    workdir = tmp_path_factory.mktemp("runs") / "pipeline"
+    done = run_command("main", f"{CONFIG}:tiny", f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    assert "student, HSAKD" in done.stdout
+    assert "teacher on test: top-1" in done.stdout
+    return workdir
+
+
+def test_pipeline_results(pipeline):
+    results = json.loads((pipeline / "results.json").read_text())
+    assert set(results) == {"teacher", "student"}
+    for recipe, result in results.items():
+        assert result == json.loads((pipeline / recipe / "results.json").read_text())
+        assert set(result["last"]) == {"epoch", "top1", "top5"} | {
+            f"{kind}_{l}" for kind in ("joint", "class") for l in (1, 2, 3)
+        }
+        assert result["last"]["epoch"] == 2
+        assert result["test_images"] == 896
+        assert result["images_per_s"] > 0
+        assert {"jax", "flax", "hsakd_jax"} <= set(result["versions"])
+        assert result["parameters"]["backbone"] < result["parameters"]["with_branches"]
+    assert results["teacher"]["best"]["chosen_by"] == "greatest branch joint accuracy on test"
+    assert results["student"]["best"]["chosen_by"] == "top-1 on test"
+    records = [json.loads(line) for line in (pipeline / "student" / "metrics.jsonl").read_text().splitlines()]
+    assert {"step", "epoch", "task", "kl_aux", "kl_final", "loss", "grad_norm", "top1", "images_per_s"} == set(
+        records[0]
+    )
+    assert [r["score"] for r in records if "score" in r] == [r["top1"] for r in records if "score" in r]
+
+
+def test_a_finished_pipeline_is_recognised(pipeline, run_command):
+    again = run_command("main", f"{CONFIG}:tiny", f"--workdir={pipeline}")
+    assert again.returncode == 0
+    assert again.stdout.count(": done, ") == 2
+    assert "epoch" not in again.stdout.split("run  ")[0]
+
+
+def test_evaluate_restores_on_other_devices(pipeline, run_command):
+    """Trained on one device, measured on eight, to the same counts."""
+    shown = run_command("evaluate", f"--workdir={pipeline}/teacher", "--json", devices=8)
+    assert shown.returncode == 0, shown.stderr
+    result = json.loads((pipeline / "teacher" / "results.json").read_text())
+    found = json.loads(shown.stdout)
+    assert {k: found[k] for k in ("top1", "top5", "joint_2", "class_3")} == {
+        k: result["last"][k] for k in ("top1", "top5", "joint_2", "class_3")
+    }
+    text = run_command("evaluate", f"--workdir={pipeline}", "--checkpoint=best").stdout
+    assert text.count("top-5") == 2
+    assert f"branch 3    {result['best']['joint_3']:.2f}" in text
+
+
+def test_restore(pipeline):
+    network, variables = hsakd_jax.restore(pipeline / "student")
+    assert network.branches
+    assert {type(leaf) for leaf in jax.tree.leaves(variables)} == {np.ndarray}
+    outputs = network.apply(variables, np.zeros((2, 8, 8, 1), np.float32))
+    assert outputs.logits.shape == (2, 10)
+    assert [q.shape for q in outputs.aux_logits] == [(2, 40)] * 3
+
+
+@pytest.mark.parametrize("recipe", ["baseline", "kd", "teacher", "student", "mutual"])
+def test_tiny_recipes(recipe, pipeline, run_command, tmp_path):
+    args = [f"--config.teacher.workdir={pipeline}/teacher"] if recipe in ("kd", "student") else []
+    done = run_command("main", f"{CONFIG}:{recipe}_tiny", f"--workdir={tmp_path / 'run'}", *args)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["recipe"] == recipe
+    if recipe == "student":
+        # The same command inside the pipeline and alone is the same run.
+        assert results["last"] == json.loads((pipeline / "student" / "results.json").read_text())["last"]
+    if recipe == "mutual":
+        assert {"peer1/top1", "peer2/joint_3"} <= set(results["last"])
+        network, variables = hsakd_jax.restore(tmp_path / "run")
+        assert network.apply(variables, np.zeros((1, 8, 8, 1), np.float32)).logits.shape == (1, 10)
+
+
+def test_frozen_teacher_starts_from_a_baseline_and_keeps_its_backbone(pipeline, run_command, tmp_path):
+    """PAPER's "Teacher": the backbone of a baseline run, only the branches trained."""
+    alone = run_command(
+        "main", f"{CONFIG}:baseline_tiny", f"--workdir={tmp_path / 'alone'}", "--config.student.arch=resnet8_half"
+    )
+    assert alone.returncode == 0, alone.stderr
+    frozen = run_command(
+        "main",
+        f"{CONFIG}:teacher_tiny",
+        f"--workdir={tmp_path / 'frozen'}",
+        f"--config.teacher.init={tmp_path / 'alone'}",
+        "--config.teacher.trainable=^branch",
+    )
+    assert frozen.returncode == 0, frozen.stderr
+    before, after = (hsakd_jax.restore(tmp_path / name)[1] for name in ("alone", "frozen"))
+    for collection in before:
+        for part, tree in before[collection].items():
+            jax.tree.map(np.testing.assert_array_equal, tree, after[collection][part])
+    accuracy = [json.loads((tmp_path / n / "results.json").read_text())["last"]["top1"] for n in ("alone", "frozen")]
+    assert accuracy[0] == accuracy[1]
+    wrong = run_command(
+        "main", f"{CONFIG}:teacher_tiny", f"--workdir={tmp_path / 'x'}", f"--config.teacher.init={pipeline / 'student'}"
+    )
+    assert_refused(wrong, "is not a run of this network")
+
+
+def test_validation_images_choose_the_best_epoch(run_command, tmp_path):
+    done = run_command(
+        "main", f"{CONFIG}:baseline_tiny", f"--workdir={tmp_path}/run", "--config.data.validation=0.2",
+        "--config.student.accumulate=2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["best"]["chosen_by"] == "top-1 on validation"
+    assert results["train_images"] < 180
+    assert results["test_images"] == 896
+
+
+def assert_refused(done, *words):
+    """One line that names thing and remedy, status 2, no traceback."""
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    for word in words:
+        assert word in done.stderr
+
+
+BAD = {
+    "unknown key": (["--config.studnet.arch=resnet20"], ["studnet"]),
+    "unknown recipe": ([f"{CONFIG}:studnet"], ["unknown recipe 'studnet'", "did you mean 'student'"]),
+    "unknown config": (["--config=configs/cifar1000.py"], ["configs/cifar1000.py"]),
+    "wrong type": (["--config.student.epochs=many"], ["epochs"]),
+    "unknown flag": (["--confg=x"], ["confg"]),
+    "unknown network": (["--config.student.arch=resnet_20"], ["resnet_20", "did you mean 'resnet20'"]),
+    "unknown dataset": (["--config.data.name=cifar"], ["no dataset 'cifar'", "did you mean"]),
+    "unknown schedule": (["--config.student.schedule=step"], ["unknown schedule 'step'", "multi_step or cosine"]),
+    "unknown dtype": (["--config.student.dtype=float16"], ["float16", "bfloat16"]),
+    "batch and devices": (["--config.student.batch=12"], ["batch of 12", "8 devices"]),
+    "batch and dataset": (["--config.student.batch=800"], ["batch of 800", "training images"]),
+    "no epochs": (["--config.student.epochs=0"], ["student.epochs is 0"]),
+    "image too small": (["--config.student.arch=vgg8_bn", "--config.data.pad=0"], []),
+    "channels": (["--config.data.mean=(0.5,0.5,0.5)"], ["data.mean has 3 numbers", "1 channels"]),
+    "fraction": (["--config.data.fraction=1.5"], ["1.5"]),
+    "trainable": (["--config.student.trainable=^heda"], ["no parameter matches"]),
+    "all weights zero": (["--config.objective.baseline.task.weight=0."], ["weight 0"]),
+    "workdir under a file": (["--workdir=/dev/null/run"], ["/dev/null/run"]),
+    "no teacher": ([f"{CONFIG}:kd_tiny"], ["needs a teacher", "--config.teacher.workdir"]),
+    "missing teacher": (
+        [f"{CONFIG}:kd_tiny", "--config.teacher.workdir=/nowhere"],
+        ["/nowhere is not a run directory"],
+    ),
+    "stray word": (["now"], ["unexpected argument 'now'"]),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input(what, run_command, tmp_path):
+    args, words = BAD[what]
+    first = [] if args[0].startswith("--config=") or ":" in args[0] else [f"{CONFIG}:baseline_tiny"]
+    where = [] if args[0].startswith("--workdir") else [f"--workdir={tmp_path}/run"]
+    done = run_command("main", *first, *where, *args, devices=8 if "devices" in what else 1)
+    if what == "image too small":  # 8x8 digits are just large enough
+        assert done.returncode == 0, done.stderr
+        return
+    assert_refused(done, *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_workdir_of_another_config_is_refused(pipeline, run_command):
+    done = run_command(
+        "main", f"{CONFIG}:teacher_tiny", f"--workdir={pipeline}/teacher", "--config.teacher.lr=0.1", "--config.seed=1"
+    )
+    assert_refused(done, "belongs to another config", "seed (0 there, 1 asked for)", "train.lr (0.05 there, 0.1")
+
+
+def test_a_foreign_workdir_is_refused(run_command, tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    done = run_command("main", f"{CONFIG}:baseline_tiny", f"--workdir={tmp_path}")
+    assert_refused(done, "is not a run directory")
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_teacher_of_other_classes_is_refused(pipeline, run_command, tmp_path):
+    foreign = tmp_path / "teacher"
+    shutil.copytree(pipeline / "teacher", foreign)
+    config = json.loads((foreign / "config.json").read_text())
+    config["network"]["num_classes"] = 100
+    (foreign / "config.json").write_text(json.dumps(config))
+    args = [f"--config.teacher.workdir={foreign}", f"--workdir={tmp_path}/run"]
+    assert_refused(run_command("main", f"{CONFIG}:student_tiny", *args), "knows 100 classes", "the dataset has 10")
+
+
+def test_a_teacher_without_branches_is_refused(run_command, tmp_path):
+    alone = run_command("main", f"{CONFIG}:baseline_tiny", f"--workdir={tmp_path}/alone")
+    assert alone.returncode == 0, alone.stderr
+    args = [f"--config.teacher.workdir={tmp_path}/alone", f"--workdir={tmp_path}/run"]
+    assert_refused(run_command("main", f"{CONFIG}:student_tiny", *args), "has no branches", "recipe 'teacher'")
+
+
+def test_a_pipeline_named_as_teacher_is_refused(pipeline, run_command, tmp_path):
+    args = [f"--config.teacher.workdir={pipeline}", f"--workdir={tmp_path}/run"]
+    assert_refused(run_command("main", f"{CONFIG}:student_tiny", *args), "holds the runs student, teacher: name one")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(run_command, tmp_path):
+    done = run_command("main", f"{CONFIG}:baseline_tiny", f"--workdir={tmp_path}/run", "--config.student.lr=1e30")
+    assert_refused(done, "step ", "task", "not finite", "lower the learning rate")
+
+
+def test_a_full_disk_is_reported(run_command, tmp_path, pipeline):
+    """A limit on the size of files stands for the disk; the dataset is prepared already."""
+    line = f"ulimit -f 24; exec {sys.executable} -m hsakd_jax.main {CONFIG}:baseline_tiny --workdir={tmp_path}/run"
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert_refused(done, "could not save checkpoint", "free some space")
+    assert not [p for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit()]
+    again = run_command("main", f"{CONFIG}:baseline_tiny", f"--workdir={tmp_path}/run")
+    assert again.returncode == 0, again.stderr
+
+
+def test_evaluate_bad_input(run_command, tmp_path):
+    assert_refused(run_command("evaluate", f"--workdir={tmp_path}"), "is not a run directory")
+    assert_refused(run_command("evaluate"), "--workdir is missing")
+
+
+def test_help_is_quick_and_needs_no_jax():
+    code = "import sys; sys.argv = ['main', '--help']; import hsakd_jax.main as m; assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    for command in ("main", "evaluate"):
+        shown = subprocess.run(
+            [sys.executable, "-m", f"hsakd_jax.{command}", "--help"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert "--workdir" in shown.stdout
+
+
+def test_configs_know_no_jax():
+    for path in Path(ROOT, "configs").glob("*.py"):
+        code = f"import sys, runpy; runpy.run_path({str(path)!r})['get_config'](); assert 'jax' not in sys.modules"
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -1,0 +1,178 @@
+"""The train step: golden runs, fixed parameters, micro-batches, devices."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+
+from hsakd_jax import create, objectives, optim
+from hsakd_jax.devices import Devices
+from hsakd_jax.errors import UserError
+from hsakd_jax.restore import start
+from hsakd_jax.rotations import rotate
+from hsakd_jax.step import NEVER, make_step
+
+STEPS = reference.read("steps.json")["steps"]
+
+
+@pytest.mark.parametrize("key", STEPS)
+def test_golden_steps_in_float64(key):
+    script = Path(__file__).parent / "golden_steps.py"
+    env = {**os.environ, "JAX_ENABLE_X64": "1", "XLA_FLAGS": ""}
+    found = subprocess.run([sys.executable, script, key], env=env, capture_output=True, text=True, check=False)
+    assert not found.returncode, found.stderr
+    errors = json.loads(found.stdout)[key]
+    assert set(errors) == {"terms", "grad_norm", "norms"}
+    assert all(error <= 1e-8 for error in errors.values()), errors
+
+
+def test_first_golden_step_in_float32():
+    """One run through the tolerances of golden/README.md; the others are covered in float64."""
+    record = STEPS["student/wrn_16_2_aux<-wrn_40_2_aux"]
+    arch, network = reference.create(record["student"])
+    teacher_arch, teacher = reference.create(record["teacher"])
+    variables, taught = (reference.variables(a, dtype=np.float32) for a in (arch, teacher_arch))
+    images, labels = reference.inputs(f"student/{record['student']}/0", record["batch"], 32, 100)
+    terms = dict.fromkeys(("task", "kl_aux", "kl_final"), 1.0)
+    init, step = make_step(network, objectives.student, terms, optim.sgd(0.05, 0.9, 5e-4, True), True, teacher)
+    state = jax.jit(step)(init(variables), taught, rotate(jnp.asarray(images, jnp.float32)), jnp.asarray(labels))
+    for name, value in record["log"][0].items():
+        tolerance = {"grad_norm": 1e-3, "task": 1e-5, "loss": 1e-5}.get(name, 1e-4)
+        absolute = 1e-6 if name.startswith("kl") else 0
+        assert abs(float(state.window.sums[name]) - value) <= tolerance * value + absolute, name
+
+
+def small(train=True, accumulate=1, lr=0.1):
+    """(init, step, variables, images [4B], labels) of a small teacher."""
+    network = create("resnet8_quarter", 10)
+    optimizer = optim.sgd(lr, 0.9, 5e-4, True)
+    init, step = make_step(
+        network, objectives.teacher, {"task": 1.0, "joint": 1.0}, optimizer, train, accumulate=accumulate
+    )
+    g = np.random.default_rng(0)
+    images = rotate(jnp.asarray(g.normal(size=(16, 8, 8, 1)), jnp.float32))
+    return init, step, start(network, (8, 8, 1), 0), images, jnp.asarray(g.integers(0, 10, 16), jnp.int32)
+
+
+def test_what_is_not_trainable_is_fixed():
+    init, step, variables, images, labels = small("^branch")
+    state = init(variables)
+    for _ in range(2):
+        state = jax.jit(step)(state, None, images, labels)
+    for collection, tree in variables.items():
+        for part, before in tree.items():
+            after = state.variables[collection][part]
+            same = jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), before, after))
+            assert not any(same) if part.startswith("branch") else all(same), (collection, part)
+    # No momentum is kept for them either.
+    branches = sum(x.size for n, t in variables["params"].items() if n.startswith("branch") for x in jax.tree.leaves(t))
+    kept = sum(x.size for x in jax.tree.leaves(state.opt_state) if x.ndim)
+    assert kept == branches
+
+
+def test_a_pattern_that_matches_nothing_is_refused():
+    init, _, variables, *_ = small("^banch")
+    with pytest.raises(UserError, match="no parameter matches trainable='\\^banch'"):
+        init(variables)
+
+
+def test_micro_batches_average_the_gradient():
+    """Without BatchNorm coupling, two micro-batches give the gradient of the whole batch."""
+    results = []
+    for accumulate in (1, 2, 4):
+        init, step, variables, images, labels = small("head/fc/bias", accumulate)
+        state = jax.jit(step)(init(variables), None, images, labels)
+        results.append(jax.device_get((state.params, state.window.sums)))
+    for other in results[1:]:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), results[0], other)
+
+
+def test_the_first_step_that_is_not_finite_is_remembered_by_term():
+    init, step, variables, images, labels = small()
+    state, step = init(variables), jax.jit(step)
+    state = step(state, None, images, labels)
+    assert set(state.window.first_bad.values()) == {NEVER}
+    state = step(state, None, images * jnp.inf, labels)
+    state = step(state, None, images, labels)
+    assert {name: int(at) for name, at in state.window.first_bad.items()} == {
+        "task": 1, "joint": 1, "loss": 1, "grad_norm": 1, "top1": NEVER
+    }  # fmt: skip
+
+
+def test_eight_devices_compute_what_one_computes_in_float32():
+    init, step, variables, images, labels = small()
+    results = []
+    for count in (1, 8):
+        devices = Devices(jax.devices()[:count])
+        compiled = devices.jit(step, replicated=2, donate=True)
+        state = compiled(devices.replicate(init(variables)), None, *devices.shard((images, labels)))
+        results.append(jax.device_get((state.params, state.window.sums)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *results)
+
+
+DEVICES_IN_FLOAT64 = """
+import jax, numpy as np, sys
+sys.path.insert(0, "tests")
+from functools import partial
+import jax.numpy as jnp
+from hsakd_jax import create, objectives, optim
+from hsakd_jax.augment import augment, normalise
+from hsakd_jax.devices import Devices
+from hsakd_jax.restore import start
+from hsakd_jax.rotations import rotate
+from hsakd_jax.step import make_step
+
+teacher, student = create("resnet8_half", 10), create("resnet8_quarter", 10)
+tv, sv = (jax.tree.map(lambda x: x.astype(jnp.float64), start(n, (8, 8, 1), 0)) for n in (teacher, student))
+weights = dict.fromkeys(("task", "kl_aux", "kl_final"), 1.0)
+init, update = make_step(
+    student, objectives.student, weights, optim.sgd(0.05, 0.9, 5e-4, True), True, teacher, accumulate=ACCUMULATE
+)
+
+def step(state, tv, images, labels):
+    images = augment(jax.random.fold_in(jax.random.key(0), state.step), images, pad=1, flip=True)
+    return update(state, tv, rotate(normalise(images, (0.3,), (0.4,), jnp.float64)), labels)
+
+g = np.random.default_rng(0)
+batches = [(g.integers(0, 255, (32, 8, 8, 1), np.uint8), g.integers(0, 10, 32).astype(np.int32)) for _ in range(5)]
+results = []
+for count in (1, 2, 8):
+    devices = Devices(jax.devices()[:count])
+    compiled = devices.jit(step, replicated=2, donate=True)
+    state = devices.replicate(init(sv))
+    taught = devices.replicate(tv)
+    for batch in batches:
+        state = compiled(state, taught, *devices.shard(batch))
+    results.append(jax.device_get(state))
+    assert all(x.dtype == np.float64 for x in jax.tree.leaves((state.params, state.batch_stats, state.window.sums)))
+worst = 0
+for other in results[1:]:
+    for a, b in zip(jax.tree.leaves(results[0]), jax.tree.leaves(other)):
+        worst = max(worst, float(np.max(np.abs(a - b) / np.maximum(np.abs(a), 1e-3))))
+print(worst)
+"""
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_eight_devices_compute_what_one_computes_in_float64(accumulate):
+    """Five whole student steps, augmentation included, on 1, 2 and 8 devices."""
+    code = DEVICES_IN_FLOAT64.replace("ACCUMULATE", str(accumulate))
+    env = {**os.environ, "JAX_ENABLE_X64": "1"}
+    found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert not found.returncode, found.stderr
+    assert float(found.stdout) <= 1e-8
+
+
+def test_a_batch_must_fit_the_devices():
+    with pytest.raises(UserError, match="batch of 30 can't be split evenly over 8 devices.*multiple of 8, such as 32"):
+        Devices().check_batch(30)
+    with pytest.raises(UserError, match="2 micro-batches: take a multiple of 16"):
+        Devices().check_batch(24, accumulate=2)
+    Devices().check_batch(32, accumulate=2)
