@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.nn.initializers import Initializer, normal, variance_scaling, zeros
+from jax.nn.initializers import normal, variance_scaling, zeros
 
 Array = jax.Array
 Train = bool | str
+# JAX's own protocol demands an argument `out_sharding`, which Flax never gives.
+Initializer = Callable[..., Array]
 
 
 def is_trainable(train: Train, path: str) -> bool:
@@ -178,7 +180,7 @@ def max_pool(x: Array, window: int, stride: int) -> Array:
       ValueError: the map is smaller than the stride.
     """
     _check_size(x, stride, "a max-pool")
-    return nn.max_pool(x, (window, window), (stride, stride), [((window - 1) // 2,) * 2] * 2)
+    return nn.pool(x, -jnp.inf, jax.lax.max, (window, window), (stride, stride), [((window - 1) // 2,) * 2] * 2)
 
 
 def avg_pool(x: Array, window: int, stride: int) -> Array:
