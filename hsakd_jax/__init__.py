@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hsakd_jax.nets import create
     from hsakd_jax.nets.network import Outputs
-    from hsakd_jax.restore import restore
+    from hsakd_jax.variables import restore
 
 __all__ = ["Outputs", "create", "restore"]
-_HOMES = {"create": "hsakd_jax.nets", "Outputs": "hsakd_jax.nets.network", "restore": "hsakd_jax.restore"}
+_HOMES = {"create": "hsakd_jax.nets", "Outputs": "hsakd_jax.nets.network", "restore": "hsakd_jax.variables"}
 
 
 def __getattr__(name: str):

@@ -1,5 +1,6 @@
 """How every command starts and ends: flags read, errors in one line, exit statuses."""
 
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -21,27 +22,10 @@ def command(main: Callable[[], None], usage: str, *required: str) -> None:
     if {"--help", "-h", "-help"} & set(sys.argv[1:]):
         print(usage.strip())
         sys.exit(0)
-    absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax and TFDS tell much that helps nobody here
+    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax and TFDS tell much that helps nobody here
+    sys.excepthook = _without_echoes
     try:
-        try:
-            rest = flags.FLAGS(sys.argv)[1:]
-        # ml_collections reports unknown keys, files and recipes each in its own way
-        except (
-            flags.Error,
-            AttributeError,
-            KeyError,
-            TypeError,
-            ValueError,
-            OSError,
-            ImportError,
-            SyntaxError,
-        ) as error:
-            raise UserError(_one_line(error)) from error
-        if rest:
-            raise UserError(f"unexpected argument {rest[0]!r}: flags begin with --, see --help")
-        for name in required:
-            if flags.FLAGS[name].value is None:
-                raise UserError(f"--{name} is missing: see --help")
+        _read_flags(required)
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -53,6 +37,28 @@ def command(main: Callable[[], None], usage: str, *required: str) -> None:
         sys.exit(128 + signal.SIGINT)
 
 
-def _one_line(error: Exception) -> str:
-    text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
-    return " ".join(str(text).split())
+def _read_flags(required: tuple[str, ...]) -> None:
+    try:
+        rest = flags.FLAGS(sys.argv)[1:]
+        missing = [name for name in required if flags.FLAGS[name].value is None]
+        for name in required:  # a config that failed to load says so when it is first touched
+            getattr(flags.FLAGS[name].value, "recipe", None)
+    except Exception as error:  # a config is code: what it raises, for an unknown key or recipe, is of any kind
+        raise UserError(_explain(error)) from error
+    if rest:
+        raise UserError(f"unexpected argument {rest[0]!r}: flags begin with --, see --help")
+    if missing:
+        raise UserError(f"--{missing[0]} is missing: see --help")
+
+
+def _explain(error: Exception) -> str:
+    text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+    if attempt := re.search(r"Failed loading config file.*?Attempted \[[^]]*\]: (\S+) (.*)", text):
+        return f"the config file {attempt[1]} can't be loaded ({attempt[2]}): name one of configs/"
+    return text.rsplit("Error: ", 1)[1] if "Traceback" in text else text
+
+
+def _without_echoes(kind, value, trace) -> None:
+    """TensorStore's threads report a failed write a second time, when the loop they belong to is closed."""
+    if not (kind is RuntimeError and "Event loop is closed" in str(value)):
+        sys.__excepthook__(kind, value, trace)

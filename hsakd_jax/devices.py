@@ -26,9 +26,8 @@ class Devices:
         return self.mesh.size
 
     def replicate(self, tree: Any) -> Any:
-        """A copy of a pytree of arrays on every device."""
-        # Not an alias, since a step that is given the copy may reuse its memory.
-        return jax.device_put(tree, self.everywhere, may_alias=False)
+        """A pytree of arrays on every device; those that lie there already are not copied."""
+        return jax.device_put(tree, self.everywhere)
 
     def shard(self, tree: Any) -> Any:
         """Arrays [B, ...] split by rows over the devices; B is a multiple of their number."""

@@ -13,9 +13,9 @@ from hsakd_jax.console import table
 from hsakd_jax.devices import Devices
 from hsakd_jax.errors import UserError
 from hsakd_jax.nets.network import Outputs
-from hsakd_jax.restore import build, read_variables
 from hsakd_jax.rotations import rotate
 from hsakd_jax.rundir import RunDirectory
+from hsakd_jax.variables import build, read_variables
 
 
 def make_evaluate(

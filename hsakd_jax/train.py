@@ -22,10 +22,10 @@ from hsakd_jax.datasets.progress import duration
 from hsakd_jax.devices import Devices
 from hsakd_jax.errors import Stopped, UserError
 from hsakd_jax.recipes import RECIPES
-from hsakd_jax.restore import build, read_variables, restore, start
 from hsakd_jax.rotations import rotate
 from hsakd_jax.rundir import RunDirectory
 from hsakd_jax.step import NEVER, State, Window, make_step
+from hsakd_jax.variables import build, read_variables, restore, start
 
 
 def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, console: Console) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from hsakd_jax import create, facts
 from hsakd_jax.errors import UserError
 from hsakd_jax.nets import NETWORKS
 from hsakd_jax.nets.network import Network, Peers
-from hsakd_jax.restore import start
+from hsakd_jax.variables import start
 
 ARCHITECTURES = reference.read("architectures.json")["architectures"]
 

@@ -15,9 +15,9 @@ import reference
 from hsakd_jax import create, objectives, optim
 from hsakd_jax.devices import Devices
 from hsakd_jax.errors import UserError
-from hsakd_jax.restore import start
 from hsakd_jax.rotations import rotate
 from hsakd_jax.step import NEVER, make_step
+from hsakd_jax.variables import start
 
 STEPS = reference.read("steps.json")["steps"]
 
@@ -49,20 +49,20 @@ def test_first_golden_step_in_float32():
         assert abs(float(state.window.sums[name]) - value) <= tolerance * value + absolute, name
 
 
-def small(train=True, accumulate=1, lr=0.1):
-    """(init, step, variables, images [4B], labels) of a small teacher."""
-    network = create("resnet8_quarter", 10)
-    optimizer = optim.sgd(lr, 0.9, 5e-4, True)
-    init, step = make_step(
-        network, objectives.teacher, {"task": 1.0, "joint": 1.0}, optimizer, train, accumulate=accumulate
-    )
+def small(branches=False, train=True, accumulate=1):
+    """(init, step, variables, images [4B], labels) of a small network."""
+    network = create("resnet8_quarter", 10, branches)
+    objective, terms = (objectives.teacher, ("task", "joint")) if branches else (objectives.baseline, ("task",))
+    optimizer = optim.sgd(0.1, 0.9, 5e-4, True)
+    init, step = make_step(network, objective, dict.fromkeys(terms, 1.0), optimizer, train, accumulate=accumulate)
     g = np.random.default_rng(0)
     images = rotate(jnp.asarray(g.normal(size=(16, 8, 8, 1)), jnp.float32))
-    return init, step, start(network, (8, 8, 1), 0), images, jnp.asarray(g.integers(0, 10, 16), jnp.int32)
+    variables = jax.device_get(start(network, (8, 8, 1), 0))
+    return init, step, variables, images, jnp.asarray(g.integers(0, 10, 16), jnp.int32)
 
 
 def test_what_is_not_trainable_is_fixed():
-    init, step, variables, images, labels = small("^branch")
+    init, step, variables, images, labels = small(True, "^branch")
     state = init(variables)
     for _ in range(2):
         state = jax.jit(step)(state, None, images, labels)
@@ -78,7 +78,7 @@ def test_what_is_not_trainable_is_fixed():
 
 
 def test_a_pattern_that_matches_nothing_is_refused():
-    init, _, variables, *_ = small("^banch")
+    init, _, variables, *_ = small(True, "^banch")
     with pytest.raises(UserError, match="no parameter matches trainable='\\^banch'"):
         init(variables)
 
@@ -87,7 +87,7 @@ def test_micro_batches_average_the_gradient():
     """Without BatchNorm coupling, two micro-batches give the gradient of the whole batch."""
     results = []
     for accumulate in (1, 2, 4):
-        init, step, variables, images, labels = small("head/fc/bias", accumulate)
+        init, step, variables, images, labels = small(False, "head/fc/bias", accumulate)
         state = jax.jit(step)(init(variables), None, images, labels)
         results.append(jax.device_get((state.params, state.window.sums)))
     for other in results[1:]:
@@ -98,11 +98,11 @@ def test_the_first_step_that_is_not_finite_is_remembered_by_term():
     init, step, variables, images, labels = small()
     state, step = init(variables), jax.jit(step)
     state = step(state, None, images, labels)
-    assert set(state.window.first_bad.values()) == {NEVER}
+    assert {int(at) for at in state.window.first_bad.values()} == {NEVER}
     state = step(state, None, images * jnp.inf, labels)
     state = step(state, None, images, labels)
     assert {name: int(at) for name, at in state.window.first_bad.items()} == {
-        "task": 1, "joint": 1, "loss": 1, "grad_norm": 1, "top1": NEVER
+        "task": 1, "loss": 1, "grad_norm": 1, "top1": NEVER
     }  # fmt: skip
 
 
@@ -125,16 +125,14 @@ import jax.numpy as jnp
 from hsakd_jax import create, objectives, optim
 from hsakd_jax.augment import augment, normalise
 from hsakd_jax.devices import Devices
-from hsakd_jax.restore import start
+from hsakd_jax.variables import start
 from hsakd_jax.rotations import rotate
 from hsakd_jax.step import make_step
 
 teacher, student = create("resnet8_half", 10), create("resnet8_quarter", 10)
-tv, sv = (jax.tree.map(lambda x: x.astype(jnp.float64), start(n, (8, 8, 1), 0)) for n in (teacher, student))
+tv, sv = (jax.tree.map(lambda x: np.asarray(x, np.float64), start(n, (8, 8, 1), 0)) for n in (teacher, student))
 weights = dict.fromkeys(("task", "kl_aux", "kl_final"), 1.0)
-init, update = make_step(
-    student, objectives.student, weights, optim.sgd(0.05, 0.9, 5e-4, True), True, teacher, accumulate=ACCUMULATE
-)
+init, update = make_step(student, objectives.student, weights, optim.sgd(0.05, 0.9, 5e-4, True), True, teacher)
 
 def step(state, tv, images, labels):
     images = augment(jax.random.fold_in(jax.random.key(0), state.step), images, pad=1, flip=True)
@@ -143,7 +141,7 @@ def step(state, tv, images, labels):
 g = np.random.default_rng(0)
 batches = [(g.integers(0, 255, (32, 8, 8, 1), np.uint8), g.integers(0, 10, 32).astype(np.int32)) for _ in range(5)]
 results = []
-for count in (1, 2, 8):
+for count in (1, 8):
     devices = Devices(jax.devices()[:count])
     compiled = devices.jit(step, replicated=2, donate=True)
     state = devices.replicate(init(sv))
@@ -160,12 +158,12 @@ print(worst)
 """
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_eight_devices_compute_what_one_computes_in_float64(accumulate):
-    """Five whole student steps, augmentation included, on 1, 2 and 8 devices."""
-    code = DEVICES_IN_FLOAT64.replace("ACCUMULATE", str(accumulate))
+def test_eight_devices_compute_what_one_computes_in_float64():
+    """Five whole student steps, augmentation included."""
     env = {**os.environ, "JAX_ENABLE_X64": "1"}
-    found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        [sys.executable, "-c", DEVICES_IN_FLOAT64], env=env, capture_output=True, text=True, check=False
+    )
     assert not found.returncode, found.stderr
     assert float(found.stdout) <= 1e-8
 

@@ -29,7 +29,7 @@ ROOMS = {
     "files": "errors",
     "rundir": "errors files",
     "checkpoint": "errors files flax jax numpy orbax",
-    "restore": "checkpoint errors flax jax nets nets.network rundir",
+    "variables": "checkpoint errors flax jax nets nets.network rundir",
     # knows images
     "augment": "jax",
     "data": "PIL datasets datasets.* errors numpy tensorflow_datasets",
@@ -41,9 +41,9 @@ ROOMS = {
     # knows a run
     "devices": "errors jax numpy",
     "facts": "flax jax",
-    "evaluation": "augment console data devices errors jax metrics nets.network restore rotations rundir",
+    "evaluation": "augment console data devices errors jax metrics nets.network rotations rundir variables",
     "train": "augment checkpoint console data datasets.progress devices errors evaluation facts flax jax objectives "
-    "optim recipes restore rotations rundir step",
+    "optim recipes rotations rundir step variables",
     # knows a command
     "recipes": "ml_collections",
     "configs.*": "recipes",
@@ -52,7 +52,7 @@ ROOMS = {
     "cli": "absl errors",
     "main": "absl cli console ml_collections pipeline",
     "evaluate": "absl cli evaluation",
-    "": "nets nets.network restore",
+    "": "nets nets.network variables",
 }
 
 

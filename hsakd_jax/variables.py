@@ -1,4 +1,4 @@
-"""Networks from run directories."""
+"""Networks and their variables: fresh ones, or those of a run directory."""
 
 from functools import partial
 from pathlib import Path
