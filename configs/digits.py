@@ -36,7 +36,7 @@ def get_config(recipe="hsakd"):
             "pad": 1,
             "flip": False,  # a mirrored digit is none
         },
-        teacher={"arch": "resnet20", **training},
+        teacher={"arch": "wrn_16_1", **training},
         student={"arch": "resnet8_quarter", **training},
         seed=0,
         eval_every=20,  # epochs

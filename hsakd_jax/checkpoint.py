@@ -6,10 +6,10 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import flax
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax import serialization
 
 from hsakd_jax.errors import UserError
 from hsakd_jax.files import write_json
@@ -68,7 +68,7 @@ class Checkpoints:
         try:
             self._manager.save(
                 step,
-                args=ocp.args.StandardSave(flax.serialization.to_state_dict(state)),
+                args=ocp.args.StandardSave(serialization.to_state_dict(state)),
                 metrics=None if score is None else {"score": float(score)},
             )
             write_json(self._directory / str(step) / CHECKSUMS, _checksums(self._directory / str(step)))
@@ -78,7 +78,7 @@ class Checkpoints:
                 "free some space or check the permissions, then run the same command to continue"
             ) from error
 
-    def restore(self, step: int) -> dict[str, Any]:
+    def restore(self, step: int) -> Any:
         """The checkpoint as nested dicts of NumPy arrays, whatever devices wrote it.
 
         Raises:

@@ -1,5 +1,6 @@
 """How every command starts and ends: flags read, errors in one line, exit statuses."""
 
+import os
 import re
 import signal
 import sys
@@ -11,7 +12,7 @@ from absl import logging as absl_logging
 from hsakd_jax.errors import Stopped, UserError
 
 
-def command(main: Callable[[], None], usage: str, *required: str) -> None:
+def command(main: Callable[[], None], usage: str | None, *required: str) -> None:
     """Reads the flags, runs `main` and exits.
 
     Args:
@@ -20,7 +21,7 @@ def command(main: Callable[[], None], usage: str, *required: str) -> None:
       *required: flags that must be given.
     """
     if {"--help", "-h", "-help"} & set(sys.argv[1:]):
-        print(usage.strip())
+        print((usage or "").strip())
         sys.exit(0)
     absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax and TFDS tell much that helps nobody here
     sys.excepthook = _without_echoes
@@ -28,8 +29,9 @@ def command(main: Callable[[], None], usage: str, *required: str) -> None:
         _read_flags(required)
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        os._exit(2)  # threads of TensorStore would report a failed write a second time, below the error
     except Stopped as stop:
         print(stop, file=sys.stderr)
         sys.exit(128 + stop.signal)
@@ -40,7 +42,7 @@ def command(main: Callable[[], None], usage: str, *required: str) -> None:
 def _read_flags(required: tuple[str, ...]) -> None:
     try:
         rest = flags.FLAGS(sys.argv)[1:]
-        missing = [name for name in required if flags.FLAGS[name].value is None]
+        missing = [name for name in required if flags.FLAGS[name].value in (None, "")]
         for name in required:  # a config that failed to load says so when it is first touched
             getattr(flags.FLAGS[name].value, "recipe", None)
     except Exception as error:  # a config is code: what it raises, for an unknown key or recipe, is of any kind

@@ -17,7 +17,7 @@ class Devices:
       devices: all of the process group's by default.
     """
 
-    def __init__(self, devices: Sequence[jax.Device] | None = None):
+    def __init__(self, devices: Sequence[Any] | None = None):
         self.mesh = Mesh(np.asarray(jax.devices() if devices is None else devices), ("data",))
         self.everywhere = NamedSharding(self.mesh, PartitionSpec())
         self.split = NamedSharding(self.mesh, PartitionSpec("data"))

@@ -16,7 +16,7 @@ from absl import flags
 
 from hsakd_jax.cli import command
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "the run.")
+_WORKDIR = flags.DEFINE_string("workdir", "", "the run.")
 _CHECKPOINT = flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "which checkpoint.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "where the data lies, if not where the run found it.")
 _JSON = flags.DEFINE_bool("json", False, "print JSON.")

@@ -35,20 +35,20 @@ def make_evaluate(
     """
     batch = -(-batch // len(devices)) * len(devices)
 
-    def count(totals, variables, images, labels, mask):
+    def count(variables, images, labels, mask):
         images = normalise(images, mean, std)
         outputs = network.apply(variables, rotate(images) if network.branches else images)
         named = {"": outputs} if isinstance(outputs, Outputs) else {f"peer{i}/": o for i, o in enumerate(outputs, 1)}
-        counts = {p + k: n for p, o in named.items() for k, n in metrics.correct(o, labels, mask).items()}
-        return counts if totals is None else jax.tree.map(jnp.add, totals, counts)
+        return {p + k: n for p, o in named.items() for k, n in metrics.correct(o, labels, mask).items()}
 
-    count = devices.jit(count, 2)
+    count = devices.jit(count, 1)
 
     def evaluate(variables, dataset):
         totals = None
         for rows in data.eval_batches(dataset, batch):
             rows = devices.shard(rows)
-            totals = count(totals, variables, rows["image"], rows["label"], rows["mask"])
+            counts = count(variables, rows["image"], rows["label"], rows["mask"])
+            totals = counts if totals is None else jax.tree.map(jnp.add, totals, counts)
         return metrics.accuracies(jax.device_get(totals), len(dataset.labels))
 
     return evaluate
@@ -113,7 +113,7 @@ def mean_top1(accuracies: dict[str, float]) -> float:
 
 
 def describe(accuracies: dict[str, float]) -> str:
-    """Accuracies in a line: 'top-1 71.23 %, top-5 92.01 %, best branch joint 60.12 %'."""
+    """Accuracies in a line: 'top-1 71.23 %, best branch joint 60.12 %'."""
     line = f"top-1 {mean_top1(accuracies):.2f} %"
     if any("joint_" in name for name in accuracies):
         line += f", best branch joint {best_branch(accuracies):.2f} %"

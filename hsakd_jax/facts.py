@@ -40,16 +40,27 @@ def environment() -> dict[str, Any]:
     """Versions, devices and the commit of the code, '' where git does not know it."""
     devices = jax.devices()
     return {
-        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "versions": {name: _version(name) for name in PACKAGES},
         "device": f"{len(devices)} x {devices[0].device_kind}",
         "git": _git_hash(),
     }
 
 
-def _git_hash() -> str:
-    here = Path(__file__).parent
+def _version(package: str) -> str:
     try:
-        command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        return ""
+
+
+def _git_hash() -> str:
+    def git(*args):
+        command = ["git", "-C", str(Path(__file__).parent), *args]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        # An installed copy may lie inside somebody else's repository.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("describe", "--always", "--dirty", "--abbrev=40")
     except (OSError, subprocess.SubprocessError):
         return ""

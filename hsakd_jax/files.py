@@ -14,7 +14,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
       OSError: the disk is full or not writable; the old file stays.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
         draft.write_text(text)
         os.replace(draft, path)

@@ -17,7 +17,7 @@ from hsakd_jax.cli import command
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "a file of configs/, with ':recipe' behind it.", lock_config=True
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "where the run or the runs are kept.")
+_WORKDIR = flags.DEFINE_string("workdir", "", "where the run or the runs are kept.")
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     from hsakd_jax import pipeline
     from hsakd_jax.console import Console
 
-    pipeline.execute(_CONFIG.value, _WORKDIR.value, Console())
+    pipeline.execute(_CONFIG.value.to_dict(), _WORKDIR.value, Console())
 
 
 if __name__ == "__main__":

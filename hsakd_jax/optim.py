@@ -1,5 +1,6 @@
 """PyTorch-equal SGD, its schedules, and what is trainable."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,12 +43,16 @@ def trainable(train: Train, params: Any) -> Any:
     """Which leaves of `params` learn, as a tree of bools (see `nets.parts.is_trainable`).
 
     Raises:
-      UserError: none does.
+      UserError: none does, or the pattern is no regular expression.
     """
 
     def learns(path, _):
         return is_trainable(train, "/".join(key.key for key in path))
 
+    try:
+        re.compile(train if isinstance(train, str) else "")
+    except re.error as error:
+        raise UserError(f"trainable={train!r} is not a regular expression: {error}") from error
     mask = jax.tree_util.tree_map_with_path(learns, params)
     if not any(jax.tree.leaves(mask)):
         raise UserError(f"no parameter matches trainable={train!r}: name a part, such as 'branch' or 'head/fc'")

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from hsakd_jax import data, train
 from hsakd_jax.console import Console, table
 from hsakd_jax.errors import UserError
@@ -12,16 +10,8 @@ from hsakd_jax.evaluation import best_branch, mean_top1
 from hsakd_jax.files import write_json
 from hsakd_jax.recipes import RECIPES
 
-TITLES = {
-    "teacher": "teacher",
-    "baseline": "student alone",
-    "kd": "student, KD",
-    "student": "student, HSAKD",
-    "mutual": "online, mean of peers",
-}
 
-
-def execute(config: ConfigDict, workdir: str, console: Console) -> dict[str, Any]:
+def execute(config: dict[str, Any], workdir: str, console: Console) -> dict[str, Any]:
     """Does all runs of a config, skipping what is done, and shows the table.
 
     Args:
@@ -38,10 +28,10 @@ def execute(config: ConfigDict, workdir: str, console: Console) -> dict[str, Any
     splits = load(config)
     root = Path(workdir).expanduser()
     # A pipeline of one run is that run.
-    one = config.recipe in RECIPES
-    given = config.teacher.workdir
+    one = config["recipe"] in RECIPES
+    given = config["teacher"]["workdir"]
     results = {}
-    for recipe in config.runs:
+    for recipe in config["runs"]:
         if recipe == "teacher" and given and not one:
             continue
         teacher = given or ("" if one else str(root / "teacher"))
@@ -53,20 +43,20 @@ def execute(config: ConfigDict, workdir: str, console: Console) -> dict[str, Any
     return results
 
 
-def load(config: ConfigDict) -> data.Splits:
+def load(config: dict[str, Any]) -> data.Splits:
     """The data of a config."""
-    source = config.data
+    source = config["data"]
     return data.load(
-        source.name,
-        source.dir,
-        image_size=source.image_size,
-        fraction=source.fraction,
-        validation=source.validation,
-        seed=config.seed,
+        source["name"],
+        source["dir"],
+        image_size=source["image_size"],
+        fraction=source["fraction"],
+        validation=source["validation"],
+        seed=config["seed"],
     )
 
 
-def resolve(config: ConfigDict, recipe: str, splits: data.Splits, teacher: str) -> dict[str, Any]:
+def resolve(config: dict[str, Any], recipe: str, splits: data.Splits, teacher: str) -> dict[str, Any]:
     """All that decides one run, and nothing else: what its config.json holds.
 
     Args:
@@ -78,39 +68,36 @@ def resolve(config: ConfigDict, recipe: str, splits: data.Splits, teacher: str) 
     Raises:
       UserError: no teacher where one is needed, or numbers that make no run.
     """
-    kind, plain = RECIPES[recipe], config.to_dict()
-    section = plain[kind.network]
+    kind = RECIPES[recipe]
+    section = config[kind.network]
     if kind.taught and not teacher:
         raise UserError(f"the recipe {recipe} needs a teacher: give --config.teacher.workdir=RUN")
     for name in ("epochs", "batch", "accumulate"):
         if section[name] < 1:
             raise UserError(f"{kind.network}.{name} is {section[name]}: give at least 1")
     for name in ("eval_every", "log_every", "eval_batch"):
-        if plain[name] < 1:
-            raise UserError(f"{name} is {plain[name]}: give at least 1")
+        if config[name] < 1:
+            raise UserError(f"{name} is {config[name]}: give at least 1")
+    if recipe == "mutual" and config["peers"] < 2:
+        raise UserError(f"peers is {config['peers']}: a mutual run needs at least 2 networks")
     shape = splits.train.images.shape[1:]
-    if kind.rotated and shape[0] != shape[1]:
-        raise UserError(f"rotations need square images, and {config.data.name} has {shape[0]}x{shape[1]}")
-    for name in ("mean", "std"):
-        if len(plain["data"][name]) not in (1, shape[-1]):
-            raise UserError(f"data.{name} has {len(plain['data'][name])} numbers, the images {shape[-1]} channels")
     return {
         "recipe": recipe,
-        "seed": config.seed,
+        "seed": config["seed"],
         "network": {
-            "arch": section.pop("arch"),
-            "dtype": section.pop("dtype"),
+            "arch": section["arch"],
+            "dtype": section["dtype"],
             "branches": kind.branches,
-            "peers": config.peers if recipe == "mutual" else 0,
+            "peers": config["peers"] if recipe == "mutual" else 0,
             "num_classes": len(splits.class_names),
             "image_shape": list(shape),
         },
         "classes": list(splits.class_names),
-        "data": plain["data"],
-        "train": {k: v for k, v in section.items() if k not in ("workdir", "checkpoint")},
-        "objective": plain["objective"][recipe],
-        "teacher": {"workdir": teacher, "checkpoint": config.teacher.checkpoint} if kind.taught else None,
-        **{name: plain[name] for name in ("eval_every", "log_every", "eval_batch")},
+        "data": config["data"],
+        "train": {k: v for k, v in section.items() if k not in ("arch", "dtype", "workdir", "checkpoint")},
+        "objective": config["objective"][recipe],
+        "teacher": {"workdir": teacher, "checkpoint": config["teacher"]["checkpoint"]} if kind.taught else None,
+        **{name: config[name] for name in ("eval_every", "log_every", "eval_batch")},
     }
 
 
@@ -121,9 +108,9 @@ def summary(results: dict[str, dict[str, Any]]) -> str:
     for recipe, result in results.items():
         top1, best = mean_top1(result["last"]), mean_top1(result["best"])
         gain = "" if alone is None or recipe in ("teacher", "baseline") else f"{top1 - mean_top1(alone['last']):+.2f}"
-        joint = f"{best_branch(result['last']):.2f}" if "joint_1" in result["last"] else ""
+        joint = f"{best_branch(result['last']):.2f}" if any("joint_" in name for name in result["last"]) else ""
         size = f"{result['parameters']['backbone']:,}"
-        rows.append([TITLES[recipe], result["arch"], size, f"{top1:.2f}", f"{best:.2f}", gain, joint])
+        rows.append([RECIPES[recipe].title, result["arch"], size, f"{top1:.2f}", f"{best:.2f}", gain, joint])
     header = ["run", "network", "parameters", "top-1 last", "top-1 best", "gain", "best branch joint"]
     images = next(iter(results.values()))["test_images"]
     chosen = next(iter(results.values()))["best"]["chosen_by"].rpartition(" ")[2]

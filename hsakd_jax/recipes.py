@@ -1,7 +1,8 @@
 """What each recipe is: an objective, on which network, taught by whom; the numbers are in `configs/`."""
 
+import copy
 import difflib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -10,6 +11,7 @@ class Recipe(NamedTuple):
     """One way to train one network.
 
     Attributes:
+      title: what tables call it.
       network: 'teacher' or 'student': the section of the config that names it and its schedule.
       branches: whether it trains with auxiliary classifiers.
       rotated: whether it sees all four rotations of a batch.
@@ -17,6 +19,7 @@ class Recipe(NamedTuple):
       terms: the terms of its objective, with their options.
     """
 
+    title: str
     network: str
     branches: bool
     rotated: bool
@@ -30,10 +33,13 @@ KL_AUX = {"weight": 1.0, "temperature": 3.0, "branches": ()}
 KL_FINAL = {"weight": 1.0, "temperature": 3.0, "upright_only": False}
 
 RECIPES = {
-    "baseline": Recipe("student", False, False, False, {"task": TASK}),
-    "kd": Recipe("student", False, False, True, {"task": TASK, "kl": {"weight": 1.0, "temperature": 3.0}}),
-    "teacher": Recipe("teacher", True, True, False, {"task": TASK, "joint": JOINT}),
+    "baseline": Recipe("student alone", "student", False, False, False, {"task": TASK}),
+    "kd": Recipe(
+        "student, KD", "student", False, False, True, {"task": TASK, "kl": {"weight": 1.0, "temperature": 3.0}}
+    ),
+    "teacher": Recipe("teacher", "teacher", True, True, False, {"task": TASK, "joint": JOINT}),
     "student": Recipe(
+        "student, HSAKD",
         "student",
         True,
         True,
@@ -42,7 +48,12 @@ RECIPES = {
         {"task": TASK, "joint": {**JOINT, "weight": 0.0}, "kl_aux": KL_AUX, "kl_final": KL_FINAL},
     ),
     "mutual": Recipe(
-        "student", True, True, False, {"task": TASK, "joint": JOINT, "kl_aux": KL_AUX, "kl_final": KL_FINAL}
+        "online, mean of peers",
+        "student",
+        True,
+        True,
+        False,
+        {"task": TASK, "joint": JOINT, "kl_aux": KL_AUX, "kl_final": KL_FINAL},
     ),
 }
 PIPELINE = "hsakd"
@@ -75,24 +86,24 @@ def make(
         )
     runs = runs if base == PIPELINE else (base,)
     started = {"trainable": "", "init": ""}
-    config = ConfigDict(
-        {
-            **top,
-            "recipe": base,
-            "runs": runs,
-            "peers": 2,
-            "data": data,
-            "teacher": {**teacher, **started, "workdir": "", "checkpoint": "last"},
-            "student": {**student, **started},
-            "objective": {run: RECIPES[run].terms for run in runs},
-        }
-    )
-    return _tiny(config) if name.endswith("_tiny") else config
+    config: dict[str, Any] = {
+        **top,
+        "recipe": base,
+        "runs": runs,
+        "peers": 2,
+        "data": data,
+        "teacher": {**teacher, **started, "workdir": "", "checkpoint": "last"},
+        "student": {**student, **started},
+        # Copies: a ConfigDict would keep what recipes share shared.
+        "objective": {run: copy.deepcopy(RECIPES[run].terms) for run in runs},
+    }
+    if name.endswith("_tiny"):
+        _make_tiny(config)
+    return ConfigDict(config)
 
 
-def _tiny(config: ConfigDict) -> ConfigDict:
-    config.data.update({"name": "digits", "fraction": 0.2, "mean": (0.31,), "std": (0.38,), "pad": 1, "flip": False})
-    for section, arch in ((config.teacher, "resnet8_half"), (config.student, "resnet8_quarter")):
+def _make_tiny(config: dict[str, Any]) -> None:
+    config["data"] |= {"name": "digits", "fraction": 0.2, "mean": (0.31,), "std": (0.38,), "pad": 1, "flip": False}
+    for section, arch in ((config["teacher"], "resnet8_half"), (config["student"], "resnet8_quarter")):
         section.update({"arch": arch, "epochs": 2, "batch": 16, "milestones": (1,), "warmup": 0})
     config.update({"eval_every": 1, "log_every": 5})
-    return config

@@ -36,10 +36,12 @@ class RunDirectory:
             if keys:
                 differing = ", ".join(f"{k} ({old.get(k)} there, {new.get(k)} asked for)" for k in keys)
                 raise UserError(f"{self.path} belongs to another config: {differing}; choose another --workdir")
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        elif self.path.exists() and (not self.path.is_dir() or _visible(self.path)):
             raise UserError(f"{self.path} exists and is not a run directory: choose another --workdir")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            for draft in self.path.glob(".*.draft"):
+                draft.unlink(missing_ok=True)
             write_json(self.path / "config.json", config)
         except OSError as error:
             raise UserError(f"can't write to {self.path}: {error.strerror}; choose another --workdir") from error
@@ -84,10 +86,17 @@ class RunDirectory:
                 break
         return entries
 
-    def best(self) -> dict[str, Any] | None:
-        """The evaluation with the greatest score, the latest of equal ones, as Orbax keeps them."""
-        evaluations = [e for e in self.records() if "score" in e]
-        return max(evaluations, key=lambda e: (e["score"], e["step"]), default=None)
+    def best(self) -> dict[str, Any]:
+        """The evaluation with the greatest score, the latest of equal ones, as Orbax keeps them.
+
+        Raises:
+          UserError: there was none yet.
+        """
+        # One that was damaged and set aside is no longer there.
+        evaluations = [e for e in self.records() if "score" in e and (self.checkpoints / str(e["step"])).is_dir()]
+        if not evaluations:
+            raise UserError(f"{self.path} has no best checkpoint yet: let its run go on")
+        return max(evaluations, key=lambda e: (e["score"], e["step"]))
 
     def rewind(self, step: int) -> None:
         """Drops the records after `step`, which a continued run will write again."""
@@ -101,6 +110,11 @@ class RunDirectory:
             raise UserError(
                 f"can't write {path}: {error.strerror}; free some space, then run the same command to continue"
             ) from error
+
+
+def _visible(path: Path) -> list[Path]:
+    """What lies in a folder, without the drafts of a process that was killed."""
+    return [p for p in path.iterdir() if not p.name.startswith(".")]
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import optax
+from flax.struct import PyTreeNode
 
 from hsakd_jax.metrics import top1
 from hsakd_jax.nets.parts import Train
@@ -16,7 +16,7 @@ Array = jax.Array
 NEVER = jnp.iinfo(jnp.int32).max
 
 
-class Window(flax.struct.PyTreeNode):
+class Window(PyTreeNode):
     """Measurements since they were last read; part of the state, so that a resumed run logs the same means.
 
     Attributes:
@@ -30,7 +30,7 @@ class Window(flax.struct.PyTreeNode):
     first_bad: dict[str, Array]
 
 
-class State(flax.struct.PyTreeNode):
+class State(PyTreeNode):
     """All that changes in a run.
 
     Attributes:

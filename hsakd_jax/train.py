@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
+from flax import serialization
 
 from hsakd_jax import data, evaluation, facts, objectives, optim
 from hsakd_jax.augment import augment, normalise
@@ -72,17 +72,20 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
         accuracy = evaluation.make_evaluate(teacher, devices, **normal)(devices.replicate(teacher_variables), dataset)
         console.line(f"{config['teacher']['workdir']}: teacher on {split}: {evaluation.describe(accuracy)}")
     # The reference chooses a teacher by its branches; other networks are judged without theirs, which saves the work.
-    score = evaluation.best_branch if config["recipe"] == "teacher" else evaluation.mean_top1
-    judged = network if config["recipe"] == "teacher" else network.clone(branches=False)
-    evaluate = evaluation.make_evaluate(judged, devices, **normal)
+    if config["recipe"] == "teacher":
+        judged, score, judgement = network, evaluation.best_branch, "greatest branch joint accuracy"
+    else:
+        judged, score, judgement = network.clone(branches=False), evaluation.mean_top1, "top-1"
+    measure = evaluation.make_evaluate(network, devices, **normal)
+    judge = measure if judged is network else evaluation.make_evaluate(judged, devices, **normal)
 
     checkpoints = Checkpoints(directory.checkpoints)
     for line in checkpoints.damaged:
         console.line(f"warning: {line}; going on from the one before it")
-    if saved := checkpoints.steps():
-        state = flax.serialization.from_state_dict(state, checkpoints.restore(saved[-1]))
-        console.line(f"{directory.path}: continuing at step {saved[-1]} of {total}")
-    done = int(state.step)
+    done = (checkpoints.steps() or [0])[-1]
+    if done:
+        state = serialization.from_state_dict(state, checkpoints.restore(done))
+        console.line(f"{directory.path}: continuing at step {done} of {total}")
     directory.rewind(done)
     state, teacher_variables = devices.replicate((state, teacher_variables))
     batches = data.batches(splits.train, settings["batch"], config["seed"], done)
@@ -100,7 +103,7 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
                 directory.record(entry)
                 console.progress(f"{directory.path}: {_describe(entry, total, settings['epochs'], clock)}")
             if at_eval:
-                accuracy = evaluate(state.variables, dataset)
+                accuracy = judge(state.variables, dataset)
                 entry = {"step": done, "epoch": done / steps_per_epoch, "split": split, **accuracy}
                 directory.record({**entry, "score": score(accuracy)})
                 console.line(
@@ -109,7 +112,7 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
                 )
                 checkpoints.save(done, state, score(accuracy))
                 clock.skip(done)
-            if asked and done < total:
+            if asked:
                 if not at_eval:
                     _check_finite(jax.device_get(state.window))
                     checkpoints.save(done, state)
@@ -118,23 +121,18 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
                 )
     checkpoints.close()
 
-    evaluate = evaluation.make_evaluate(network, devices, **normal)
     best = directory.best()
-    last_accuracy = evaluate(state.variables, splits.test)
-    best_accuracy = last_accuracy
-    if best["step"] != done:
-        best_accuracy = evaluate(devices.replicate(read_variables(directory, "best")), splits.test)
-    branch = "greatest branch joint accuracy" if config["recipe"] == "teacher" else "top-1"
+    variables = state.variables if best["step"] == done else devices.replicate(read_variables(directory, "best"))
     results = {
-        "last": {"epoch": settings["epochs"], **last_accuracy},
-        "best": {"epoch": best["epoch"], "chosen_by": f"{branch} on {split}", **best_accuracy},
+        "last": {"epoch": settings["epochs"], **measure(state.variables, splits.test)},
+        "best": {"epoch": best["epoch"], "chosen_by": f"{judgement} on {split}", **measure(variables, splits.test)},
         "recipe": config["recipe"],
         "arch": config["network"]["arch"],
         "seed": config["seed"],
         "train_images": images,
         "test_images": len(splits.test.labels),
         **_sizes(network, config["network"]["image_shape"]),
-        "images_per_s": statistics.median(e.get("images_per_s") or 0 for e in directory.records() if "loss" in e),
+        "images_per_s": _typical_rate(directory),
         **facts.environment(),
     }
     directory.finish(results)
@@ -153,10 +151,11 @@ def _load_teacher(config):
             f"the teacher {path} knows {teacher.num_classes} classes and the dataset has "
             f"{config['network']['num_classes']}: choose a teacher of the same dataset"
         )
-    if config["objective"].get("kl_aux", {}).get("weight") and not teacher.branches:
+    reads_branches = bool(config["objective"].get("kl_aux", {}).get("weight"))
+    if reads_branches and not teacher.branches:
         raise UserError(f"the teacher {path} has no branches, which kl_aux needs: train it with the recipe 'teacher'")
     # Branches that no term reads are not computed.
-    return teacher.clone(branches="kl_aux" in config["objective"]), variables
+    return teacher.clone(branches=reads_branches), variables
 
 
 def _compile(config, network, teacher, devices, steps_per_epoch):
@@ -222,6 +221,12 @@ def _describe(entry, total, epochs, clock) -> str:
     )
 
 
+def _typical_rate(directory) -> float | None:
+    """Training images a second, the median of the run's log."""
+    rates = [e["images_per_s"] for e in directory.records() if e.get("images_per_s")]
+    return statistics.median(rates) if rates else None
+
+
 def _sizes(network, image_shape) -> dict[str, Any]:
     """Parameters and multiply-adds of what is trained and of what is deployed."""
     sizes = {"with_branches": network, "backbone": network.clone(branches=False)}
@@ -236,12 +241,14 @@ class Clock:
 
     def __init__(self, batch: int, total: int):
         self._batch, self._total = batch, total
-        self._began = self._last = None  # (step, time)
+        self._began = self._last = (0, time.monotonic())  # (step, time)
+        self._compiling = True
 
     def tick(self, done: int, state: State) -> None:
         """Starts the clock when the first step is done; later steps are not waited for."""
-        if self._began is None:
+        if self._compiling:
             jax.block_until_ready(state.step)
+            self._compiling = False
             self._began = self._last = (done, time.monotonic())
 
     def rate(self, done: int) -> float | None:

@@ -4,9 +4,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from hsakd_jax.checkpoint import Checkpoints
 from hsakd_jax.errors import UserError
@@ -51,12 +51,12 @@ def read_variables(directory: RunDirectory, checkpoint: str) -> dict[str, Any]:
       UserError: as `restore`.
     """
     checkpoints = Checkpoints(directory.checkpoints, write=False)
-    steps = {"last": checkpoints.steps()[-1:], "best": [e["step"] for e in [directory.best()] if e]}
-    if checkpoint not in steps:
+    if checkpoint not in ("last", "best"):
         raise UserError(f"unknown checkpoint {checkpoint!r}: choose last or best")
-    if not steps[checkpoint]:
-        raise UserError(f"{directory.path} has no {checkpoint} checkpoint yet: let its run go on")
-    state = checkpoints.restore(steps[checkpoint][0])
+    saved = checkpoints.steps()
+    if not saved:
+        raise UserError(f"{directory.path} has no checkpoint yet: let its run go on")
+    state = checkpoints.restore(saved[-1] if checkpoint == "last" else directory.best()["step"])
     return {"params": state["params"], "batch_stats": state["batch_stats"]}
 
 
@@ -81,10 +81,10 @@ def start(network: Network | Peers, image_shape: tuple[int, ...], seed: int, ini
         raise UserError(str(error)) from error
     if not init:
         return variables
-    flat = flax.traverse_util.flatten_dict(variables)
-    given = flax.traverse_util.flatten_dict(restore(init)[1])
+    flat: dict[tuple[str, ...], Any] = flatten_dict(variables)
+    given: dict[tuple[str, ...], Any] = flatten_dict(restore(init)[1])
     taken = {path: leaf for path, leaf in given.items() if path in flat and flat[path].shape == leaf.shape}
     missing = [p for p in flat if p not in taken and not p[1].startswith("branch") and p[1:3] != ("head", "fc")]
     if missing:
         raise UserError(f"{init} is not a run of this network: {'/'.join(missing[0][1:])} has no match; check arch")
-    return flax.traverse_util.unflatten_dict(flat | taken)
+    return unflatten_dict(flat | taken)

@@ -97,13 +97,12 @@ def test_network(new_file, new_lines):
 def test_objective(new_functions, new_lines, monkeypatch):
     added = new_functions(objectives)
     (term,) = new_lines(objectives, "TERMS")
-    (recipe,) = new_lines(recipes, "RECIPES")
-    (title,) = new_lines(pipeline, "TITLES").values()
+    ((recipe, row),) = new_lines(recipes, "RECIPES").items()
     monkeypatch.setitem(objectives.OBJECTIVES, recipe, added[recipe])
     (test,) = new_functions(test_objectives).values()
     test()
 
-    config = runpy.run_path(str(ROOT / "configs/digits.py"))["get_config"](recipe)
+    config = runpy.run_path(str(ROOT / "configs/digits.py"))["get_config"](recipe).to_dict()
     images = data.Dataset(np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int32))
     resolved = pipeline.resolve(config, recipe, data.Splits(images, None, images, ("a", "b")), "runs/teacher")
     assert not resolved["network"]["branches"]
@@ -118,7 +117,7 @@ def test_objective(new_functions, new_lines, monkeypatch):
 
     result = {"arch": "resnet20", "parameters": {"backbone": 1}, "test_images": 1}
     result |= {"last": {"top1": 50.0}, "best": {"top1": 50.0, "chosen_by": "top-1 on test"}}
-    assert title in pipeline.summary({recipe: result})
+    assert row.title in pipeline.summary({recipe: result})
 
 
 def test_dataset(new_file, new_lines, tmp_path):
