@@ -21,8 +21,8 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from hsakd_jax.datasets import BUILDERS, image_folder
 from hsakd_jax.datasets.prepare import prepare
-from hsakd_jax.datasets.progress import Progress
 from hsakd_jax.errors import UserError
+from hsakd_jax.progress import Progress
 
 _CHUNK = 1024  # records read at a time
 _LARGE = 128 * 128  # pixels from which threads pay: below, they only wait for Python's lock

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 
 from hsakd_jax import data, metrics
 from hsakd_jax.augment import normalise
-from hsakd_jax.console import table
 from hsakd_jax.devices import Devices
 from hsakd_jax.errors import UserError
 from hsakd_jax.nets.network import Outputs
+from hsakd_jax.progress import table
 from hsakd_jax.rotations import rotate
 from hsakd_jax.rundir import RunDirectory
 from hsakd_jax.variables import build, read_variables

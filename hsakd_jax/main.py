@@ -23,7 +23,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "", "where the run or the runs are kep
 def main() -> None:
     """Trains."""
     from hsakd_jax import pipeline
-    from hsakd_jax.console import Console
+    from hsakd_jax.progress import Console
 
     pipeline.execute(_CONFIG.value.to_dict(), _WORKDIR.value, Console())
 

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from hsakd_jax import data, train
-from hsakd_jax.console import Console, table
 from hsakd_jax.errors import UserError
 from hsakd_jax.evaluation import best_branch, mean_top1
 from hsakd_jax.files import write_json
+from hsakd_jax.progress import Console, table
 from hsakd_jax.recipes import RECIPES
 
 

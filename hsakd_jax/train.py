@@ -17,10 +17,9 @@ from flax import serialization
 from hsakd_jax import data, evaluation, facts, objectives, optim
 from hsakd_jax.augment import augment, normalise
 from hsakd_jax.checkpoint import Checkpoints
-from hsakd_jax.console import Console
-from hsakd_jax.datasets.progress import duration
 from hsakd_jax.devices import Devices
 from hsakd_jax.errors import Stopped, UserError
+from hsakd_jax.progress import Console, duration
 from hsakd_jax.recipes import RECIPES
 from hsakd_jax.rotations import rotate
 from hsakd_jax.rundir import RunDirectory

@@ -19,8 +19,8 @@ from PIL import Image
 
 from hsakd_jax import data
 from hsakd_jax.datasets import BUILDERS, download
-from hsakd_jax.datasets.progress import Progress, duration
 from hsakd_jax.errors import UserError
+from hsakd_jax.progress import Progress, duration
 
 
 @pytest.fixture(autouse=True)

@@ -32,25 +32,24 @@ ROOMS = {
     "variables": "checkpoint errors flax jax nets nets.network rundir",
     # knows images
     "augment": "jax",
-    "data": "PIL datasets datasets.* errors numpy tensorflow_datasets",
+    "data": "PIL datasets datasets.* errors numpy progress tensorflow_datasets",
     "datasets": "datasets.*",
     "datasets.prepare": "absl errors tensorflow_datasets",
-    "datasets.download": "datasets.progress errors",
-    "datasets.progress": "",
-    "datasets.*": "PIL datasets.download datasets.progress errors numpy sklearn tensorflow_datasets",
+    "datasets.download": "errors progress",
+    "datasets.*": "PIL datasets.download errors progress numpy sklearn tensorflow_datasets",
     # knows a run
     "devices": "errors jax numpy",
     "facts": "flax jax",
-    "evaluation": "augment console data devices errors jax metrics nets.network rotations rundir variables",
-    "train": "augment checkpoint console data datasets.progress devices errors evaluation facts flax jax objectives "
-    "optim recipes rotations rundir step variables",
+    "evaluation": "augment data devices errors jax metrics nets.network progress rotations rundir variables",
+    "train": "augment checkpoint data devices errors evaluation facts flax jax objectives "
+    "optim progress recipes rotations rundir step variables",
     # knows a command
     "recipes": "ml_collections",
     "configs.*": "recipes",
-    "pipeline": "console data errors evaluation files ml_collections recipes train",
-    "console": "",
+    "pipeline": "data errors evaluation files progress recipes train",
+    "progress": "",
     "cli": "absl errors",
-    "main": "absl cli console ml_collections pipeline",
+    "main": "absl cli ml_collections pipeline progress",
     "evaluate": "absl cli evaluation",
     "": "nets nets.network variables",
 }

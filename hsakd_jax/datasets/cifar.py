@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from hsakd_jax.datasets.download import fetch
-from hsakd_jax.datasets.progress import track
+from hsakd_jax.progress import track
 
 _CITATION = """\
 @TECHREPORT{Krizhevsky09learningmultiple,

@@ -7,8 +7,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from hsakd_jax.datasets.progress import Progress
 from hsakd_jax.errors import UserError
+from hsakd_jax.progress import Progress
 
 TIMEOUT = 30.0  # seconds without a byte before the connection counts as broken
 ATTEMPTS = 4  # in a row that bring nothing; each that brings something starts the count again

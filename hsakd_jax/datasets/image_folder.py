@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image, ImageOps
 
-from hsakd_jax.datasets.progress import track
 from hsakd_jax.errors import UserError
+from hsakd_jax.progress import track
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 _CHUNK = 256  # images decoded ahead of the writer, which bounds the memory
