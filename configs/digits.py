@@ -10,7 +10,7 @@ def get_config(recipe="hsakd"):
     """The config of a recipe."""
     training = {
         "dtype": "float32",
-        "epochs": 60,
+        "epochs": 120,
         "batch": 20,  # images a step; each is seen in its 4 rotations
         "accumulate": 1,
         "lr": 0.05,
@@ -36,7 +36,7 @@ def get_config(recipe="hsakd"):
             "pad": 1,
             "flip": False,  # a mirrored digit is none
         },
-        teacher={"arch": "wrn_16_1", **training},
+        teacher={"arch": "resnet8", **training, "epochs": 60},
         student={"arch": "resnet8_quarter", **training},
         seed=0,
         eval_every=20,  # epochs
