@@ -32,14 +32,21 @@ def execute(config: dict[str, Any], workdir: str, console: Console) -> dict[str,
     given = config["teacher"]["workdir"]
     results = {}
     for recipe in config["runs"]:
+        if recipe not in RECIPES:
+            raise UserError(f"unknown recipe {recipe!r} in runs: there are {', '.join(RECIPES)}")
+    for recipe in config["runs"]:
         if recipe == "teacher" and given and not one:
             continue
-        teacher = given or ("" if one else str(root / "teacher"))
+        # Relative, so that a pipeline can be moved; a teacher from elsewhere stays where it is.
+        teacher = str(Path(given).expanduser().absolute()) if given else "" if one else "../teacher"
         resolved = resolve(config, recipe, splits, teacher)
         results[recipe] = train.run(resolved, root if one else root / recipe, splits, console)
     console.line("\n" + summary(results))
     if not one:
-        write_json(root / "results.json", results)
+        try:
+            write_json(root / "results.json", results)
+        except OSError as error:
+            raise UserError(f"can't write to {root}: {error.strerror}; free some space") from error
     return results
 
 
@@ -63,7 +70,7 @@ def resolve(config: dict[str, Any], recipe: str, splits: data.Splits, teacher: s
       config: of the command.
       recipe: of the run.
       splits: its data, for the number of classes and the size of the images.
-      teacher: the teacher's run directory.
+      teacher: the teacher's run directory, absolute or seen from the run's own; '' for none.
 
     Raises:
       UserError: no teacher where one is needed, or numbers that make no run.

@@ -95,7 +95,7 @@ def make(
         "teacher": {**teacher, **started, "workdir": "", "checkpoint": "last"},
         "student": {**student, **started},
         # Copies: a ConfigDict would keep what recipes share shared.
-        "objective": {run: copy.deepcopy(RECIPES[run].terms) for run in runs},
+        "objective": {run: copy.deepcopy(RECIPES[run].terms) for run in (RECIPES if base == PIPELINE else runs)},
     }
     if name.endswith("_tiny"):
         _make_tiny(config)

@@ -1,5 +1,6 @@
 """One run: a resolved config and a directory in, a trained network and its results out."""
 
+import os
 import signal
 import statistics
 import threading
@@ -44,6 +45,10 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
       Stopped: after a signal, when the state is saved.
     """
     directory, devices, settings = RunDirectory(workdir), Devices(), config["train"]
+    if (results := directory.results()) is not None:
+        directory.claim(config)  # refuses another config
+        console.line(f"{directory.path}: done, {evaluation.describe(results['last'])}")
+        return results
     devices.check_batch(settings["batch"], settings["accumulate"])
     images = len(splits.train.labels)
     data.order(images, settings["batch"], config["seed"], 0)  # refuses a batch larger than the training set
@@ -52,8 +57,10 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
     eval_steps = config["eval_every"] * steps_per_epoch
     network = build(config["network"])
     variables = start(network, config["network"]["image_shape"], config["seed"], settings["init"])
-    teacher, teacher_variables = _load_teacher(config)
-    init, step = _compile(config, network, teacher, devices, steps_per_epoch)
+    taught_by = _teacher_directory(config, directory)
+    teacher, teacher_variables = _load_teacher(config, taught_by)
+    schedule = _schedule(settings, steps_per_epoch)
+    init, step = _compile(config, network, teacher, devices, schedule)
     state = init(variables)
     rows = [jax.ShapeDtypeStruct((settings["batch"], *x.shape[1:]), x.dtype) for x in splits.train]
     try:
@@ -62,14 +69,12 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
         raise UserError(str(error)) from error
 
     directory.claim(config)
-    if (results := directory.results()) is not None:
-        console.line(f"{directory.path}: done, {evaluation.describe(results['last'])}")
-        return results
     normal = {"mean": config["data"]["mean"], "std": config["data"]["std"], "batch": config["eval_batch"]}
     dataset, split = (splits.validation, "validation") if splits.validation else (splits.test, "test")
     if teacher is not None:
         accuracy = evaluation.make_evaluate(teacher, devices, **normal)(devices.replicate(teacher_variables), dataset)
-        console.line(f"{config['teacher']['workdir']}: teacher on {split}: {evaluation.describe(accuracy)}")
+        unfinished = "" if taught_by.results() else " (its run is not finished)"
+        console.line(f"{taught_by.path}: teacher on {split}: {evaluation.describe(accuracy)}{unfinished}")
     # The reference chooses a teacher by its branches; other networks are judged without theirs, which saves the work.
     if config["recipe"] == "teacher":
         judged, score, judgement = network, evaluation.best_branch, "greatest branch joint accuracy"
@@ -98,7 +103,8 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
             at_eval = done % eval_steps == 0 or done == total
             if at_eval or done % config["log_every"] == 0:
                 entry, state = _read(state, devices)
-                entry = {"step": done, "epoch": done / steps_per_epoch, **entry, "images_per_s": clock.rate(done)}
+                rates = {"lr": float(schedule(done - 1)), "images_per_s": clock.rate(done)}
+                entry = {"step": done, "epoch": done / steps_per_epoch, **entry, **rates}
                 directory.record(entry)
                 console.progress(f"{directory.path}: {_describe(entry, total, settings['epochs'], clock)}")
             if at_eval:
@@ -139,11 +145,18 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
     return results
 
 
-def _load_teacher(config):
-    """(network, variables) of the teacher, or (None, None)."""
+def _teacher_directory(config, directory: RunDirectory) -> RunDirectory | None:
+    """Where the teacher's run lies, told from the run's own directory if its path is relative."""
     if config["teacher"] is None:
+        return None
+    return RunDirectory(os.path.normpath(directory.path / config["teacher"]["workdir"]))
+
+
+def _load_teacher(config, directory: RunDirectory | None):
+    """(network, variables) of the teacher, or (None, None)."""
+    if directory is None:
         return None, None
-    path = config["teacher"]["workdir"]
+    path = directory.path
     teacher, variables = restore(path, config["teacher"]["checkpoint"])
     if teacher.num_classes != config["network"]["num_classes"]:
         raise UserError(
@@ -157,14 +170,9 @@ def _load_teacher(config):
     return teacher.clone(branches=reads_branches), variables
 
 
-def _compile(config, network, teacher, devices, steps_per_epoch):
-    """(init, step): what starts a state, and the whole jitted step from uint8 images on."""
-    settings, terms = config["train"], config["objective"]
-    weights = {name: term["weight"] for name, term in terms.items() if term["weight"]}
-    if not weights:
-        raise UserError("every term of the objective has weight 0: give one a weight")
-    options = {n: {k: v for k, v in t.items() if k != "weight"} if n in weights else None for n, t in terms.items()}
-    schedule = optim.schedule(
+def _schedule(settings, steps_per_epoch):
+    """Learning rate by step; the config counts epochs."""
+    return optim.schedule(
         settings["schedule"],
         settings["lr"],
         settings["epochs"] * steps_per_epoch,
@@ -172,6 +180,15 @@ def _compile(config, network, teacher, devices, steps_per_epoch):
         milestones=[epoch * steps_per_epoch for epoch in settings["milestones"]],
         gamma=settings["gamma"],
     )
+
+
+def _compile(config, network, teacher, devices, schedule):
+    """(init, step): what starts a state, and the whole jitted step from uint8 images on."""
+    settings, terms = config["train"], config["objective"]
+    weights = {name: term["weight"] for name, term in terms.items() if term["weight"]}
+    if not weights:
+        raise UserError("every term of the objective has weight 0: give one a weight")
+    options = {n: {k: v for k, v in t.items() if k != "weight"} if n in weights else None for n, t in terms.items()}
     sgd = optim.sgd(schedule, settings["momentum"], settings["weight_decay"], settings["nesterov"])
     objective = partial(objectives.OBJECTIVES[config["recipe"]], **options)
     init, update = make_step(network, objective, weights, sgd, settings["trainable"], teacher, settings["accumulate"])

@@ -14,8 +14,17 @@ import pytest
 from conftest import ROOT
 
 import hsakd_jax
+from hsakd_jax import data
 
+# One worker makes the pipeline that most of them start from.
+pytestmark = pytest.mark.xdist_group("commands")
 CONFIG = "--config=configs/cifar100.py"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _prepared():
+    """So that no command has to say that it prepares the digits."""
+    data.load("digits")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +54,7 @@ def test_pipeline_results(pipeline):
     assert results["teacher"]["best"]["chosen_by"] == "greatest branch joint accuracy on test"
     assert results["student"]["best"]["chosen_by"] == "top-1 on test"
     records = [json.loads(line) for line in (pipeline / "student" / "metrics.jsonl").read_text().splitlines()]
-    assert {"step", "epoch", "task", "kl_aux", "kl_final", "loss", "grad_norm", "top1", "images_per_s"} == set(
+    assert {"step", "epoch", "task", "kl_aux", "kl_final", "loss", "grad_norm", "top1", "lr", "images_per_s"} == set(
         records[0]
     )
     assert [r["score"] for r in records if "score" in r] == [r["top1"] for r in records if "score" in r]
@@ -160,7 +169,7 @@ BAD = {
     "image too small": (["--config.student.arch=resnet18_imagenet"], ["image too small for the network"]),
     "peers": ([f"{CONFIG}:mutual_tiny", "--config.peers=1"], ["peers is 1"]),
     "pattern": (["--config.student.trainable=("], ["not a regular expression"]),
-    "channels": (["--config.data.mean=(0.5,0.5,0.5)"], ["data.mean has 3 numbers", "1 channels"]),
+    "channels": (["--config.data.mean=(0.5,0.5,0.5)"], ["mean has 3 numbers", "1 channels"]),
     "fraction": (["--config.data.fraction=1.5"], ["1.5"]),
     "trainable": (["--config.student.trainable=^heda"], ["no parameter matches"]),
     "all weights zero": (["--config.objective.baseline.task.weight=0."], ["weight 0"]),
