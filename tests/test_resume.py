@@ -17,7 +17,7 @@ from hsakd_jax.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.xdist_group("resume")
 # Long enough to be hit between, in and after its checkpoints.
-ARGS = ("--config=configs/cifar100.py:teacher_tiny", "--config.teacher.epochs=6", "--config.log_every=4")
+ARGS = ("--config=configs/cifar100.py:baseline_tiny", "--config.student.epochs=6", "--config.log_every=4")
 
 
 @pytest.fixture(scope="module")

@@ -119,22 +119,6 @@ def _check_size(x: Array, stride: int, what: str) -> None:
         )
 
 
-def _depthwise(x, kernel, strides, padding, **_) -> Array:
-    """Depthwise convolution as k*k shifted multiply-adds: XLA's own takes ten times as long on CPU, with its gradient.
-
-    Called by `nn.Conv` in place of `lax.conv_general_dilated`: NHWC maps, a kernel [k, k, 1, C].
-    """
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    size, (down, across) = kernel.shape[0], strides
-    height, width = ((n - size) // stride + 1 for n, stride in zip(x.shape[1:3], strides, strict=True))
-    total = 0.0
-    for i in range(size):
-        for j in range(size):
-            shifted = x[:, i : i + (height - 1) * down + 1 : down, j : j + (width - 1) * across + 1 : across]
-            total = total + shifted * kernel[i, j].reshape(1, 1, 1, -1)
-    return total
-
-
 class Parts(NamedTuple):
     """Layer makers shared by one part of a network.
 
@@ -175,7 +159,6 @@ class Parts(NamedTuple):
             kernel_init=self.init.conv,
             bias_init=self.init.conv_bias(kernel * kernel * x.shape[-1] // groups),
             dtype=self.dtype,
-            conv_general_dilated=_depthwise if groups == features and jax.default_backend() == "cpu" else None,
             name=name,
         )(x)
 
