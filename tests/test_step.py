@@ -131,7 +131,10 @@ from hsakd_jax.rotations import rotate
 from hsakd_jax.step import make_step
 
 teacher, student = (create("resnet8_quarter", 10) for _ in range(2))
-tv, sv = (jax.tree.map(lambda x: np.asarray(x, np.float64), start(n, (8, 8, 1), seed)) for seed, n in enumerate((teacher, student)))
+tv, sv = (
+    jax.tree.map(lambda x: np.asarray(x, np.float64), start(network, (8, 8, 1), seed))
+    for seed, network in enumerate((teacher, student))
+)
 weights = dict.fromkeys(("task", "kl_aux", "kl_final"), 1.0)
 init, update = make_step(student, objectives.student, weights, optim.sgd(0.05, 0.9, 5e-4, True), True, teacher)
 
