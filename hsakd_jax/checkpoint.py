@@ -1,6 +1,7 @@
 """Checkpoints of a run: Orbax behind one adapter, with checksums that Orbax does not make."""
 
 import json
+import logging
 import shutil
 import zlib
 from pathlib import Path
@@ -14,6 +15,8 @@ from flax import serialization
 from hsakd_jax.errors import UserError
 from hsakd_jax.files import write_json
 
+# Orbax warns that a directory opened for reading is opened for reading.
+logging.getLogger("absl").addFilter(lambda record: "Given directory is read only" not in record.getMessage())
 CHECKSUMS = "crc32.json"
 
 

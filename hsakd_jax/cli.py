@@ -54,7 +54,14 @@ def _read_flags(required: tuple[str, ...]) -> None:
 
 
 def _explain(error: Exception) -> str:
-    text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, KeyError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is not None:  # ml_collections has the key quoted, and a suggestion behind it, in one string
+        key, *near = re.findall(r"^\W*(\w+)|Did you mean \W*(\w+)", str(cause.args[0]).replace("\\n", " "))
+        hint = f"did you mean {near[0][1]!r}?" if near else "the config file has them all"
+        return f"unknown config key {key[0]!r}: {hint}"
+    text = " ".join(str(error).split())
     if attempt := re.search(r"Failed loading config file.*?Attempted \[[^]]*\]: (\S+) (.*)", text):
         return f"the config file {attempt[1]} can't be loaded ({attempt[2]}): name one of configs/"
     return text.rsplit("Error: ", 1)[1] if "Traceback" in text else text

@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from hsakd_jax import data, train
+from hsakd_jax.devices import Devices
 from hsakd_jax.errors import UserError
 from hsakd_jax.evaluation import best_branch, mean_top1
 from hsakd_jax.files import write_json
+from hsakd_jax.nets import create
 from hsakd_jax.progress import Console, table
 from hsakd_jax.recipes import RECIPES
 
@@ -25,22 +27,20 @@ def execute(config: dict[str, Any], workdir: str, console: Console) -> dict[str,
     Raises:
       UserError, Stopped: as `train.run`.
     """
+    check(config)
     splits = load(config)
     root = Path(workdir).expanduser()
     # A pipeline of one run is that run.
     one = config["recipe"] in RECIPES
     given = config["teacher"]["workdir"]
+    # Relative, so that a pipeline can be moved; a teacher from elsewhere stays where it is.
+    teacher = str(Path(given).expanduser().absolute()) if given else "" if one else "../teacher"
+    recipes = [recipe for recipe in config["runs"] if one or not given or recipe != "teacher"]
+    # All before the first one trains: a mistake in the student shall not show after the teacher's hours.
+    resolved = {recipe: resolve(config, recipe, splits, teacher) for recipe in recipes}
     results = {}
-    for recipe in config["runs"]:
-        if recipe not in RECIPES:
-            raise UserError(f"unknown recipe {recipe!r} in runs: there are {', '.join(RECIPES)}")
-    for recipe in config["runs"]:
-        if recipe == "teacher" and given and not one:
-            continue
-        # Relative, so that a pipeline can be moved; a teacher from elsewhere stays where it is.
-        teacher = str(Path(given).expanduser().absolute()) if given else "" if one else "../teacher"
-        resolved = resolve(config, recipe, splits, teacher)
-        results[recipe] = train.run(resolved, root if one else root / recipe, splits, console)
+    for recipe, run in resolved.items():
+        results[recipe] = train.run(run, root if one else root / recipe, splits, console)
     console.line("\n" + summary(results))
     if not one:
         try:
@@ -48,6 +48,20 @@ def execute(config: dict[str, Any], workdir: str, console: Console) -> dict[str,
         except OSError as error:
             raise UserError(f"can't write to {root}: {error.strerror}; free some space") from error
     return results
+
+
+def check(config: dict[str, Any]) -> None:
+    """Refuses what can be refused before the data is loaded, for every run of a config.
+
+    Raises:
+      UserError: an unknown recipe, network or dtype, or a batch that does not fit the devices.
+    """
+    for recipe in config["runs"]:
+        if recipe not in RECIPES:
+            raise UserError(f"unknown recipe {recipe!r} in runs: there are {', '.join(RECIPES)}")
+        section = config[RECIPES[recipe].network]
+        create(section["arch"], 2, dtype=section["dtype"])
+        Devices().check_batch(section["batch"], max(section["accumulate"], 1))
 
 
 def load(config: dict[str, Any]) -> data.Splits:

@@ -37,7 +37,9 @@ class RunDirectory:
                 differing = ", ".join(f"{k} ({old.get(k)} there, {new.get(k)} asked for)" for k in keys)
                 raise UserError(f"{self.path} belongs to another config: {differing}; choose another --workdir")
         elif self.path.exists() and (not self.path.is_dir() or _visible(self.path)):
-            raise UserError(f"{self.path} exists and is not a run directory: choose another --workdir")
+            runs = sorted(p.parent.name for p in self.path.glob("*/config.json"))
+            held = f"; it holds the runs {', '.join(runs)}" if runs else ""
+            raise UserError(f"{self.path} exists and is not a run directory{held}: choose another --workdir")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             for draft in self.path.glob(".*.draft"):

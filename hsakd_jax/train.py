@@ -71,7 +71,7 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
     directory.claim(config)
     normal = {"mean": config["data"]["mean"], "std": config["data"]["std"], "batch": config["eval_batch"]}
     dataset, split = (splits.validation, "validation") if splits.validation else (splits.test, "test")
-    if teacher is not None:
+    if teacher is not None and taught_by is not None:
         accuracy = evaluation.make_evaluate(teacher, devices, **normal)(devices.replicate(teacher_variables), dataset)
         unfinished = "" if taught_by.results() else " (its run is not finished)"
         console.line(f"{taught_by.path}: teacher on {split}: {evaluation.describe(accuracy)}{unfinished}")
@@ -103,7 +103,7 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
             at_eval = done % eval_steps == 0 or done == total
             if at_eval or done % config["log_every"] == 0:
                 entry, state = _read(state, devices)
-                rates = {"lr": float(schedule(done - 1)), "images_per_s": clock.rate(done)}
+                rates = {"lr": float(jnp.asarray(schedule(done - 1))), "images_per_s": clock.rate(done)}
                 entry = {"step": done, "epoch": done / steps_per_epoch, **entry, **rates}
                 directory.record(entry)
                 console.progress(f"{directory.path}: {_describe(entry, total, settings['epochs'], clock)}")

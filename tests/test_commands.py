@@ -160,7 +160,10 @@ def assert_refused(done, *words):
 
 
 BAD = {
-    "unknown key": (["--config.studnet.arch=resnet20"], ["studnet"]),
+    "unknown section": (["--config.studnet.arch=resnet20"], ["unknown config key 'studnet': did you mean 'student'?"]),
+    "unknown key": (["--config.student.eposh=2"], ["unknown config key 'eposh': the config file has them all"]),
+    "unknown top key": (["--config.sed=1"], ["unknown config key 'sed': did you mean 'seed'?"]),
+    "student of a pipeline": ([f"{CONFIG}:tiny", "--config.student.arch=resnet_20"], ["did you mean 'resnet20'"]),
     "unknown recipe": ([f"{CONFIG}:studnet"], ["unknown recipe 'studnet'", "did you mean 'student'"]),
     "unknown config": (["--config=configs/cifar1000.py"], ["configs/cifar1000.py"]),
     "wrong type": (["--config.student.epochs=many"], ["epochs"]),

@@ -224,7 +224,7 @@ def test_cifar_without_a_network(tmp_path, monkeypatch):
         url = f"http://127.0.0.1:{closed.server_port}/cifar-10-binary.tar.gz"
     monkeypatch.setattr(BUILDERS["cifar10"], "URL", url)
     monkeypatch.setattr(download, "PAUSE", 0)
-    with pytest.raises(UserError, match=r"refused.*check the network.* by hand at .*/downloads/cifar-10-binary.tar.gz"):
+    with pytest.raises(UserError, match=r"refused.*check the network.* put the file at .*/downloads/cifar-10-binary.tar.gz by hand"):
         data.load("cifar10", str(tmp_path))
 
 
@@ -335,7 +335,7 @@ def test_a_server_in_trouble_is_asked_again(tmp_path, serve):
 
 def test_what_arrived_is_kept_for_the_next_run(tmp_path, serve):
     url, seen = serve(breaks=[500_000, *[0] * download.ATTEMPTS])
-    with pytest.raises(UserError, match=r"broke after 500000 of 3000000 bytes\): .*run again to continue, or place"):
+    with pytest.raises(UserError, match=r"broke after 500000 of 3000000 bytes\): .*run again to continue, or put"):
         download.fetch(url, MD5, tmp_path)
     assert (tmp_path / "file.bin.part").read_bytes() == CONTENT[:500_000]
     download.fetch(url, MD5, tmp_path)
@@ -344,7 +344,7 @@ def test_what_arrived_is_kept_for_the_next_run(tmp_path, serve):
 
 def test_a_missing_file_is_not_asked_for_again(tmp_path, serve):
     url, seen = serve(status=[404] * 9)
-    with pytest.raises(UserError, match=r"HTTP 404 Not Found.*place http\S* by hand at \S*/file.bin"):
+    with pytest.raises(UserError, match=r"HTTP 404 Not Found.*put the file at \S*/file.bin by hand"):
         download.fetch(url, MD5, tmp_path)
     assert len(seen) == 1
 
@@ -583,7 +583,7 @@ def test_a_class_that_training_does_not_know(tree):
 
 @pytest.mark.parametrize(("directory", "size"), [("", 8), ("tree", 0), ("tree", -1)])
 def test_an_image_folder_needs_a_tree_and_a_size(directory, size):
-    with pytest.raises(UserError, match="needs data_dir, the tree of images, and image_size"):
+    with pytest.raises(UserError, match="needs its tree and a size: give --config.data.dir=DIR"):
         data.load("image_folder", directory, image_size=size)
 
 

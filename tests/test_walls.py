@@ -46,7 +46,7 @@ ROOMS = {
     # knows a command
     "recipes": "ml_collections",
     "configs.*": "recipes",
-    "pipeline": "data errors evaluation files progress recipes train",
+    "pipeline": "data devices errors evaluation files nets progress recipes train",
     "progress": "",
     "cli": "absl errors",
     "main": "absl cli ml_collections pipeline progress",

@@ -37,7 +37,7 @@ def fetch(url: str, md5: str, directory: Path) -> Path:
             raise UserError(f"{path} is damaged or another file (its md5 is not {md5}): delete it and run again")
         return path
     part = path.with_name(path.name + ".part")
-    by_hand = f"run again to continue, or place {url} by hand at {path}"
+    by_hand = f"run again to continue, or put the file at {path} by hand"
     directory.mkdir(parents=True, exist_ok=True)
     failures = 0
     while True:
@@ -64,7 +64,7 @@ def fetch(url: str, md5: str, directory: Path) -> Path:
         time.sleep(PAUSE * 2 ** (failures - 1))
     if _md5(part) != md5:
         part.unlink()
-        raise UserError(f"{url} arrived damaged (its md5 is not {md5}): run again, or place it by hand at {path}")
+        raise UserError(f"{url} arrived damaged (its md5 is not {md5}): run again, or put the file at {path} by hand")
     part.rename(path)
     return path
 
