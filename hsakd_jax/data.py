@@ -211,7 +211,9 @@ def _find(name: str, data_dir: str, image_size: int) -> Any:
         raise UserError(f"image_size is for image_folder, {name} comes in one size: leave it 0")
     if name == "image_folder":
         if not data_dir or image_size < 1:
-            raise UserError("image_folder needs its tree and a size: give --config.data.dir=DIR and --config.data.image_size=PIXELS")
+            raise UserError(
+                "image_folder needs its tree and a size: give --config.data.dir=DIR and --config.data.image_size=PIXELS"
+            )
         path = prepare(BUILDERS[name], default, image_folder.scan(data_dir, image_size))
     elif name in BUILDERS:
         path = prepare(BUILDERS[name], root)
