@@ -224,7 +224,9 @@ def test_cifar_without_a_network(tmp_path, monkeypatch):
         url = f"http://127.0.0.1:{closed.server_port}/cifar-10-binary.tar.gz"
     monkeypatch.setattr(BUILDERS["cifar10"], "URL", url)
     monkeypatch.setattr(download, "PAUSE", 0)
-    with pytest.raises(UserError, match=r"refused.*check the network.* put the file at .*/cifar-10-binary.tar.gz by hand"):
+    with pytest.raises(
+        UserError, match=r"refused.*check the network.* put the file at .*/cifar-10-binary.tar.gz by hand"
+    ):
         data.load("cifar10", str(tmp_path))
 
 
