@@ -1,5 +1,6 @@
 """ResNets of He et al. 2016 (arXiv 1512.03385) for CIFAR and ImageNet."""
 
+from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -51,10 +52,10 @@ def shortcut(parts: Parts, x, features: int, stride: int):
 
 
 class Stage(nn.Module):
-    """`depth` blocks, the first one with the stride."""
+    """`depth` blocks `block(parts, features, stride, name=...)`, the first one with the stride."""
 
     parts: Parts
-    block: type[BasicBlock] | type[Bottleneck]
+    block: Callable[..., nn.Module]
     depth: int
     features: int
     stride: int

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from hsakd_jax.nets.mobilenet import Head as ConvHead
 from hsakd_jax.nets.network import Architecture
 from hsakd_jax.nets.parts import HE_ZERO, TORCH, Parts, avg_pool
-from hsakd_jax.nets.resnet import Head
+from hsakd_jax.nets.resnet import Head, Stage
 
 
 def shuffle(x, groups: int):
@@ -79,22 +79,6 @@ class DownBlockV2(nn.Module):
         return shuffle(jnp.concatenate([a, b], -1), 2)
 
 
-class StageV1(nn.Module):
-    """`depth` blocks, the first one with the stride."""
-
-    parts: Parts
-    features: int
-    depth: int
-    groups: int
-    stride: int = 2
-
-    @nn.compact
-    def __call__(self, x):
-        for i in range(self.depth):
-            x = BlockV1(self.parts, self.features, self.stride if i == 0 else 1, self.groups, name=f"block{i}")(x)
-        return x
-
-
 class StageV2(nn.Module):
     """A down block, also at stride 1, and `repeats` basic blocks."""
 
@@ -113,7 +97,8 @@ class StageV2(nn.Module):
 
 def shuffle_v1() -> Architecture:
     """ShuffleNetV1 with 3 groups."""
-    stages = (partial(StageV1, features=c, depth=n, groups=3) for c, n in ((240, 4), (480, 8), (960, 4)))
+    block = partial(BlockV1, groups=3)
+    stages = (partial(Stage, block=block, depth=n, features=c, stride=2) for c, n in ((240, 4), (480, 8), (960, 4)))
     return Architecture(Stem, tuple(stages), Head, TORCH, HE_ZERO)
 
 

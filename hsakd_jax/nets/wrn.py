@@ -6,6 +6,7 @@ import flax.linen as nn
 
 from hsakd_jax.nets.network import Architecture
 from hsakd_jax.nets.parts import HE_ZERO, Parts
+from hsakd_jax.nets.resnet import Stage
 
 
 class Block(nn.Module):
@@ -25,21 +26,6 @@ class Block(nn.Module):
             # The reference projects the activated input here, and adds the raw one below.
             x = parts.conv(activated, self.features, 1, self.stride, name="shortcut_conv")
         return y + x
-
-
-class Stage(nn.Module):
-    """`depth` blocks, the first one with the stride."""
-
-    parts: Parts
-    depth: int
-    features: int
-    stride: int
-
-    @nn.compact
-    def __call__(self, x):
-        for i in range(self.depth):
-            x = Block(self.parts, self.features, self.stride if i == 0 else 1, name=f"block{i}")(x)
-        return x
 
 
 class Stem(nn.Module):
@@ -66,7 +52,7 @@ class Head(nn.Module):
 def wrn(depth: int, width: int) -> Architecture:
     """WRN-depth-width, `depth` = 6n + 4."""
     stages = (
-        partial(Stage, depth=(depth - 4) // 6, features=features * width, stride=stride)
+        partial(Stage, block=Block, depth=(depth - 4) // 6, features=features * width, stride=stride)
         for features, stride in ((16, 1), (32, 2), (64, 2))
     )
     return Architecture(Stem, tuple(stages), Head, HE_ZERO, HE_ZERO)
