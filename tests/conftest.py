@@ -12,11 +12,28 @@ from pathlib import Path
 
 import jax
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 ROOT = Path(__file__).parent.parent
+
+
+class Scheduling(LoadScopeScheduling):
+    """Spreads single tests over the workers, but keeps a file together whose tests start from the same long run.
+
+    `--dist loadgroup` is for that, but pytest 9.2 with pytest-xdist 3.8 drops its groups in silence.
+    """
+
+    def _split_scope(self, nodeid):
+        file = nodeid.partition("::")[0]
+        return file if file.endswith(("test_commands.py", "test_resume.py")) else nodeid
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Called by pytest-xdist."""
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,8 +16,6 @@ from conftest import ROOT
 import hsakd_jax
 from hsakd_jax import data
 
-# One worker makes the pipeline that most of them start from.
-pytestmark = pytest.mark.xdist_group("commands")
 CONFIG = "--config=configs/cifar100.py"
 
 

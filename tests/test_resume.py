@@ -9,15 +9,21 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from conftest import ROOT
 
 from hsakd_jax.checkpoint import Checkpoints
 
-pytestmark = pytest.mark.xdist_group("resume")
 # Long enough to be hit between, in and after its checkpoints.
-ARGS = ("--config=configs/cifar100.py:baseline_tiny", "--config.student.epochs=6", "--config.log_every=4")
+# `RECIPE=hsakd KILLS=10 pytest tests/test_resume.py -k random` kills a whole pipeline.
+RECIPE = os.environ.get("RECIPE", "baseline")
+ARGS = (
+    f"--config=configs/cifar100.py:{RECIPE}_tiny",
+    *(f"--config.{key}.epochs=6" for key in (("teacher", "student") if RECIPE == "hsakd" else ("student",))),
+    "--config.log_every=4",
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,64 +40,59 @@ def launch(workdir):
     return subprocess.Popen(line, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def within(workdir, name):
+    """The files of this name of a run, or of the runs of a pipeline."""
+    return sorted([*workdir.glob(name), *workdir.glob(f"*/{name}")])
+
+
+def records(workdir):
+    """Every record written in full."""
+    lines = [line for file in within(workdir, "metrics.jsonl") for line in file.read_text().splitlines(keepends=True)]
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
 def contents(workdir):
-    """Final state, records and accuracies, without what tells the time."""
-    checkpoints = Checkpoints(workdir / "checkpoints", write=False)
-    state = checkpoints.restore(checkpoints.steps()[-1])
-    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    for record in records:
-        record.pop("images_per_s", None)
-    results = json.loads((workdir / "results.json").read_text())
-    return state, (checkpoints.steps(), records, results["last"], results["best"])
+    """Final states, records and accuracies, without what tells the time."""
+    states, rest = {}, [[{k: v for k, v in r.items() if k != "images_per_s"} for r in records(workdir)]]
+    for folder in within(workdir, "checkpoints"):
+        name = str(folder.relative_to(workdir))
+        checkpoints = Checkpoints(folder, write=False)
+        states[name] = checkpoints.restore(checkpoints.steps()[-1])
+        results = json.loads((folder.parent / "results.json").read_text())
+        rest.append((name, checkpoints.steps(), results["last"], results["best"]))
+    return states, rest
 
 
 def assert_same(a, b):
-    (state_a, rest_a), (state_b, rest_b) = contents(a), contents(b)
+    (states_a, rest_a), (states_b, rest_b) = contents(a), contents(b)
     assert rest_a == rest_b
-
-    def compare(x, y):
-        if isinstance(x, dict):
-            assert set(x) == set(y)
-            for key in x:
-                compare(x[key], y[key])
-        else:
-            assert x.dtype == y.dtype
-            assert np.array_equal(x, y)
-
-    compare(state_a, state_b)
+    assert jax.tree.structure(states_a) == jax.tree.structure(states_b)
+    for x, y in zip(jax.tree.leaves(states_a), jax.tree.leaves(states_b), strict=True):
+        assert x.dtype == y.dtype
+        assert np.array_equal(x, y)
 
 
-def wait_for(workdir, text, process, timeout=120):
-    """Waits until metrics.jsonl holds `text`."""
+def wait_for(seen, process, timeout=120):
+    """Waits until `seen()` or the end of the process."""
     end = time.monotonic() + timeout
-    while time.monotonic() < end and process.poll() is None:
-        if (workdir / "metrics.jsonl").exists() and text in (workdir / "metrics.jsonl").read_text():
-            return
+    while not seen() and process.poll() is None:
+        assert time.monotonic() < end, process.communicate()
         time.sleep(0.01)
-    raise AssertionError(f"{text} did not appear: {process.communicate()}")
 
 
 def test_killed_at_random_moments(uninterrupted, tmp_path):
-    """Twice after the start of training is certain, then wherever; more moments: `KILLS=10 pytest -k random`."""
-    workdir, seed = tmp_path / "run", int(os.environ.get("KILL_SEED", "0"))
-    moments = random.Random(seed)
-    for kill in range(int(os.environ.get("KILLS", "2"))):
+    """Each time somewhere in the next ten records, or in what lies between them."""
+    workdir, moments = tmp_path / "run", random.Random(int(os.environ.get("KILL_SEED", "0")))
+    killed = 0
+    for _ in range(int(os.environ.get("KILLS", "2"))):
         process = launch(workdir)
-        step = moments.choice([4, 8, 11, 12, 16, 20, 22, 24, 28, 33, 36, 44])
-        if kill % 3 < 2 and not (workdir / "results.json").exists():
-            done = (
-                [json.loads(x)["step"] for x in (workdir / "metrics.jsonl").read_text().splitlines()]
-                if (workdir / "metrics.jsonl").exists()
-                else []
-            )
-            later = [s for s in (4, 8, 11, 12, 16, 20, 22, 24, 28, 33, 36, 44, 48, 55, 60) if s > max(done, default=0)]
-            step = later[min(kill % 2, len(later) - 1)] if later else 66
-            wait_for(workdir, f'"step": {step},', process)
-            time.sleep(moments.uniform(0, 0.6))
-        else:
-            time.sleep(moments.uniform(0, 12))
+        enough = len(records(workdir)) + moments.randint(0, 10)
+        wait_for(lambda enough=enough: len(records(workdir)) >= enough, process)
+        time.sleep(moments.uniform(0, 0.6))
         process.kill()
+        killed += process.wait() == -signal.SIGKILL
         process.communicate()
+    assert killed > 1
     process = launch(workdir)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
@@ -101,7 +102,7 @@ def test_killed_at_random_moments(uninterrupted, tmp_path):
 def test_sigterm_saves_and_the_same_command_continues(uninterrupted, tmp_path):
     workdir = tmp_path / "run"
     process = launch(workdir)
-    wait_for(workdir, '"step": 12,', process)
+    wait_for(lambda: any(record["step"] == 12 for record in records(workdir)), process)
     process.send_signal(signal.SIGTERM)
     shown, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, errors
