@@ -6,6 +6,7 @@ The stable interface:
     network.init(key, images) -> variables
     network.apply(variables, images_nhwc, train=False) -> Outputs(logits, aux_logits, features)
     restore(run_dir) -> (network, variables)
+    load_torch(path_or_state_dict, name='') -> variables
 """
 
 from typing import TYPE_CHECKING
@@ -14,9 +15,15 @@ if TYPE_CHECKING:
     from hsakd_jax.nets import create
     from hsakd_jax.nets.network import Outputs
     from hsakd_jax.variables import restore
+    from hsakd_jax.weights import load_torch
 
-__all__ = ["Outputs", "create", "restore"]
-_HOMES = {"create": "hsakd_jax.nets", "Outputs": "hsakd_jax.nets.network", "restore": "hsakd_jax.variables"}
+__all__ = ["Outputs", "create", "load_torch", "restore"]
+_HOMES = {
+    "create": "hsakd_jax.nets",
+    "Outputs": "hsakd_jax.nets.network",
+    "restore": "hsakd_jax.variables",
+    "load_torch": "hsakd_jax.weights",
+}
 
 
 def __getattr__(name: str):

@@ -12,13 +12,14 @@ from absl import logging as absl_logging
 from hsakd_jax.errors import Stopped, UserError
 
 
-def command(main: Callable[[], None], usage: str | None, *required: str) -> None:
+def command(main: Callable[..., None], usage: str | None, *required: str, words: str = "") -> None:
     """Reads the flags, runs `main` and exits.
 
     Args:
       main: the command.
       usage: what `--help` prints.
       *required: flags that must be given.
+      words: what is given without a flag, such as 'CHECKPOINT', or 'IMAGE...' for one or more; `main` gets the list.
     """
     if {"--help", "-h", "-help"} & set(sys.argv[1:]):
         print((usage or "").strip())
@@ -26,8 +27,8 @@ def command(main: Callable[[], None], usage: str | None, *required: str) -> None
     absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax and TFDS tell much that helps nobody here
     sys.excepthook = _without_echoes
     try:
-        _read_flags(required)
-        main()
+        given = _read_flags(required, words)
+        main(*([given] if words else []))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.stdout.flush()
@@ -35,11 +36,13 @@ def command(main: Callable[[], None], usage: str | None, *required: str) -> None
     except Stopped as stop:
         print(stop, file=sys.stderr)
         sys.exit(128 + stop.signal)
+    except BrokenPipeError:  # the reader has seen enough, such as `| head`
+        os._exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
 
 
-def _read_flags(required: tuple[str, ...]) -> None:
+def _read_flags(required: tuple[str, ...], words: str) -> list[str]:
     try:
         rest = flags.FLAGS(sys.argv)[1:]
         missing = [name for name in required if flags.FLAGS[name].value in (None, "")]
@@ -47,10 +50,14 @@ def _read_flags(required: tuple[str, ...]) -> None:
             getattr(flags.FLAGS[name].value, "recipe", None)
     except Exception as error:  # a config is code: what it raises, for an unknown key or recipe, is of any kind
         raise UserError(_explain(error)) from error
-    if rest:
-        raise UserError(f"unexpected argument {rest[0]!r}: flags begin with --, see --help")
+    most = len(rest) if words.endswith("...") else bool(words)
+    if len(rest) > most:
+        raise UserError(f"unexpected argument {rest[most]!r}: flags begin with --, see --help")
+    if words and not rest:
+        raise UserError(f"{words.removesuffix('...')} is missing: see --help")
     if missing:
         raise UserError(f"--{missing[0]} is missing: see --help")
+    return rest
 
 
 def _explain(error: Exception) -> str:

@@ -25,9 +25,14 @@ _JSON = flags.DEFINE_bool("json", False, "print JSON.")
 def main() -> None:
     """Evaluates."""
     from hsakd_jax import evaluation
+    from hsakd_jax.recipes import RECIPES
+    from hsakd_jax.rundir import RunDirectory
 
     root = Path(_WORKDIR.value).expanduser()
-    runs = [root] if (root / "config.json").exists() else sorted(p.parent for p in root.glob("*/config.json")) or [root]
+    runs = [root] if (root / "config.json").exists() else [p.parent for p in root.glob("*/config.json")] or [root]
+    if len(runs) > 1:  # the teacher first, as in the table of the training
+        order = {recipe: i for i, recipe in enumerate(RECIPES)}
+        runs.sort(key=lambda run: (order.get(RunDirectory(run).config()["recipe"], -1), run.name))
     measured = {str(run): evaluation.evaluate_run(run, _CHECKPOINT.value, _DATA_DIR.value) for run in runs}
     if _JSON.value:
         print(json.dumps(measured[str(root)] if runs == [root] else measured, indent=2))

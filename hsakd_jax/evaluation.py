@@ -72,8 +72,12 @@ def evaluate_run(run_dir: str | Path, checkpoint: str = "last", data_dir: str | 
     config = directory.config()
     source = config["data"]
     where = source["dir"] if data_dir is None else data_dir
+    if where and not Path(where).expanduser().is_dir():
+        raise UserError(f"the data of {directory.path} should be in {where}, which is no folder: give --data_dir=DIR")
     splits = data.load(source["name"], where, image_size=source["image_size"], splits=("test",))
-    if list(splits.class_names) != config["classes"]:
+    # A converted checkpoint knows how many classes there are, but not what they are called.
+    known = config["classes"] or splits.class_names
+    if list(splits.class_names) != list(known) or len(known) != config["network"]["num_classes"]:
         raise UserError(
             f"{directory.path} was trained on other classes than {source['name']} in {where or '(default)'} has"
         )

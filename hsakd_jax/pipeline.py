@@ -125,14 +125,21 @@ def resolve(config: dict[str, Any], recipe: str, splits: data.Splits, teacher: s
 def summary(results: dict[str, dict[str, Any]]) -> str:
     """A table of runs: last epoch first, the best beside it, and what distillation gained."""
     alone = results.get("baseline")
-    rows = []
+    columns: dict[str, list[str]] = {
+        name: [] for name in ("run", "network", "parameters", "top-1 last", "top-1 best", "gain", "best branch joint")
+    }
     for recipe, result in results.items():
         top1, best = mean_top1(result["last"]), mean_top1(result["best"])
         gain = "" if alone is None or recipe in ("teacher", "baseline") else f"{top1 - mean_top1(alone['last']):+.2f}"
         joint = f"{best_branch(result['last']):.2f}" if any("joint_" in name for name in result["last"]) else ""
         size = f"{result['parameters']['backbone']:,}"
-        rows.append([RECIPES[recipe].title, result["arch"], size, f"{top1:.2f}", f"{best:.2f}", gain, joint])
-    header = ["run", "network", "parameters", "top-1 last", "top-1 best", "gain", "best branch joint"]
+        row = [RECIPES[recipe].title, result["arch"], size, f"{top1:.2f}", f"{best:.2f}", gain, joint]
+        for cells, cell in zip(columns.values(), row, strict=True):
+            cells.append(cell)
+    columns = {name: cells for name, cells in columns.items() if any(cells)}
     images = next(iter(results.values()))["test_images"]
     chosen = next(iter(results.values()))["best"]["chosen_by"].rpartition(" ")[2]
-    return f"{table(header, rows)}\n\n% of {images} test images; the best epoch was chosen on the {chosen} images"
+    note = f"% of {images} test images; the best epoch was chosen on the {chosen} images"
+    note += ", a teacher's by its branches" if "teacher" in results else ""
+    rows = [list(row) for row in zip(*columns.values(), strict=True)]
+    return f"{table(list(columns), rows)}\n\n{note}"

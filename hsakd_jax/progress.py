@@ -114,6 +114,39 @@ def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
             yield item
 
 
+class Clock:
+    """Rate and time left of training, from the end of its first step on, which compiles.
+
+    Args:
+      batch: images a step.
+      total: steps in all.
+    """
+
+    def __init__(self, batch: int, total: int):
+        self._batch, self._total = batch, total
+        self._began = self._last = (0, time.monotonic())  # (step, time)
+        self.started = False
+
+    def start(self, done: int) -> None:
+        """Starts at step `done`."""
+        self._began = self._last = (done, time.monotonic())
+        self.started = True
+
+    def rate(self, done: int) -> float | None:
+        """Training images a second since the last reading; None where no step was timed."""
+        (step, then), self._last = self._last, (done, time.monotonic())
+        return (done - step) * self._batch / (self._last[1] - then) if done > step else None
+
+    def left(self, done: int) -> str:
+        """Time left, evaluations included."""
+        step, then = self._began
+        return duration((self._total - done) * (time.monotonic() - then) / (done - step)) if done > step else "?"
+
+    def skip(self, done: int) -> None:
+        """What happened since the last reading was not training."""
+        self._last = (done, time.monotonic())
+
+
 def table(header: list[str], rows: list[list[str]]) -> str:
     """Aligned columns, the first to the left and the others to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]

@@ -33,11 +33,11 @@ KL_AUX = {"weight": 1.0, "temperature": 3.0, "branches": ()}
 KL_FINAL = {"weight": 1.0, "temperature": 3.0, "upright_only": False}
 
 RECIPES = {
+    "teacher": Recipe("teacher", "teacher", True, True, False, {"task": TASK, "joint": JOINT}),
     "baseline": Recipe("student alone", "student", False, False, False, {"task": TASK}),
     "kd": Recipe(
         "student, KD", "student", False, False, True, {"task": TASK, "kl": {"weight": 1.0, "temperature": 3.0}}
     ),
-    "teacher": Recipe("teacher", "teacher", True, True, False, {"task": TASK, "joint": JOINT}),
     "student": Recipe(
         "student, HSAKD",
         "student",
@@ -57,6 +57,12 @@ RECIPES = {
     ),
 }
 PIPELINE = "hsakd"
+
+# Mean and standard deviation by channel of what the published networks were trained on.
+NORMALISATION = {
+    "cifar100": {"mean": (0.5071, 0.4867, 0.4408), "std": (0.2675, 0.2565, 0.2761)},
+    "imagenet2012": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
+}
 
 
 def make(

@@ -97,7 +97,7 @@ class RunDirectory:
         # One that was damaged and set aside is no longer there.
         evaluations = [e for e in self.records() if "score" in e and (self.checkpoints / str(e["step"])).is_dir()]
         if not evaluations:
-            raise UserError(f"{self.path} has no best checkpoint yet: let its run go on")
+            raise UserError(f"{self.path} has no best checkpoint (no evaluation is on record): take the last")
         return max(evaluations, key=lambda e: (e["score"], e["step"]))
 
     def rewind(self, step: int) -> None:

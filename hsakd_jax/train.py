@@ -1,12 +1,7 @@
 """One run: a resolved config and a directory in, a trained network and its results out."""
 
 import os
-import signal
 import statistics
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +15,11 @@ from hsakd_jax.augment import augment, normalise
 from hsakd_jax.checkpoint import Checkpoints
 from hsakd_jax.devices import Devices
 from hsakd_jax.errors import Stopped, UserError
-from hsakd_jax.progress import Console, duration
+from hsakd_jax.progress import Clock, Console
 from hsakd_jax.recipes import RECIPES
 from hsakd_jax.rotations import rotate
 from hsakd_jax.rundir import RunDirectory
+from hsakd_jax.signals import stop_requests
 from hsakd_jax.step import NEVER, State, Window, make_step
 from hsakd_jax.variables import build, read_variables, restore, start
 
@@ -49,7 +45,6 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
         directory.claim(config)  # refuses another config
         console.line(f"{directory.path}: done, {evaluation.describe(results['last'])}")
         return results
-    devices.check_batch(settings["batch"], settings["accumulate"])
     images = len(splits.train.labels)
     data.order(images, settings["batch"], config["seed"], 0)  # refuses a batch larger than the training set
     steps_per_epoch = images // settings["batch"]
@@ -69,6 +64,11 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
         raise UserError(str(error)) from error
 
     directory.claim(config)
+    if late := [epoch for epoch in settings["milestones"] if epoch >= settings["epochs"]]:
+        console.line(
+            f"warning: {directory.path}: no step comes after the milestones {', '.join(map(str, late))}, "
+            f"the run has {settings['epochs']} epochs"
+        )
     normal = {"mean": config["data"]["mean"], "std": config["data"]["std"], "batch": config["eval_batch"]}
     dataset, split = (splits.validation, "validation") if splits.validation else (splits.test, "test")
     if teacher is not None and taught_by is not None:
@@ -94,12 +94,14 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
     state, teacher_variables = devices.replicate((state, teacher_variables))
     batches = data.batches(splits.train, settings["batch"], config["seed"], done)
     clock = Clock(settings["batch"], total)
-    with _signals() as asked:
+    with stop_requests() as asked:
         while done < total:
             batch = devices.shard(next(batches))
             state = step(state, teacher_variables, batch["image"], batch["label"])
             done += 1
-            clock.tick(done, state)
+            if not clock.started:
+                jax.block_until_ready(state.step)  # later steps are not waited for
+                clock.start(done)
             at_eval = done % eval_steps == 0 or done == total
             if at_eval or done % config["log_every"] == 0:
                 entry, state = _read(state, devices)
@@ -130,13 +132,17 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
     variables = state.variables if best["step"] == done else devices.replicate(read_variables(directory, "best"))
     results = {
         "last": {"epoch": settings["epochs"], **measure(state.variables, splits.test)},
-        "best": {"epoch": best["epoch"], "chosen_by": f"{judgement} on {split}", **measure(variables, splits.test)},
+        "best": {
+            "epoch": round(best["epoch"]),
+            "chosen_by": f"{judgement} on {split}",
+            **measure(variables, splits.test),
+        },
         "recipe": config["recipe"],
         "arch": config["network"]["arch"],
         "seed": config["seed"],
         "train_images": images,
         "test_images": len(splits.test.labels),
-        **_sizes(network, config["network"]["image_shape"]),
+        **facts.sizes(network, config["network"]["image_shape"]),
         "images_per_s": _typical_rate(directory),
         **facts.environment(),
     }
@@ -241,61 +247,3 @@ def _typical_rate(directory) -> float | None:
     """Training images a second, the median of the run's log."""
     rates = [e["images_per_s"] for e in directory.records() if e.get("images_per_s")]
     return statistics.median(rates) if rates else None
-
-
-def _sizes(network, image_shape) -> dict[str, Any]:
-    """Parameters and multiply-adds of what is trained and of what is deployed."""
-    sizes = {"with_branches": network, "backbone": network.clone(branches=False)}
-    return {
-        "parameters": {name: facts.num_params(n, image_shape) for name, n in sizes.items()},
-        "multiply_adds": {name: facts.multiply_adds(n, image_shape) for name, n in sizes.items()},
-    }
-
-
-class Clock:
-    """Images a second and time left, from the second step on: the first one compiles."""
-
-    def __init__(self, batch: int, total: int):
-        self._batch, self._total = batch, total
-        self._began = self._last = (0, time.monotonic())  # (step, time)
-        self._compiling = True
-
-    def tick(self, done: int, state: State) -> None:
-        """Starts the clock when the first step is done; later steps are not waited for."""
-        if self._compiling:
-            jax.block_until_ready(state.step)
-            self._compiling = False
-            self._began = self._last = (done, time.monotonic())
-
-    def rate(self, done: int) -> float | None:
-        """Training images a second since the last reading; None where no step was timed."""
-        (step, then), self._last = self._last, (done, time.monotonic())
-        return (done - step) * self._batch / (self._last[1] - then) if done > step else None
-
-    def left(self, done: int) -> str:
-        """Time left, evaluations included."""
-        step, then = self._began
-        return duration((self._total - done) * (time.monotonic() - then) / (done - step)) if done > step else "?"
-
-    def skip(self, done: int) -> None:
-        """What happened since the last reading was not training."""
-        self._last = (done, time.monotonic())
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """A list that is no longer empty once SIGTERM or Ctrl-C came; the second one ends the process as usual."""
-    asked: list[int] = []
-
-    def note(number, frame):
-        asked.append(number)
-        signal.signal(number, old[number])
-
-    # Python lets only the main thread handle signals.
-    caught = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
-    old = {number: signal.signal(number, note) for number in caught}
-    try:
-        yield asked
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

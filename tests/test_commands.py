@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import ROOT
+from PIL import Image
 
 import hsakd_jax
 from hsakd_jax import data
@@ -76,6 +77,7 @@ def test_evaluate_restores_on_other_devices(pipeline, run_command):
     }
     text = run_command("evaluate", f"--workdir={pipeline}", "--checkpoint=best").stdout
     assert text.count("top-5") == 2
+    assert text.index("teacher: resnet8_half") < text.index("student: resnet8_quarter")
     assert re.search(rf"branch 3 +{result['best']['joint_3']:.2f} ", text)
 
 
@@ -139,9 +141,10 @@ def test_frozen_teacher_starts_from_a_baseline_and_keeps_its_backbone(alone, pip
 def test_validation_images_choose_the_best_epoch(run_command, tmp_path):
     done = run_command(
         "main", f"{CONFIG}:baseline_tiny", f"--workdir={tmp_path}/run", "--config.data.validation=0.2",
-        "--config.student.accumulate=2",
+        "--config.student.accumulate=2", "--config.student.milestones=(1,2,3)",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert "no step comes after the milestones 2, 3, the run has 2 epochs" in done.stdout
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["best"]["chosen_by"] == "top-1 on validation"
     assert results["train_images"] < 180
@@ -248,7 +251,101 @@ def test_a_full_disk_is_reported(run_command, tmp_path, pipeline):
     assert not [p for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit()]
 
 
-def test_evaluate_bad_input(run_command, tmp_path):
+def test_a_run_leaves_as_safetensors_and_comes_back_as_a_teacher(pipeline, run_command, tmp_path):
+    file, back = tmp_path / "teacher.safetensors", tmp_path / "back"
+    out = run_command(
+        "export", f"--workdir={pipeline}/teacher", "--format=safetensors", f"--output={file}", "--with_branches"
+    )
+    assert out.returncode == 0, out.stderr
+    assert "read back, its outputs differ by at most 0.0e+00" in out.stdout
+    again = run_command("export", f"--workdir={pipeline}/teacher", "--format=torch", f"--output={file}")
+    assert_refused(again, "exists: name another --output")
+    args = ["--data=digits", "--image_size=8", "--mean=0.31", "--std=0.38"]
+    made = run_command("convert", file, f"--output={back}", *args)
+    assert made.returncode == 0, made.stderr
+    assert "resnet8_half, with branches, 10 classes (found from its tensors)" in made.stdout
+    assert run_command("convert", file, f"--output={back}", *args).returncode == 0  # the same once more
+    other = run_command("convert", file, f"--output={back}", *args[:-1], "--std=0.5")
+    assert_refused(other, "belongs to another config", "data.std")
+    measured = json.loads(run_command("evaluate", f"--workdir={back}", "--json").stdout)
+    result = json.loads((pipeline / "teacher" / "results.json").read_text())
+    assert {k: measured[k] for k in ("top1", "joint_1", "class_3")} == {
+        k: result["last"][k] for k in ("top1", "joint_1", "class_3")
+    }
+    taught = run_command(
+        "main", f"{CONFIG}:student_tiny", f"--workdir={tmp_path}/run", f"--config.teacher.workdir={back}"
+    )
+    assert taught.returncode == 0, taught.stderr
+    student = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert student["last"] == json.loads((pipeline / "student" / "results.json").read_text())["last"]
+
+
+def test_a_converted_backbone_is_a_start_for_a_frozen_teacher(alone, run_command, tmp_path):
+    file, back = tmp_path / "backbone.pth", tmp_path / "back"
+    assert run_command("export", f"--workdir={alone}", "--format=torch", f"--output={file}").returncode == 0
+    made = run_command(
+        "convert", file, f"--output={back}", "--arch=resnet8_half", "--image_size=8", "--mean=0.31", "--std=0.38"
+    )
+    assert made.returncode == 0, made.stderr
+    before, after = (hsakd_jax.restore(path)[1] for path in (alone, back))
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+    done = run_command(
+        "main", f"{CONFIG}:teacher_tiny", f"--workdir={tmp_path}/run", f"--config.teacher.init={back}",
+        "--config.teacher.trainable=^branch",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_convert_bad_input_writes_nothing(run_command, tmp_path):
+    (tmp_path / "x.pth").write_bytes(b"no checkpoint")
+    args = [tmp_path / "x.pth", f"--output={tmp_path}/run"]
+    assert_refused(run_command("convert", *args), "x.pth is damaged or")
+    assert_refused(run_command("convert", *args, "--arch=resnet_20"), "unknown network 'resnet_20'")
+    assert_refused(run_command("convert", *args, "--mean=a,b,c"), "--mean and --std are numbers")
+    assert_refused(run_command("convert", f"--output={tmp_path}/run"), "CHECKPOINT is missing")
+    assert not (tmp_path / "run").exists()
+
+
+def test_predict(pipeline, run_command, tmp_path):
+    test = data.load("digits", splits=("test",)).test
+    for i, kind in enumerate(("png", "jpg", "webp")):
+        Image.fromarray(test.images[i, ..., 0]).resize((64, 64)).save(tmp_path / f"{i}.{kind}", quality=95)
+    args = [f"--workdir={pipeline}/student", tmp_path]
+    shown = run_command("predict", *args, "--format=json", "--top=20")
+    assert shown.returncode == 0, shown.stderr
+    found = json.loads(shown.stdout)
+    assert [Path(p["image"]).name for p in found] == ["0.png", "1.jpg", "2.webp"]
+    network, variables = hsakd_jax.restore(pipeline / "student")
+    normalised = (test.images[:1] / np.float32(255) - np.float32(0.31)) / np.float32(0.38)
+    expected = jax.nn.softmax(network.apply(variables, normalised).logits)[0]
+    assert found[0]["classes"] == [str(i) for i in np.argsort(-expected)]
+    np.testing.assert_allclose(found[0]["probabilities"], np.sort(expected)[::-1], atol=0.02)  # resized
+    text = run_command("predict", *args, "--format=csv", "--top=2").stdout
+    assert text.splitlines()[0] == "image,rank,class,probability"
+    assert len(text.splitlines()) == 1 + 3 * 2
+    (tmp_path / "broken.png").write_text("")
+    partly = run_command("predict", *args, tmp_path / "absent.jpg")
+    assert partly.returncode == 2
+    assert partly.stdout.count(".jpg") == 1
+    assert "skipped: " in partly.stderr
+    assert "broken.png can't be read as an image" in partly.stderr
+    assert partly.stderr.endswith("error: 2 of 5 images were skipped: they are named above\n")
+
+
+def test_summary(pipeline, run_command):
+    shown = run_command("summary", "wrn_16_2").stdout
+    assert re.search(r"deployed +703,284 +101,118,464\n", shown)
+    assert re.search(r"with branches +2,631,588 +239,684,096\n", shown)
+    result = json.loads((pipeline / "student" / "results.json").read_text())
+    shown = run_command("summary", pipeline / "student").stdout
+    assert f"{result['parameters']['with_branches']:,}" in shown
+    assert_refused(run_command("summary", "wrn_16_3"), "unknown network 'wrn_16_3'")
+    assert_refused(run_command("summary", "wrn_16_2", "--image_size=2"), "image too small")
+
+
+def test_evaluate_bad_input(pipeline, run_command, tmp_path):
+    moved = run_command("evaluate", f"--workdir={pipeline}/student", f"--data_dir={tmp_path}/moved")
+    assert_refused(moved, "moved, which is no folder: give --data_dir=DIR")
     assert_refused(run_command("evaluate", f"--workdir={tmp_path}"), "is not a run directory")
     assert_refused(run_command("evaluate"), "--workdir is missing")
 
@@ -256,7 +353,7 @@ def test_evaluate_bad_input(run_command, tmp_path):
 def test_help_is_quick_and_needs_no_jax():
     code = "import sys; sys.argv = ['main', '--help']; import hsakd_jax.main as m; assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-    for command in ("main", "evaluate"):
+    for command in ("main", "evaluate", "convert", "export", "predict", "summary"):
         shown = subprocess.run(
             [sys.executable, "-m", f"hsakd_jax.{command}", "--help"],
             cwd=ROOT,
@@ -264,7 +361,7 @@ def test_help_is_quick_and_needs_no_jax():
             text=True,
             check=True,
         )
-        assert "--workdir" in shown.stdout
+        assert f"python -m hsakd_jax.{command} " in shown.stdout
 
 
 def test_configs_know_no_jax():

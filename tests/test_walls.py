@@ -30,28 +30,39 @@ ROOMS = {
     "rundir": "errors files",
     "checkpoint": "errors files flax jax numpy orbax",
     "variables": "checkpoint errors flax jax nets nets.network rundir",
+    # knows other people's files
+    "nets.torch_names": "nets.*",
+    "weights": "errors flax jax nets nets.network nets.torch_names numpy safetensors torch",
+    "conversion": "checkpoint errors facts nets progress recipes rundir weights",
+    "exporting": "augment errors facts jax jax2onnx numpy onnxruntime rundir safetensors torch variables weights",
     # knows images
     "augment": "jax",
+    "prediction": "augment datasets.pictures errors jax numpy progress rundir variables",
     "data": "PIL datasets datasets.* errors numpy progress tensorflow_datasets",
     "datasets": "datasets.*",
     "datasets.prepare": "absl errors tensorflow_datasets",
     "datasets.download": "errors progress",
-    "datasets.*": "PIL datasets.download errors progress numpy sklearn tensorflow_datasets",
+    "datasets.*": "PIL datasets.download datasets.pictures errors progress numpy sklearn tensorflow_datasets",
     # knows a run
     "devices": "errors jax numpy",
-    "facts": "flax jax",
+    "facts": "errors flax jax nets.network progress rotations",
     "evaluation": "augment data devices errors jax metrics nets.network progress rotations rundir variables",
     "train": "augment checkpoint data devices errors evaluation facts flax jax objectives "
-    "optim progress recipes rotations rundir step variables",
+    "optim progress recipes rotations rundir signals step variables",
     # knows a command
     "recipes": "ml_collections",
     "configs.*": "recipes",
     "pipeline": "data devices errors evaluation files nets progress recipes train",
     "progress": "",
+    "signals": "",
     "cli": "absl errors",
     "main": "absl cli ml_collections pipeline progress",
-    "evaluate": "absl cli evaluation",
-    "": "nets nets.network variables",
+    "evaluate": "absl cli evaluation recipes rundir",
+    "convert": "absl cli conversion errors progress",
+    "export": "absl cli exporting",
+    "predict": "absl cli errors prediction",
+    "summary": "absl cli facts nets rundir",
+    "": "nets nets.network variables weights",
 }
 
 

@@ -180,7 +180,7 @@ def max_pool(x: Array, window: int, stride: int) -> Array:
       ValueError: the map is smaller than the stride.
     """
     _check_size(x, stride, "a max-pool")
-    return nn.pool(x, -jnp.inf, jax.lax.max, (window, window), (stride, stride), [((window - 1) // 2,) * 2] * 2)
+    return _pool(x, -jnp.inf, jax.lax.max, window, stride)
 
 
 def avg_pool(x: Array, window: int, stride: int) -> Array:
@@ -190,5 +190,11 @@ def avg_pool(x: Array, window: int, stride: int) -> Array:
       ValueError: the map is smaller than the stride.
     """
     _check_size(x, stride, "an average pool")
-    total = nn.pool(x, 0.0, jax.lax.add, (window, window), (stride, stride), [((window - 1) // 2,) * 2] * 2)
-    return total / window**2
+    return _pool(x, 0.0, jax.lax.add, window, stride) / window**2
+
+
+def _pool(x, start, reduce, window, stride):
+    # Padded first (XLA folds it in), since the ONNX export knows no pool with padding of its own.
+    if pad := (window - 1) // 2:
+        x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=start)
+    return nn.pool(x, start, reduce, (window, window), (stride, stride), "VALID")

@@ -1,0 +1,1 @@
+"""Speed benchmarks, and PyTorch networks to compare with."""

@@ -1,0 +1,120 @@
+"""A PyTorch checkpoint becomes a run directory like any other."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hsakd_jax import facts, weights
+from hsakd_jax.checkpoint import Checkpoints
+from hsakd_jax.errors import UserError
+from hsakd_jax.nets import create
+from hsakd_jax.progress import Console
+from hsakd_jax.recipes import NORMALISATION
+from hsakd_jax.rundir import RunDirectory
+
+RECIPE = "converted"
+
+
+def convert(
+    checkpoint: str | Path,
+    output: str | Path,
+    console: Console,
+    *,
+    arch: str = "",
+    data: str = "",
+    data_dir: str = "",
+    image_size: int = 0,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    classes: str = "",
+) -> dict[str, Any]:
+    """Makes a run directory of a checkpoint, which `evaluate`, `restore` and a student's config accept.
+
+    Args:
+      checkpoint: a file, see `weights.load_torch`.
+      output: the run directory to make.
+      console: where it is said what was found.
+      arch: name of the network; '' finds it.
+      data: name of its dataset; '' takes the one with that many classes that published networks are trained on.
+      data_dir: where the data lies, see `data.load`.
+      image_size: side of its images; 0 for 224 of ImageNet's networks and 32 of others.
+      mean: of the normalisation, one number a channel; () takes that of `data`, or else of CIFAR-100 or ImageNet.
+      std: likewise.
+      classes: a file with the name of a class in each line; '' leaves them without names.
+
+    Returns:
+      What results.json holds.
+
+    Raises:
+      UserError: see `weights.read` and `weights.recognise`; nothing has been written then. Or `output` holds
+        something else.
+    """
+    if arch:
+        create(arch, 2)  # refuses an unknown name before the file is read
+    tensors, foreign = weights.unwrap(weights.read(checkpoint))
+    found = weights.recognise(tensors, arch, str(checkpoint))
+    big = found.name.endswith("_imagenet")
+    usual = {100: "cifar100", 10: "cifar10", 1000: "imagenet2012"}.get(found.num_classes, "")
+    data = data or usual
+    normal = NORMALISATION.get(data, NORMALISATION["imagenet2012" if big else "cifar100"])
+    normal = {"mean": mean or normal["mean"], "std": std or normal["std"]}
+    for name, numbers in normal.items():
+        if len(numbers) != found.channels:
+            raise UserError(
+                f"{name} has {len(numbers)} numbers, the network's images {found.channels} channels: give --{name}"
+            )
+    side = image_size or (224 if big else 32)
+    shape = [side, side, found.channels]
+    names = _class_names(classes, found.num_classes)
+    console.line(
+        f"{checkpoint}: {found.name}, {'with' if found.branches else 'without'} branches, {found.num_classes} classes"
+        f"{'' if arch else ' (found from its tensors)'}"
+        + (f"; {len(foreign)} tensors that are not the network's left out ({foreign[0]}, ...)" if foreign else "")
+    )
+    console.line(
+        f"images of {side}x{side}x{found.channels}, mean {list(normal['mean'])}, std {list(normal['std'])}, "
+        f"data {data or 'not known (--data)'}"
+    )
+    directory, network = RunDirectory(output), found.network()
+    directory.claim(
+        {
+            "recipe": RECIPE,
+            "source": {
+                "file": Path(checkpoint).name,
+                "sha256": hashlib.sha256(Path(checkpoint).expanduser().read_bytes()).hexdigest(),
+            },
+            "network": {
+                "arch": found.name,
+                "dtype": "float32",
+                "branches": found.branches,
+                "peers": 0,
+                "num_classes": found.num_classes,
+                "image_shape": shape,
+            },
+            "classes": names,
+            "data": {"name": data, "dir": data_dir, "image_size": side if data == "image_folder" else 0, **normal},
+            "eval_batch": 500,
+        }
+    )
+    checkpoints = Checkpoints(directory.checkpoints)
+    if not checkpoints.steps():
+        checkpoints.save(0, weights.to_variables(tensors, found))
+    checkpoints.close()
+    results = {"recipe": RECIPE, "arch": found.name, **facts.sizes(network, tuple(shape)), **facts.environment()}
+    directory.finish(results)
+    console.line(f"{directory.path}: {results['parameters']['with_branches']:,} parameters")
+    return results
+
+
+def _class_names(path: str, num_classes: int) -> list[str]:
+    if not path:
+        return []
+    try:
+        names = Path(path).expanduser().read_text().split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} can't be read ({error}): give a text file with one class a line") from error
+    names = [name.strip() for name in names if name.strip()]
+    if len(names) != num_classes:
+        raise UserError(f"{path} names {len(names)} classes, the network has {num_classes}: mend the file")
+    return names

@@ -1,0 +1,202 @@
+"""A trained network leaves for other software; each file is read back and compared before it is kept."""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hsakd_jax import facts, weights
+from hsakd_jax.augment import normalise
+from hsakd_jax.errors import UserError
+from hsakd_jax.rundir import RunDirectory
+from hsakd_jax.variables import restore
+
+# What float32 arithmetic in another order may change, relative to the greatest output.
+TOLERANCE = 1e-4
+# Takes NumPy images, gives the outputs in a sequence.
+Run = Callable[[np.ndarray], Any]
+
+
+class Export:
+    """What is exported: a network, its variables and what its images are.
+
+    Attributes:
+      infer: images -> (logits, aux logits of each branch ...); with preprocessing uint8 images -> (probabilities,).
+      images: `images(n)` makes n NHWC images such as `infer` takes.
+    """
+
+    def __init__(self, arch: str, network: Any, variables: Any, config: dict[str, Any], preprocess: bool):
+        self.arch, self.network, self.variables = arch, network, variables
+        self.shape = tuple(config["network"]["image_shape"])
+        self.dtype = jnp.uint8 if preprocess else jnp.float32
+        normal = config["data"]["mean"], config["data"]["std"]
+
+        def infer(images):
+            if preprocess:
+                return (jax.nn.softmax(network.apply(variables, normalise(images, *normal)).logits),)
+            outputs = network.apply(variables, images)
+            return (outputs.logits, *outputs.aux_logits)
+
+        self.infer = infer
+
+    def images(self, n: int) -> np.ndarray:
+        """Random images, the same at each call."""
+        random = np.random.default_rng(n)
+        if self.dtype == jnp.uint8:
+            return random.integers(0, 256, (n, *self.shape), np.uint8)
+        return random.standard_normal((n, *self.shape), np.float32)
+
+
+def export(
+    workdir: str | Path,
+    output: str | Path,
+    file_format: str,
+    *,
+    checkpoint: str = "last",
+    branches: bool = False,
+    preprocess: bool = False,
+) -> dict[str, Any]:
+    """Writes a run's network to a file, reads it back and compares its outputs.
+
+    Args:
+      workdir: a run directory; of a mutual run, the first network is taken.
+      output: the file to write; it must not exist.
+      file_format: a key of `FORMATS`.
+      checkpoint: 'last' or 'best'.
+      branches: whether the auxiliary classifiers go with it.
+      preprocess: whether the file takes uint8 images and gives probabilities; for 'stablehlo' and 'onnx'.
+
+    Returns:
+      'format', 'arch', 'bytes', 'parameters', 'multiply_adds' (for one image), 'greatest_difference' (of any output,
+      absolute) and 'greatest_output'.
+
+    Raises:
+      UserError: not a run, a file that exists or can't be written, a format that does not go with the options or
+        whose package is missing, or a difference above `TOLERANCE`. Nothing is left behind then.
+    """
+    path = Path(output).expanduser()
+    if file_format not in FORMATS:
+        raise UserError(f"unknown format {file_format!r}: choose {', '.join(FORMATS)}")
+    write, whole_program = FORMATS[file_format]
+    if preprocess and not whole_program:
+        raise UserError(f"{file_format} holds weights only: give --preprocess with stablehlo or onnx")
+    if preprocess and branches:
+        raise UserError("--preprocess gives probabilities of classes: leave out --with_branches")
+    if path.exists():
+        raise UserError(f"{path} exists: name another --output")
+    config = RunDirectory(workdir).config()
+    network, variables = restore(workdir, checkpoint)
+    if branches and not network.branches:
+        raise UserError(f"{workdir} has no branches: leave out --with_branches")
+    network = network.clone(branches=branches)
+    params, stats = (
+        {k: v for k, v in variables[c].items() if branches or not k.startswith("branch")} for c in variables
+    )
+    arch = config["network"]["arch"]
+    it = Export(arch, network, {"params": params, "batch_stats": stats}, config, preprocess)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        run = write(it, draft)
+        difference, greatest = compare(it, run)
+        if not difference <= TOLERANCE * greatest:
+            raise UserError(
+                f"the {file_format} file differs by {difference:.1e} from the network (outputs up to {greatest:.1e}): "
+                "it was not kept; please report it"
+            )
+        os.replace(draft, path)
+    except OSError as error:
+        raise UserError(f"can't write {path} ({error.strerror or error}): free some space or name another") from error
+    finally:
+        with suppress(OSError):
+            draft.unlink()
+    return {
+        "format": file_format,
+        "arch": arch,
+        "bytes": path.stat().st_size,
+        "parameters": facts.num_params(network, it.shape),
+        "multiply_adds": facts.multiply_adds(network, it.shape),
+        "greatest_difference": difference,
+        "greatest_output": greatest,
+    }
+
+
+def compare(it: Export, run: Run) -> tuple[float, float]:
+    """(greatest difference, greatest output) over batches of two sizes."""
+    difference = greatest = 0.0
+    for n in (1, 3):
+        images = it.images(n)
+        for ours, theirs in zip(jax.jit(it.infer)(images), run(images), strict=True):
+            difference = max(difference, float(np.abs(np.asarray(ours) - theirs).max()))
+            greatest = max(greatest, float(np.abs(ours).max()))
+    return difference, greatest
+
+
+def _reread(it: Export, path: Path) -> Run:
+    """The written weights in our own network, after a look that they are the same bits."""
+    variables = weights.load_torch(path, it.arch)
+    for ours, theirs in zip(jax.tree.leaves(it.variables), jax.tree.leaves(variables), strict=True):
+        if not np.array_equal(ours, theirs):
+            raise UserError(f"{path} does not hold the weights that were written: check the disk")
+
+    def run(images):
+        outputs = it.network.apply(variables, images)
+        return [outputs.logits, *outputs.aux_logits]
+
+    return jax.jit(run)
+
+
+def _torch(it: Export, path: Path) -> Run:
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            "the format torch needs PyTorch: pip install 'hsakd_jax[torch]', or take safetensors"
+        ) from error
+    tensors = weights.to_state_dict(it.arch, it.network, it.variables)
+    torch.save({key: torch.from_numpy(np.array(value)) for key, value in tensors.items()}, path)
+    return _reread(it, path)
+
+
+def _safetensors(it: Export, path: Path) -> Run:
+    import safetensors.numpy
+
+    tensors = weights.to_state_dict(it.arch, it.network, it.variables)
+    safetensors.numpy.save_file(tensors, path, metadata={"format": "pt", "arch": it.arch})
+    return _reread(it, path)
+
+
+def _stablehlo(it: Export, path: Path) -> Run:
+    from jax import export as jax_export
+
+    (batch,) = jax_export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, *it.shape), it.dtype)
+    path.write_bytes(jax_export.export(jax.jit(it.infer), platforms=("cpu", "cuda", "tpu"))(images).serialize())
+    return jax_export.deserialize(bytearray(path.read_bytes())).call
+
+
+def _onnx(it: Export, path: Path) -> Run:
+    try:
+        import jax2onnx  # pyright: ignore[reportMissingImports]
+        import onnxruntime  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise UserError(f"the format onnx needs {error.name}: pip install 'hsakd_jax[onnx]'") from error
+    inputs = [jax.ShapeDtypeStruct(("batch", *it.shape), it.dtype)]
+    model = jax2onnx.to_onnx(it.infer, inputs=inputs, model_name=it.arch)
+    path.write_bytes(model.SerializeToString())
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {session.get_inputs()[0].name: images})
+
+
+# How a file is written and read back, and whether it holds the computation too.
+FORMATS: dict[str, tuple[Callable[[Export, Path], Run], bool]] = {
+    "torch": (_torch, False),
+    "safetensors": (_safetensors, False),
+    "stablehlo": (_stablehlo, True),
+    "onnx": (_onnx, True),
+}

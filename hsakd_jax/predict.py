@@ -1,0 +1,36 @@
+"""Names what is on images.
+
+    python -m hsakd_jax.predict --workdir=RUN IMAGE... [--top=5] [--checkpoint=last|best] [--format=table|csv|json]
+
+IMAGE is a file (JPEG, PNG, WebP, ...) or a folder of them. The middle square of each is brought to the size that
+the run was trained on. Files that can't be read are named and skipped, and the exit status is 2 then.
+"""
+
+import sys
+
+from absl import flags
+
+from hsakd_jax.cli import command
+
+_WORKDIR = flags.DEFINE_string("workdir", "", "the run.")
+_TOP = flags.DEFINE_integer("top", 5, "classes an image.", lower_bound=1)
+_CHECKPOINT = flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "which checkpoint.")
+_FORMAT = flags.DEFINE_enum("format", "table", ["table", "csv", "json"], "how predictions are printed.")
+
+
+def main(words: list[str]) -> None:
+    """Predicts."""
+    from hsakd_jax import prediction
+    from hsakd_jax.errors import UserError
+
+    paths = prediction.find(words)
+    predictions, skipped = prediction.predict(_WORKDIR.value, paths, _TOP.value, _CHECKPOINT.value)
+    print(prediction.SHOWN_AS[_FORMAT.value](predictions))
+    for line in skipped:
+        print(f"skipped: {line}", file=sys.stderr)
+    if skipped:
+        raise UserError(f"{len(skipped)} of {len(paths)} images were skipped: they are named above")
+
+
+if __name__ == "__main__":
+    command(main, __doc__, "workdir", words="IMAGE...")

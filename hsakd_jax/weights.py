@@ -1,0 +1,291 @@
+"""Checkpoints of PyTorch in and out: files <-> state dicts <-> our variables."""
+
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors import SafetensorError
+
+from hsakd_jax.errors import UserError
+from hsakd_jax.nets import NETWORKS, create, torch_names
+from hsakd_jax.nets.network import Network
+
+# Where HSAKD, its pre-trained backbones (and SSKD), CRD and mdistiller keep the network.
+SECTIONS = ("net", "state_dict", "model")
+# What training scripts and compilers wrap around a network, and what SSKD adds to it.
+WRAPPERS, FOREIGN = ("module.", "_orig_mod."), "proj_head."
+StateDict = dict[str, np.ndarray]
+
+
+class Found(NamedTuple):
+    """A network recognised in a state dict.
+
+    Attributes:
+      name: of the network.
+      num_classes: N.
+      branches: whether its auxiliary classifiers are there.
+      channels: of its images.
+      head: what the last layer is called.
+    """
+
+    name: str
+    num_classes: int
+    branches: bool
+    channels: int
+    head: str
+
+    def network(self) -> Network:
+        """The network."""
+        return create(self.name, self.num_classes, self.branches)
+
+
+def load_torch(source: str | Path | Mapping[str, Any], name: str = "") -> dict[str, Any]:
+    """Variables of one of our networks from a PyTorch checkpoint, with branches where it has them.
+
+    Args:
+      source: a checkpoint file (of `torch.save`, in the zip or the legacy form, or safetensors), or a state dict of
+        torch tensors or arrays.
+      name: of the network; '' finds it from the tensors.
+
+    Returns:
+      {'params', 'batch_stats'} of NumPy arrays, bit for bit the checkpoint's; half precision becomes float32.
+
+    Raises:
+      UserError: not a readable checkpoint, or not of this network.
+    """
+    tensors, label = (read(source), str(source)) if isinstance(source, str | Path) else (_arrays(source), "state dict")
+    tensors, _ = unwrap(tensors)
+    return to_variables(tensors, recognise(tensors, name, label))
+
+
+def read(path: str | Path) -> StateDict:
+    """The tensors of a checkpoint file, under the names they have there. Nothing in the file is executed.
+
+    Raises:
+      UserError: absent, damaged, no checkpoint, or one that would execute code; or torch is not installed.
+    """
+    path = Path(path).expanduser()
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({error.strerror}): check the path") from error
+    if start[8:] == b"{":  # the length of a JSON header, then the header
+        try:
+            return _arrays(safetensors.numpy.load_file(path))
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is a damaged safetensors file ({error}): get it again") from error
+    return _arrays(_section(_torch_load(path), path))
+
+
+def unwrap(tensors: StateDict) -> tuple[StateDict, list[str]]:
+    """The tensors without the prefixes of wrappers, and the names of those that belong to none of our networks."""
+    while prefix := next((p for p in WRAPPERS if tensors and all(key.startswith(p) for key in tensors)), ""):
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    foreign = [key for key in tensors if key.startswith(FOREIGN)]
+    kept = {key: value for key, value in tensors.items() if not key.startswith(FOREIGN)}
+    prefix = torch_names.BACKBONE
+    if all(key.startswith(prefix) for key in kept):  # SSKD's wrapper, not HSAKD's, which has branches beside it
+        kept = {key.removeprefix(prefix): value for key, value in kept.items()}
+    return kept, foreign
+
+
+def recognise(tensors: StateDict, name: str, label: str) -> Found:
+    """Finds the network that has exactly these tensors.
+
+    Args:
+      tensors: as of `unwrap`.
+      name: of the network, '' for any.
+      label: what an error calls the checkpoint.
+
+    Raises:
+      UserError: no network has them, or several do.
+    """
+    shapes = {key: value.shape for key, value in tensors.items()}
+    candidates = list(_candidates(shapes, [name] if name else _names(shapes)))
+    matches = [found for found in candidates if not _difference(_expected(found), shapes)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        names = " and ".join(match.name for match in matches)
+        raise UserError(f"{label} fits {names}, whose tensors are the same: say which with --arch")
+    if name:
+        found = candidates[0] if candidates else None
+        why = (
+            _difference(_expected(found), shapes)
+            if found
+            else f"it lacks the first or the last layer, {torch_names.HEADS[name][0]}"
+        )
+        raise UserError(f"{label} is no checkpoint of {name}: {why}{_hint(shapes)}")
+    raise UserError(
+        f"{label} fits none of our networks; its first tensors are {_listed(tensors)}: "
+        "give --arch to see how it differs from one"
+    )
+
+
+def to_variables(tensors: StateDict, found: Found) -> dict[str, Any]:
+    """{'params', 'batch_stats'} of NumPy arrays, where `recognise` has found the network."""
+    flat = {path: _to_ours(tensors[key]) for path, (key, _) in _keys(found).items()}
+    return unflatten_dict(flat)
+
+
+def to_state_dict(name: str, network: Network, variables: Mapping[str, Any]) -> StateDict:
+    """The state dict that the reference's network of that name loads with `strict=True`, as NumPy arrays.
+
+    Args:
+      name: of the network.
+      network: with or without branches.
+      variables: its {'params', 'batch_stats'}; branches it does not have are left out.
+    """
+    flat: dict[tuple[str, ...], Any] = flatten_dict(variables)
+    channels = variables["params"]["stem" if "stem" in variables["params"] else "stage1"]["conv1"]["kernel"].shape[-2]
+    found = Found(name, network.num_classes, network.branches, channels, torch_names.HEADS[name][0])
+    tensors = {key: _to_torch(np.asarray(flat[path])) for path, (key, _) in _keys(found).items()}
+    return tensors | {key: np.array(0) for key in torch_names.num_batches_tracked(tensors)}
+
+
+def _torch_load(path: Path) -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f"{path} needs PyTorch to be read: pip install 'hsakd_jax[torch]', or save it as safetensors"
+        ) from error
+    # Accuracies saved beside the weights are often NumPy's numbers: data, but unknown to torch.
+    scalar = np.float64(0).__reduce__()[0]
+    known: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    known += [np.dtype, *(type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int32, np.int64))]
+    try:
+        with torch.serialization.safe_globals(known):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        lines = str(error).splitlines()
+        asked = next((line for line in lines if "GLOBAL" in line or "global" in line.lower()), lines[0])
+        raise UserError(
+            f"{path} is damaged, or holds more than tensors and would execute code; it was not loaded "
+            f"({asked.strip()[:160]}): get the state dict alone"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise UserError(f"{path} is damaged or no PyTorch checkpoint ({reason}): get it again") from error
+
+
+def _section(content: Any, path: Path) -> Mapping[str, Any]:
+    """The state dict in what a training script has saved."""
+    if _is_state_dict(content):
+        return content
+    sections = {k: v for k, v in content.items() if _is_state_dict(v)} if isinstance(content, Mapping) else {}
+    for key in SECTIONS:
+        if key in sections:
+            return sections[key]
+    if len(sections) == 1:
+        return next(iter(sections.values()))
+    held = f"it holds {_listed(map(str, content))}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
+    raise UserError(f"{path} has no state dict under {', '.join(SECTIONS)} ({held}): save the network's state_dict()")
+
+
+def _is_state_dict(content: Any) -> bool:
+    return (
+        isinstance(content, Mapping)
+        and len(content) > 0
+        and all(isinstance(k, str) and hasattr(v, "shape") and hasattr(v, "dtype") for k, v in content.items())
+    )
+
+
+def _arrays(tensors: Mapping[str, Any]) -> StateDict:
+    """NumPy arrays without BatchNorm's counters; half precision as float32."""
+    arrays = {}
+    for key, value in tensors.items():
+        if key.endswith("num_batches_tracked"):
+            continue
+        if hasattr(value, "detach"):
+            value = value.detach().cpu()
+            value = (value.float() if value.dtype.itemsize < 4 else value).numpy()
+        value = np.asarray(value)
+        arrays[key] = value.astype(np.float32) if value.dtype.itemsize < 4 else value
+    return arrays
+
+
+def _names(shapes: dict[str, tuple[int, ...]]) -> list[str]:
+    """Networks whose backbone has these tensors, branches aside, which take longer to compare."""
+    prefix = torch_names.BACKBONE
+    backbone = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)} or shapes
+    found = (found for found in _candidates(backbone, list(NETWORKS)) if not _difference(_expected(found), backbone))
+    return list(dict.fromkeys(f.name for f in found))
+
+
+def _candidates(shapes: dict[str, tuple[int, ...]], names: list[str]) -> Iterator[Found]:
+    """Networks whose last layer is where these tensors have one."""
+    branches = any(key.startswith(torch_names.BRANCHES) for key in shapes)
+    for name in names:
+        first = "stage1" if NETWORKS[name]().stem is None else "stem"
+        stem = shapes.get(torch_names.state_dict_key(name, 0, (first, "conv1", "kernel"), branches, ""), ())
+        # Only HSAKD has branches, and there is one spelling there.
+        for head in torch_names.HEADS[name][: 1 if branches else None]:
+            last = shapes.get(f"{torch_names.BACKBONE * branches}{head}.weight", ())
+            if len(last) == 2 and last[0] > 1 and len(stem) == 4:
+                yield Found(name, last[0], branches, stem[1], head)
+
+
+@cache
+def _keys(found: Found) -> dict[tuple[str, ...], tuple[str, tuple[int, ...]]]:
+    """(state-dict key, shape there) by path in our variables."""
+    network = found.network()
+    # Any image will do whose size the strides allow.
+    image = jnp.zeros((1, 64, 64, found.channels))
+    flat: dict[tuple[str, ...], Any] = flatten_dict(jax.eval_shape(network.init, jax.random.key(0), image))
+    stages = len(network.architecture.stages)
+    return {
+        path: (
+            torch_names.state_dict_key(found.name, stages, path[1:], found.branches, found.head),
+            _to_torch(np.empty(leaf.shape, np.bool_)).shape,
+        )
+        for path, leaf in flat.items()
+    }
+
+
+def _expected(found: Found) -> dict[str, tuple[int, ...]]:
+    return dict(_keys(found).values())
+
+
+def _difference(expected: dict[str, tuple[int, ...]], shapes: dict[str, tuple[int, ...]]) -> str:
+    """What tells two sets of tensors apart, in words; '' where nothing does."""
+    wrong = [
+        f"{key} {list(shapes[key])} for {list(shape)}"
+        for key, shape in expected.items()
+        if key in shapes and shapes[key] != shape
+    ]
+    parts = {
+        "missing": [key for key in expected if key not in shapes],
+        "extra": [key for key in shapes if key not in expected],
+        "of another shape": wrong,
+    }
+    return "; ".join(f"{len(keys)} {what}: {_listed(keys)}" for what, keys in parts.items() if keys)
+
+
+def _hint(shapes: dict[str, tuple[int, ...]]) -> str:
+    names = _names(shapes)
+    return f"; it is one of {' or '.join(names)}" if names else ""
+
+
+def _listed(keys) -> str:
+    keys = list(keys)
+    return ", ".join(keys[:6]) + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")
+
+
+def _to_ours(value: np.ndarray) -> np.ndarray:
+    """OIHW -> HWIO, (out, in) -> (in, out)."""
+    return value.transpose({4: (2, 3, 1, 0), 2: (1, 0)}.get(value.ndim, range(value.ndim)))
+
+
+def _to_torch(value: np.ndarray) -> np.ndarray:
+    """HWIO -> OIHW, (in, out) -> (out, in)."""
+    return np.ascontiguousarray(value.transpose({4: (3, 2, 0, 1), 2: (1, 0)}.get(value.ndim, range(value.ndim))))
