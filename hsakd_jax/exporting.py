@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ class Export:
 
     Attributes:
       infer: images -> (logits, aux logits of each branch ...); with preprocessing uint8 images -> (probabilities,).
+      apply: the same of (variables, images).
       images: `images(n)` makes n NHWC images such as `infer` takes.
     """
 
@@ -36,13 +38,14 @@ class Export:
         self.dtype = jnp.uint8 if preprocess else jnp.float32
         normal = config["data"]["mean"], config["data"]["std"]
 
-        def infer(images):
+        def apply(variables, images):
             if preprocess:
                 return (jax.nn.softmax(network.apply(variables, normalise(images, *normal)).logits),)
             outputs = network.apply(variables, images)
             return (outputs.logits, *outputs.aux_logits)
 
-        self.infer = infer
+        self.apply = jax.jit(apply)
+        self.infer = partial(apply, self.variables)
 
     def images(self, n: int) -> np.ndarray:
         """Random images, the same at each call."""
@@ -119,8 +122,7 @@ def export(
         "format": file_format,
         "arch": arch,
         "bytes": path.stat().st_size,
-        "parameters": facts.num_params(network, it.shape),
-        "multiply_adds": facts.multiply_adds(network, it.shape),
+        **facts.totals(network, it.shape),
         "greatest_difference": difference,
         "greatest_output": greatest,
     }
@@ -131,7 +133,7 @@ def compare(it: Export, run: Run) -> tuple[float, float]:
     difference = greatest = 0.0
     for n in (1, 3):
         images = it.images(n)
-        for ours, theirs in zip(jax.jit(it.infer)(images), run(images), strict=True):
+        for ours, theirs in zip(it.apply(it.variables, images), run(images), strict=True):
             difference = max(difference, float(np.abs(np.asarray(ours) - theirs).max()))
             greatest = max(greatest, float(np.abs(ours).max()))
     return difference, greatest
@@ -144,11 +146,7 @@ def _reread(it: Export, path: Path) -> Run:
         if not np.array_equal(ours, theirs):
             raise UserError(f"{path} does not hold the weights that were written: check the disk")
 
-    def run(images):
-        outputs = it.network.apply(variables, images)
-        return [outputs.logits, *outputs.aux_logits]
-
-    return jax.jit(run)
+    return lambda images: it.apply(variables, images)
 
 
 def _torch(it: Export, path: Path) -> Run:

@@ -55,14 +55,10 @@ def parts(network: nn.Module, image_shape: tuple[int, ...]) -> dict[str, Part]:
     return {name: Part(shape, params.get(name, 0), work.get(name, 0)) for name, shape in shapes.items()}
 
 
-def num_params(network: nn.Module, image_shape: tuple[int, ...]) -> int:
-    """Trainable numbers of a network, without running statistics."""
-    return sum(part.params for part in parts(network, image_shape).values())
-
-
-def multiply_adds(network: nn.Module, image_shape: tuple[int, ...]) -> int:
-    """Multiply-accumulates of all convolutions and linear layers for one image [H, W, C]."""
-    return sum(part.multiply_adds for part in parts(network, image_shape).values())
+def totals(network: nn.Module, image_shape: tuple[int, ...]) -> dict[str, int]:
+    """'parameters' (without running statistics) and 'multiply_adds' of a network for one image [H, W, C]."""
+    found = parts(network, image_shape).values()
+    return {"parameters": sum(p.params for p in found), "multiply_adds": sum(p.multiply_adds for p in found)}
 
 
 def activation_bytes(network: Network, image_shape: tuple[int, ...], rows: int) -> int:
@@ -109,7 +105,7 @@ def describe(name: str, network: Network, image_shape: tuple[int, ...], batch: i
     height, width, channels = image_shape
     images = batch * (ROTATIONS if network.branches else 1)
     each = "in 4 rotations" if network.branches else "upright"
-    weights = 3 * 4 * num_params(network, image_shape)
+    weights = 3 * 4 * sum(p.params for p in found.values())
     kept = activation_bytes(network, image_shape, images)
     return (
         f"{name}, {network.num_classes} classes, images of {height}x{width}x{channels}\n\n"
@@ -120,12 +116,10 @@ def describe(name: str, network: Network, image_shape: tuple[int, ...], batch: i
 
 
 def sizes(network: nn.Module, image_shape: tuple[int, ...]) -> dict[str, Any]:
-    """Parameters and multiply-adds of what is trained and of what is deployed."""
+    """'parameters' and 'multiply_adds' of what is trained ('with_branches') and of what is deployed ('backbone')."""
     networks = {"with_branches": network, "backbone": network.clone(branches=False)}
-    return {
-        "parameters": {name: num_params(n, image_shape) for name, n in networks.items()},
-        "multiply_adds": {name: multiply_adds(n, image_shape) for name, n in networks.items()},
-    }
+    found = {name: totals(n, image_shape) for name, n in networks.items()}
+    return {key: {name: found[name][key] for name in found} for key in ("parameters", "multiply_adds")}
 
 
 def environment() -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Checkpoints of PyTorch in and out: files <-> state dicts <-> our variables."""
 
 import pickle
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -167,11 +168,12 @@ def _torch_load(path: Path) -> Any:
         with torch.serialization.safe_globals(known):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        lines = str(error).splitlines()
-        asked = next((line for line in lines if "GLOBAL" in line or "global" in line.lower()), lines[0])
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if asked is None:
+            raise UserError(f"{path} is damaged or no PyTorch checkpoint: get it again") from error
         raise UserError(
-            f"{path} is damaged, or holds more than tensors and would execute code; it was not loaded "
-            f"({asked.strip()[:160]}): get the state dict alone"
+            f"{path} holds more than tensors ({asked[1]}) and could execute code, so it was not loaded: "
+            "save the state dict alone where the file is trusted"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]

@@ -109,7 +109,8 @@ def test_bad_input_leaves_nothing_behind(run, tmp_path, monkeypatch):
 
 def test_a_run_without_branches_has_none_to_export(tmp_path):
     network = create("resnet8_quarter", 10, branches=False)
-    variables = network.init(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))
+    shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))
+    variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     torch.save(
         {
             k: torch.from_numpy(np.array(v))

@@ -24,8 +24,7 @@ def test_golden_outputs(name):
     variables = reference.variables(arch, dtype=np.float32)
     ours = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((2, *image_shape)))
     assert shapes(ours) == shapes(variables)
-    assert facts.num_params(network, image_shape) == arch["params"]
-    assert facts.multiply_adds(network, image_shape) == arch["multi_adds"]
+    assert facts.totals(network, image_shape) == {"parameters": arch["params"], "multiply_adds": arch["multi_adds"]}
 
     images, _ = reference.inputs("input", 2, arch["resolution"], arch["num_classes"])
     outputs = jax.jit(network.apply)(variables, images.astype(np.float32))
@@ -122,7 +121,7 @@ def test_networks_without_golden_figures(name):
     outputs, _ = jax.eval_shape(network.init_with_output, jax.random.key(0), jnp.zeros((2, 32, 32, 3)))
     assert outputs.logits.shape == (2, 7)
     assert [q.shape for q in outputs.aux_logits] == [(2, 28)] * len(outputs.features)
-    assert facts.num_params(create(name, 100, branches=False), (32, 32, 3)) == BY_HAND[name]
+    assert facts.totals(create(name, 100, branches=False), (32, 32, 3))["parameters"] == BY_HAND[name]
 
 
 def test_mobilenet_of_crd_differs_in_the_stem_only():
