@@ -29,6 +29,7 @@ def command(main: Callable[..., None], usage: str | None, *required: str, words:
     try:
         given = _read_flags(required, words)
         main(*([given] if words else []))
+        sys.stdout.flush()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         sys.stdout.flush()

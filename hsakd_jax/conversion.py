@@ -55,7 +55,7 @@ def convert(
     tensors, foreign = weights.unwrap(weights.read(checkpoint))
     found = weights.recognise(tensors, arch, str(checkpoint))
     big = found.name.endswith("_imagenet")
-    usual = {100: "cifar100", 10: "cifar10", 1000: "imagenet2012"}.get(found.num_classes, "")
+    usual = ({1000: "imagenet2012"} if big else {100: "cifar100", 10: "cifar10"}).get(found.num_classes, "")
     data = data or usual
     normal = NORMALISATION.get(data, NORMALISATION["imagenet2012" if big else "cifar100"])
     normal = {"mean": mean or normal["mean"], "std": std or normal["std"]}
@@ -66,6 +66,15 @@ def convert(
             )
     side = image_size or (224 if big else 32)
     shape = [side, side, found.channels]
+    if not all(0 < number < float("inf") for number in normal["std"]):
+        raise UserError(f"std {list(normal['std'])} can't be divided by: give positive numbers")
+    network = found.network()
+    try:
+        sizes = facts.sizes(network, tuple(shape))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    with Path(checkpoint).expanduser().open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     names = _class_names(classes, found.num_classes)
     console.line(
         f"{checkpoint}: {found.name}, {'with' if found.branches else 'without'} branches, {found.num_classes} classes"
@@ -76,14 +85,11 @@ def convert(
         f"images of {side}x{side}x{found.channels}, mean {list(normal['mean'])}, std {list(normal['std'])}, "
         f"data {data or 'not known (--data)'}"
     )
-    directory, network = RunDirectory(output), found.network()
+    directory = RunDirectory(output)
     directory.claim(
         {
             "recipe": RECIPE,
-            "source": {
-                "file": Path(checkpoint).name,
-                "sha256": hashlib.sha256(Path(checkpoint).expanduser().read_bytes()).hexdigest(),
-            },
+            "source": {"file": Path(checkpoint).name, "sha256": digest},
             "network": {
                 "arch": found.name,
                 "dtype": "float32",
@@ -101,7 +107,7 @@ def convert(
     if not checkpoints.steps():
         checkpoints.save(0, weights.to_variables(tensors, found))
     checkpoints.close()
-    results = {"recipe": RECIPE, "arch": found.name, **facts.sizes(network, tuple(shape)), **facts.environment()}
+    results = {"recipe": RECIPE, "arch": found.name, **sizes, **facts.environment()}
     directory.finish(results)
     console.line(f"{directory.path}: {results['parameters']['with_branches']:,} parameters")
     return results

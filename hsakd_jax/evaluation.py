@@ -71,8 +71,10 @@ def evaluate_run(run_dir: str | Path, checkpoint: str = "last", data_dir: str | 
     directory = RunDirectory(run_dir)
     config = directory.config()
     source = config["data"]
+    if not source["name"]:
+        raise UserError(f"{directory.path} does not know its data: convert the checkpoint again with --data=NAME")
     where = source["dir"] if data_dir is None else data_dir
-    if where and not Path(where).expanduser().is_dir():
+    if data_dir is None and where and not Path(where).expanduser().is_dir():
         raise UserError(f"the data of {directory.path} should be in {where}, which is no folder: give --data_dir=DIR")
     splits = data.load(source["name"], where, image_size=source["image_size"], splits=("test",))
     # A converted checkpoint knows how many classes there are, but not what they are called.
@@ -80,6 +82,11 @@ def evaluate_run(run_dir: str | Path, checkpoint: str = "last", data_dir: str | 
     if list(splits.class_names) != list(known) or len(known) != config["network"]["num_classes"]:
         raise UserError(
             f"{directory.path} was trained on other classes than {source['name']} in {where or '(default)'} has"
+        )
+    if list(splits.test.images.shape[1:]) != config["network"]["image_shape"]:
+        raise UserError(
+            f"{directory.path} takes images of {config['network']['image_shape']}, those of {source['name']} are "
+            f"{list(splits.test.images.shape[1:])}: give --data_dir of the right ones"
         )
     devices = Devices()
     evaluate = make_evaluate(build(config["network"]), devices, source["mean"], source["std"], config["eval_batch"])

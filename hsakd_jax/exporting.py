@@ -1,5 +1,6 @@
 """A trained network leaves for other software; each file is read back and compared before it is kept."""
 
+import io
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -80,7 +81,7 @@ def export(
 
     Raises:
       UserError: not a run, a file that exists or can't be written, a format that does not go with the options or
-        whose package is missing, or a difference above `TOLERANCE`. Nothing is left behind then.
+        whose package is missing, or a difference above `TOLERANCE`. No file is left behind then.
     """
     path = Path(output).expanduser()
     if file_format not in FORMATS:
@@ -101,12 +102,15 @@ def export(
         {k: v for k, v in variables[c].items() if branches or not k.startswith("branch")} for c in variables
     )
     arch = config["network"]["arch"]
-    it = Export(arch, network, {"params": params, "batch_stats": stats}, config, preprocess)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    exported = Export(arch, network, {"params": params, "batch_stats": stats}, config, preprocess)
+    draft = path.with_name(f".{path.name}.draft")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        run = write(it, draft)
-        difference, greatest = compare(it, run)
+        # Accelerators round more by default, each in its way.
+        with jax.default_device("cpu"):
+            difference, greatest = compare(exported, write(exported, draft))
+        if not np.isfinite(greatest):
+            raise UserError(f"the outputs of {workdir} are not finite: choose another checkpoint")
         if not difference <= TOLERANCE * greatest:
             raise UserError(
                 f"the {file_format} file differs by {difference:.1e} from the network (outputs up to {greatest:.1e}): "
@@ -122,72 +126,81 @@ def export(
         "format": file_format,
         "arch": arch,
         "bytes": path.stat().st_size,
-        **facts.totals(network, it.shape),
+        **facts.totals(network, exported.shape),
         "greatest_difference": difference,
         "greatest_output": greatest,
     }
 
 
-def compare(it: Export, run: Run) -> tuple[float, float]:
+def compare(exported: Export, run: Run) -> tuple[float, float]:
     """(greatest difference, greatest output) over batches of two sizes."""
     difference = greatest = 0.0
     for n in (1, 3):
-        images = it.images(n)
-        for ours, theirs in zip(it.apply(it.variables, images), run(images), strict=True):
-            difference = max(difference, float(np.abs(np.asarray(ours) - theirs).max()))
-            greatest = max(greatest, float(np.abs(ours).max()))
+        images = exported.images(n)
+        for ours, theirs in zip(exported.apply(exported.variables, images), run(images), strict=True):
+            # NumPy's maximum keeps a NaN, Python's may lose it.
+            difference = float(np.maximum(difference, np.abs(np.asarray(ours) - theirs).max()))
+            greatest = float(np.maximum(greatest, np.abs(ours).max()))
     return difference, greatest
 
 
-def _reread(it: Export, path: Path) -> Run:
+def _reread(exported: Export, path: Path) -> Run:
     """The written weights in our own network, after a look that they are the same bits."""
-    variables = weights.load_torch(path, it.arch)
-    for ours, theirs in zip(jax.tree.leaves(it.variables), jax.tree.leaves(variables), strict=True):
+    variables = weights.load_torch(path, exported.arch)
+    for ours, theirs in zip(jax.tree.leaves(exported.variables), jax.tree.leaves(variables), strict=True):
         if not np.array_equal(ours, theirs):
             raise UserError(f"{path} does not hold the weights that were written: check the disk")
 
-    return lambda images: it.apply(variables, images)
+    return lambda images: exported.apply(variables, images)
 
 
-def _torch(it: Export, path: Path) -> Run:
+def _torch(exported: Export, path: Path) -> Run:
     try:
         import torch
     except ImportError as error:
         raise UserError(
             "the format torch needs PyTorch: pip install 'hsakd_jax[torch]', or take safetensors"
         ) from error
-    tensors = weights.to_state_dict(it.arch, it.network, it.variables)
-    torch.save({key: torch.from_numpy(np.array(value)) for key, value in tensors.items()}, path)
-    return _reread(it, path)
+    tensors = weights.to_state_dict(exported.arch, exported.network, exported.variables)
+    content = io.BytesIO()
+    torch.save({key: torch.from_numpy(np.array(value)) for key, value in tensors.items()}, content)
+    path.write_bytes(content.getvalue())
+    return _reread(exported, path)
 
 
-def _safetensors(it: Export, path: Path) -> Run:
+def _safetensors(exported: Export, path: Path) -> Run:
     import safetensors.numpy
 
-    tensors = weights.to_state_dict(it.arch, it.network, it.variables)
-    safetensors.numpy.save_file(tensors, path, metadata={"format": "pt", "arch": it.arch})
-    return _reread(it, path)
+    tensors = weights.to_state_dict(exported.arch, exported.network, exported.variables)
+    path.write_bytes(safetensors.numpy.save(tensors, metadata={"format": "pt", "arch": exported.arch}))
+    return _reread(exported, path)
 
 
-def _stablehlo(it: Export, path: Path) -> Run:
+def _stablehlo(exported: Export, path: Path) -> Run:
     from jax import export as jax_export
 
     (batch,) = jax_export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((batch, *it.shape), it.dtype)
-    path.write_bytes(jax_export.export(jax.jit(it.infer), platforms=("cpu", "cuda", "tpu"))(images).serialize())
+    images = jax.ShapeDtypeStruct((batch, *exported.shape), exported.dtype)
+    path.write_bytes(jax_export.export(jax.jit(exported.infer), platforms=("cpu", "cuda", "tpu"))(images).serialize())
     return jax_export.deserialize(bytearray(path.read_bytes())).call
 
 
-def _onnx(it: Export, path: Path) -> Run:
+def _onnx(exported: Export, path: Path) -> Run:
     try:
         import jax2onnx  # pyright: ignore[reportMissingImports]
         import onnxruntime  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(f"the format onnx needs {error.name}: pip install 'hsakd_jax[onnx]'") from error
-    inputs = [jax.ShapeDtypeStruct(("batch", *it.shape), it.dtype)]
-    model = jax2onnx.to_onnx(it.infer, inputs=inputs, model_name=it.arch)
-    path.write_bytes(model.SerializeToString())
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    inputs = [jax.ShapeDtypeStruct(("batch", *exported.shape), exported.dtype)]
+    try:
+        model = jax2onnx.to_onnx(exported.infer, inputs=inputs, model_name=exported.arch)
+        path.write_bytes(model.SerializeToString())
+        session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    except OSError:
+        raise
+    except Exception as error:  # what it can't translate is refused in many ways
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"jax2onnx can't translate {exported.arch} ({reason}): take stablehlo") from error
     return lambda images: session.run(None, {session.get_inputs()[0].name: images})
 
 

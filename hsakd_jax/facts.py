@@ -10,10 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hsakd_jax.errors import UserError
 from hsakd_jax.nets.network import Network
-from hsakd_jax.progress import table
-from hsakd_jax.rotations import ROTATIONS
 
 PACKAGES = ("hsakd_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
@@ -82,37 +79,6 @@ def activation_bytes(network: Network, image_shape: tuple[int, ...], rows: int) 
 
     kept = jax.eval_shape(backward, variables, jax.ShapeDtypeStruct((rows, *image_shape), jnp.float32))
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept))
-
-
-def describe(name: str, network: Network, image_shape: tuple[int, ...], batch: int) -> str:
-    """A table of a network's parts and the memory of its train step at `batch` images.
-
-    Raises:
-      UserError: the images are too small for the network.
-    """
-    try:
-        found = parts(network, image_shape)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-
-    def row(title, some):
-        return [title, "", f"{sum(p.params for p in some):,}", f"{sum(p.multiply_adds for p in some):,}"]
-
-    rows = [[part, " x ".join(map(str, p.shape)), f"{p.params:,}", f"{p.multiply_adds:,}"] for part, p in found.items()]
-    rows.append(row("deployed", [p for part, p in found.items() if not part.startswith("branch")]))
-    if network.branches:
-        rows.append(row("with branches", found.values()))
-    height, width, channels = image_shape
-    images = batch * (ROTATIONS if network.branches else 1)
-    each = "in 4 rotations" if network.branches else "upright"
-    weights = 3 * 4 * sum(p.params for p in found.values())
-    kept = activation_bytes(network, image_shape, images)
-    return (
-        f"{name}, {network.num_classes} classes, images of {height}x{width}x{channels}\n\n"
-        f"{table(['part', 'output', 'parameters', 'multiply-adds'], rows)}\n\n"
-        f"train step, {batch} images {each}: {weights / 2**20:,.0f} MiB of parameters, gradients and momentum, "
-        f"at most {kept / 2**20:,.0f} MiB of activations"
-    )
 
 
 def sizes(network: nn.Module, image_shape: tuple[int, ...]) -> dict[str, Any]:

@@ -35,18 +35,18 @@ class RunDirectory:
             keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and k not in MAY_DIFFER)
             if keys:
                 differing = ", ".join(f"{k} ({old.get(k)} there, {new.get(k)} asked for)" for k in keys)
-                raise UserError(f"{self.path} belongs to another config: {differing}; choose another --workdir")
+                raise UserError(f"{self.path} belongs to another config: {differing}; choose another directory")
         elif self.path.exists() and (not self.path.is_dir() or _visible(self.path)):
             runs = sorted(p.parent.name for p in self.path.glob("*/config.json"))
             held = f"; it holds the runs {', '.join(runs)}" if runs else ""
-            raise UserError(f"{self.path} exists and is not a run directory{held}: choose another --workdir")
+            raise UserError(f"{self.path} exists and is not a run directory{held}: choose another directory")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             for draft in self.path.glob(".*.draft"):
                 draft.unlink(missing_ok=True)
             write_json(self.path / "config.json", config)
         except OSError as error:
-            raise UserError(f"can't write to {self.path}: {error.strerror}; choose another --workdir") from error
+            raise UserError(f"can't write to {self.path}: {error.strerror}; choose another directory") from error
 
     def config(self) -> dict[str, Any]:
         """The resolved config.

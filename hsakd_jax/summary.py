@@ -9,13 +9,16 @@ in its four rotations where there are branches).
 """
 
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
 from hsakd_jax.cli import command
 
 _CLASSES = flags.DEFINE_integer("num_classes", 100, "classes.")
-_SIZE = flags.DEFINE_integer("image_size", 0, "side of the images; 224 of ImageNet's networks, 32 of others.")
+_SIZE = flags.DEFINE_integer(
+    "image_size", 0, "side of the images; 224 of ImageNet's networks, 32 of others.", lower_bound=0
+)
 _CHANNELS = flags.DEFINE_integer("channels", 3, "of the images.", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch", 64, "images a step.", lower_bound=1)
 _DTYPE = flags.DEFINE_string("dtype", "float32", "compute dtype.")
@@ -23,12 +26,11 @@ _DTYPE = flags.DEFINE_string("dtype", "float32", "compute dtype.")
 
 def main(words: list[str]) -> None:
     """Shows a network."""
-    from hsakd_jax import facts
-    from hsakd_jax.nets import create
+    from hsakd_jax.nets import NETWORKS, create
     from hsakd_jax.rundir import RunDirectory
 
     (word,) = words
-    if Path(word).expanduser().is_dir():
+    if word not in NETWORKS and Path(word).expanduser().is_dir():
         network = RunDirectory(word).config()["network"]
         name, shape = network["arch"], tuple(network["image_shape"])
         built = create(name, network["num_classes"], network["branches"], network["dtype"])
@@ -36,7 +38,43 @@ def main(words: list[str]) -> None:
         built = create(word, _CLASSES.value, True, _DTYPE.value)
         side = _SIZE.value or (224 if word.endswith("_imagenet") else 32)
         name, shape = word, (side, side, _CHANNELS.value)
-    print(facts.describe(name, built, shape, _BATCH.value))
+    print(describe(name, built, shape, _BATCH.value))
+
+
+def describe(name: str, network: Any, image_shape: tuple[int, ...], batch: int) -> str:
+    """A table of a network's parts and the memory of its train step at `batch` images.
+
+    Raises:
+      UserError: the images are too small for the network.
+    """
+    from hsakd_jax import facts
+    from hsakd_jax.errors import UserError
+    from hsakd_jax.progress import table
+    from hsakd_jax.rotations import ROTATIONS
+
+    try:
+        found = facts.parts(network, image_shape)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+    def row(title, some):
+        return [title, "", f"{sum(p.params for p in some):,}", f"{sum(p.multiply_adds for p in some):,}"]
+
+    rows = [[part, " x ".join(map(str, p.shape)), f"{p.params:,}", f"{p.multiply_adds:,}"] for part, p in found.items()]
+    rows.append(row("deployed", [p for part, p in found.items() if not part.startswith("branch")]))
+    if network.branches:
+        rows.append(row("with branches", found.values()))
+    height, width, channels = image_shape
+    images = batch * (ROTATIONS if network.branches else 1)
+    each = "in 4 rotations" if network.branches else "upright"
+    weights = 3 * 4 * sum(p.params for p in found.values())
+    kept = facts.activation_bytes(network, image_shape, images)
+    return (
+        f"{name}, {network.num_classes} classes, images of {height}x{width}x{channels}\n\n"
+        f"{table(['part', 'output', 'parameters', 'multiply-adds'], rows)}\n\n"
+        f"train step, {batch} images {each}: {weights / 2**20:,.0f} MiB of parameters, gradients and momentum, "
+        f"at most {kept / 2**20:,.0f} MiB of activations"
+    )
 
 
 if __name__ == "__main__":

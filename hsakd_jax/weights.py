@@ -2,7 +2,6 @@
 
 import pickle
 import re
-import zipfile
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -13,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors import SafetensorError
 
 from hsakd_jax.errors import UserError
 from hsakd_jax.nets import NETWORKS, create, torch_names
@@ -24,6 +22,19 @@ SECTIONS = ("net", "state_dict", "model")
 # What training scripts and compilers wrap around a network, and what SSKD adds to it.
 WRAPPERS, FOREIGN = ("module.", "_orig_mod."), "proj_head."
 StateDict = dict[str, np.ndarray]
+
+
+# What training scripts save beside the weights, as harmless as a pickle can be: a class that ignores all it is given.
+# NumPy's own classes must not be let in: a crafted state of a dtype crashes the process.
+IGNORED = ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "argparse.Namespace")
+
+
+class _Ignored:
+    def __init__(self, *_):
+        pass
+
+    def __setstate__(self, _):
+        pass
 
 
 class Found(NamedTuple):
@@ -52,8 +63,8 @@ def load_torch(source: str | Path | Mapping[str, Any], name: str = "") -> dict[s
     """Variables of one of our networks from a PyTorch checkpoint, with branches where it has them.
 
     Args:
-      source: a checkpoint file (of `torch.save`, in the zip or the legacy form, or safetensors), or a state dict of
-        torch tensors or arrays.
+      source: a checkpoint file (of `torch.save`, in the zip or the legacy form, or safetensors), or what it holds:
+        torch tensors or arrays by name, or a dict with such a state dict in it.
       name: of the network; '' finds it from the tensors.
 
     Returns:
@@ -62,8 +73,8 @@ def load_torch(source: str | Path | Mapping[str, Any], name: str = "") -> dict[s
     Raises:
       UserError: not a readable checkpoint, or not of this network.
     """
-    tensors, label = (read(source), str(source)) if isinstance(source, str | Path) else (_arrays(source), "state dict")
-    tensors, _ = unwrap(tensors)
+    label = str(source) if isinstance(source, str | Path) else "the state dict"
+    tensors, _ = unwrap(read(source) if isinstance(source, str | Path) else _arrays(_section(source, label), label))
     return to_variables(tensors, recognise(tensors, name, label))
 
 
@@ -81,10 +92,12 @@ def read(path: str | Path) -> StateDict:
         raise UserError(f"{path} can't be read ({error.strerror}): check the path") from error
     if start[8:] == b"{":  # the length of a JSON header, then the header
         try:
-            return _arrays(safetensors.numpy.load_file(path))
-        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            return _arrays(safetensors.numpy.load_file(path), str(path))
+        except UserError:
+            raise
+        except Exception as error:  # a damaged file can fail anywhere in the reader
             raise UserError(f"{path} is a damaged safetensors file ({error}): get it again") from error
-    return _arrays(_section(_torch_load(path), path))
+    return _read_torch(path)
 
 
 def unwrap(tensors: StateDict) -> tuple[StateDict, list[str]]:
@@ -110,6 +123,8 @@ def recognise(tensors: StateDict, name: str, label: str) -> Found:
     Raises:
       UserError: no network has them, or several do.
     """
+    if name:
+        create(name, 2)  # refuses an unknown name
     shapes = {key: value.shape for key, value in tensors.items()}
     candidates = list(_candidates(shapes, [name] if name else _names(shapes)))
     matches = [found for found in candidates if not _difference(_expected(found), shapes)]
@@ -117,7 +132,7 @@ def recognise(tensors: StateDict, name: str, label: str) -> Found:
         return matches[0]
     if matches:
         names = " and ".join(match.name for match in matches)
-        raise UserError(f"{label} fits {names}, whose tensors are the same: say which with --arch")
+        raise UserError(f"{label} fits {names}, whose tensors are the same: name the one it is of (--arch)")
     if name:
         found = candidates[0] if candidates else None
         why = (
@@ -128,7 +143,7 @@ def recognise(tensors: StateDict, name: str, label: str) -> Found:
         raise UserError(f"{label} is no checkpoint of {name}: {why}{_hint(shapes)}")
     raise UserError(
         f"{label} fits none of our networks; its first tensors are {_listed(tensors)}: "
-        "give --arch to see how it differs from one"
+        "name one (--arch) to see how they differ"
     )
 
 
@@ -153,20 +168,19 @@ def to_state_dict(name: str, network: Network, variables: Mapping[str, Any]) -> 
     return tensors | {key: np.array(0) for key in torch_names.num_batches_tracked(tensors)}
 
 
-def _torch_load(path: Path) -> Any:
+def _read_torch(path: Path) -> StateDict:
     try:
         import torch
     except ImportError as error:
         raise UserError(
             f"{path} needs PyTorch to be read: pip install 'hsakd_jax[torch]', or save it as safetensors"
         ) from error
-    # Accuracies saved beside the weights are often NumPy's numbers: data, but unknown to torch.
-    scalar = np.float64(0).__reduce__()[0]
-    known: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
-    known += [np.dtype, *(type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int32, np.int64))]
     try:
-        with torch.serialization.safe_globals(known):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([(_Ignored, name) for name in IGNORED]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        return _arrays(_section(content, str(path)), str(path))
+    except UserError:
+        raise
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         if asked is None:
@@ -175,12 +189,12 @@ def _torch_load(path: Path) -> Any:
             f"{path} holds more than tensors ({asked[1]}) and could execute code, so it was not loaded: "
             "save the state dict alone where the file is trusted"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged file can fail anywhere in the reader
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise UserError(f"{path} is damaged or no PyTorch checkpoint ({reason}): get it again") from error
 
 
-def _section(content: Any, path: Path) -> Mapping[str, Any]:
+def _section(content: Any, label: str) -> Mapping[str, Any]:
     """The state dict in what a training script has saved."""
     if _is_state_dict(content):
         return content
@@ -191,7 +205,7 @@ def _section(content: Any, path: Path) -> Mapping[str, Any]:
     if len(sections) == 1:
         return next(iter(sections.values()))
     held = f"it holds {_listed(map(str, content))}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
-    raise UserError(f"{path} has no state dict under {', '.join(SECTIONS)} ({held}): save the network's state_dict()")
+    raise UserError(f"{label} has no state dict under {', '.join(SECTIONS)} ({held}): save the network's state_dict()")
 
 
 def _is_state_dict(content: Any) -> bool:
@@ -202,7 +216,7 @@ def _is_state_dict(content: Any) -> bool:
     )
 
 
-def _arrays(tensors: Mapping[str, Any]) -> StateDict:
+def _arrays(tensors: Mapping[str, Any], label: str) -> StateDict:
     """NumPy arrays without BatchNorm's counters; half precision as float32."""
     arrays = {}
     for key, value in tensors.items():
@@ -210,8 +224,10 @@ def _arrays(tensors: Mapping[str, Any]) -> StateDict:
             continue
         if hasattr(value, "detach"):
             value = value.detach().cpu()
-            value = (value.float() if value.dtype.itemsize < 4 else value).numpy()
+            value = (value.float() if value.is_floating_point() and value.dtype.itemsize < 4 else value).numpy()
         value = np.asarray(value)
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            raise UserError(f"{label}: {key} is of {value.dtype}, not floating point: quantised weights can't be taken")
         arrays[key] = value.astype(np.float32) if value.dtype.itemsize < 4 else value
     return arrays
 

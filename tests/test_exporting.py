@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
+import jax.export
 import numpy as np
 import pytest
 import reference
@@ -17,7 +17,7 @@ from hsakd_jax import create, restore, weights
 from hsakd_jax.augment import normalise
 from hsakd_jax.conversion import convert
 from hsakd_jax.errors import UserError
-from hsakd_jax.exporting import FORMATS, export
+from hsakd_jax.exporting import FORMATS, TOLERANCE, Export, compare, export
 from hsakd_jax.progress import Console
 
 ARCHITECTURES = reference.read("architectures.json")["architectures"]
@@ -39,6 +39,14 @@ def test_pytorch_computes_the_golden_outputs_from_our_state_dict(name):
     for key, value in found.items():
         expected = golden[f"{name}/{key}"]
         assert abs(value.numpy() - expected).max() <= 1e-5 * abs(expected).max(), key
+
+
+def golden(name):
+    """A network with its golden weights."""
+    arch, network = reference.create(name)
+    side = arch["resolution"]
+    config = {"network": {"image_shape": [side, side, 3]}, "data": {"mean": [0.5] * 3, "std": [0.25] * 3}}
+    return Export(name.removesuffix("_aux"), network, reference.variables(arch, dtype=np.float32), config, False)
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +89,20 @@ def test_the_readme_serves_stablehlo_without_the_package(run, tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "found.npy"), expected, rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore")  # of jax2onnx
+@pytest.mark.parametrize("name", ["resnet20_aux", "wrn_16_2", "vgg13_bn", "mobilenetV2", "ShuffleV1", "ShuffleV2"])
+@pytest.mark.parametrize("file_format", ["stablehlo", "onnx"])
+def test_whole_programs(file_format, name, tmp_path):
+    """One network of each family; `python -m benchmarks.exports` does it for all."""
+    if file_format == "onnx":  # needs the extra 'onnx', which .ci/run installs by itself
+        pytest.importorskip("jax2onnx")
+    exported = golden(name)
+    difference, greatest = compare(exported, FORMATS[file_format][0](exported, tmp_path / "x"))
+    assert difference <= TOLERANCE * greatest
+    if file_format == "stablehlo":
+        assert jax.export.deserialize(bytearray((tmp_path / "x").read_bytes())).platforms == ("cpu", "cuda", "tpu")
+
+
 def test_bad_input_leaves_nothing_behind(run, tmp_path, monkeypatch):
     for words, options in {
         "unknown format 'tflite': choose torch": {"file_format": "tflite"},
@@ -97,13 +119,15 @@ def test_bad_input_leaves_nothing_behind(run, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="not a run directory"):
         export(tmp_path, tmp_path / "x", "safetensors")
 
-    def wrong(it, path):
-        path.write_text("")
-        return lambda images: [np.zeros((len(images), 100))]
+    for value in (0, np.nan):
 
-    monkeypatch.setitem(FORMATS, "safetensors", (wrong, False))
-    with pytest.raises(UserError, match="differs by .* it was not kept"):
-        export(run, tmp_path / "x", "safetensors")
+        def wrong(exported, path, value=value):
+            path.write_text("")
+            return lambda images: [np.full((len(images), 100), value)]
+
+        monkeypatch.setitem(FORMATS, "safetensors", (wrong, False))
+        with pytest.raises(UserError, match="differs by .* it was not kept"):
+            export(run, tmp_path / "x", "safetensors")
     assert [p.name for p in tmp_path.iterdir()] == ["mine"]
 
 

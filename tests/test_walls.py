@@ -45,7 +45,7 @@ ROOMS = {
     "datasets.*": "PIL datasets.download datasets.pictures errors progress numpy sklearn tensorflow_datasets",
     # knows a run
     "devices": "errors jax numpy",
-    "facts": "errors flax jax nets.network progress rotations",
+    "facts": "flax jax nets.network",
     "evaluation": "augment data devices errors jax metrics nets.network progress rotations rundir variables",
     "train": "augment checkpoint data devices errors evaluation facts flax jax objectives "
     "optim progress recipes rotations rundir signals step variables",
@@ -61,7 +61,7 @@ ROOMS = {
     "convert": "absl cli conversion errors progress",
     "export": "absl cli exporting",
     "predict": "absl cli errors prediction",
-    "summary": "absl cli facts nets rundir",
+    "summary": "absl cli errors facts nets progress rotations rundir",
     "": "nets nets.network variables weights",
 }
 

@@ -1,6 +1,8 @@
 """Checkpoints of PyTorch: every form found in the wild, every network, and what is refused."""
 
+import argparse
 import os
+import random
 import sys
 
 import jax
@@ -57,7 +59,11 @@ def test_round_trip_of_every_network(name):
 def wrapped(tensors):
     """SSKD's student: a backbone beside a projection head."""
     head = {f"proj_head.{i}.{leaf}": torch.zeros(64) for i in (0, 2) for leaf in ("weight", "bias")}
-    return {"state_dict": {f"backbone.{k}": v for k, v in tensors.items()} | head, "best_acc": np.float64(71.2)}
+    return {
+        "state_dict": {f"backbone.{k}": v for k, v in tensors.items()} | head,
+        "best_acc": np.float64(71.2),
+        "improved": np.bool_(True),
+    }
 
 
 FORMS = {
@@ -72,6 +78,7 @@ FORMS = {
     "sskd": wrapped,
     "bare": lambda t: t,
     "compiled": lambda t: {f"_orig_mod.module.{k}": v for k, v in t.items()},
+    "crd, last epoch": lambda t: {"opt": argparse.Namespace(lr=0.05), "model": t, "optimizer": {}},
     "other section": lambda t: {"weights": t, "args": {"lr": 0.1}},
 }
 
@@ -100,7 +107,7 @@ def test_half_precision_becomes_float32(tensors):
 def test_networks_with_equal_tensors_are_asked_for():
     """SSKD's MobileNetV2 and HSAKD's differ in a stride only; CRD's has another name for its last layer."""
     hsakd = reference.state_dict(reference.architecture("mobilenetV2"), dtype=np.float32)
-    with pytest.raises(UserError, match="fits mobilenetV2 and mobilenetV2_crd.*say which with --arch"):
+    with pytest.raises(UserError, match="fits mobilenetV2 and mobilenetV2_crd.*name the one it is of"):
         load_torch(hsakd)
     crd = {key.replace("classifier.", "classifier.0."): value for key, value in hsakd.items()}
     found = weights.recognise(crd, "", "")
@@ -137,6 +144,38 @@ def test_a_truncated_file_is_refused(share, legacy, tensors, tmp_path):
     (tmp_path / "x.pth").write_bytes(content[: int(share * len(content))])
     with pytest.raises(UserError, match=r"x\.pth is damaged"):
         load_torch(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_flipped_bytes_end_in_one_line_or_in_a_network(legacy, tensors, tmp_path):
+    torch.save(
+        FORMS["crd"](tensors) | {"acc": np.float64(1)}, tmp_path / "x.pth", _use_new_zipfile_serialization=not legacy
+    )
+    content, moment = (tmp_path / "x.pth").read_bytes(), random.Random(0)
+    pickled = content.index(b"best_acc")  # where damage is more than another weight
+    messages = []
+    for _ in range(200):
+        flipped = bytearray(content)
+        for _ in range(3):
+            flipped[moment.randrange(max(0, pickled - 4000), pickled + 4000)] ^= moment.randrange(1, 256)
+        (tmp_path / "x.pth").write_bytes(flipped)
+        try:
+            load_torch(tmp_path / "x.pth", "resnet8")
+        except UserError as error:
+            messages.append(str(error))
+    assert len(messages) > 20
+    assert not any("\n" in message for message in messages)
+
+
+def test_tensors_that_are_no_weights_are_refused(tensors, tmp_path):
+    for value in (tensors["fc.bias"].to(torch.int8), tensors["fc.bias"].to(torch.complex64)):
+        with pytest.raises(UserError, match=r"fc\.bias is of (int8|complex64), not floating point"):
+            load_torch({**tensors, "fc.bias": value})
+    torch.save({**tensors, "fc.bias": tensors["fc.bias"].to_sparse()}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"x\.pth is damaged or no"):
+        load_torch(tmp_path / "x.pth")
+    with pytest.raises(UserError, match="unknown network 'resnet_9': did you mean"):
+        load_torch(tensors, "resnet_9")
 
 
 def test_other_files_are_refused(tensors, tmp_path):

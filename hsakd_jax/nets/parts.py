@@ -194,7 +194,7 @@ def avg_pool(x: Array, window: int, stride: int) -> Array:
 
 
 def _pool(x, start, reduce, window, stride):
-    # Padded first (XLA folds it in), since the ONNX export knows no pool with padding of its own.
+    # Padded first, since the ONNX export knows no pool with padding; XLA folds the padding into the forward pool.
     if pad := (window - 1) // 2:
         x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=start)
     return nn.pool(x, start, reduce, (window, window), (stride, stride), "VALID")

@@ -1,0 +1,57 @@
+"""How far exported programs are from our networks, for every network, as a Markdown table.
+
+    python -m benchmarks.exports [NAME...]
+
+StableHLO, and ONNX by onnxruntime where the extra 'onnx' is installed; random weights, without branches, on CPU.
+"""
+
+import sys
+import tempfile
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from hsakd_jax.exporting import FORMATS, Export, compare
+from hsakd_jax.nets import NETWORKS, create
+
+
+def random_variables(network, shape):
+    """Weights that keep the signal's scale, and statistics as of a trained network."""
+    random = np.random.default_rng(0)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, *shape), np.float32))
+
+    def draw(path, leaf):
+        if path[-1].key in ("var", "scale"):
+            return random.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+        spread = 1 / np.sqrt(np.prod(leaf.shape[:-1])) if path[-1].key == "kernel" else 0.1
+        return (spread * random.standard_normal(leaf.shape)).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def main(names):
+    """Prints a row for each network."""
+    formats = ["stablehlo"] + ["onnx"] * bool(find_spec("jax2onnx"))
+    print(f"jax {jax.__version__}; greatest difference of logits, relative to the greatest logit; MB of the file\n")
+    print("| network | " + " | ".join(f"{f} difference | MB" for f in formats) + " |")
+    print("|---" * (1 + 2 * len(formats)) + "|", flush=True)
+    for name in names or NETWORKS:
+        side = 224 if name.endswith("_imagenet") else 32
+        network = create(name, 100, branches=False)
+        config = {"network": {"image_shape": (side, side, 3)}, "data": {"mean": [0.5] * 3, "std": [0.25] * 3}}
+        exported = Export(name, network, random_variables(network, (side, side, 3)), config, preprocess=False)
+        cells = []
+        with tempfile.TemporaryDirectory() as folder, jax.default_device("cpu"):
+            for file_format in formats:
+                path = Path(folder, name)
+                difference, greatest = compare(exported, FORMATS[file_format][0](exported, path))
+                cells += [f"{difference / greatest:.1e}", f"{path.stat().st_size / 1e6:.1f}"]
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore")  # of jax2onnx
+    main(sys.argv[1:])
