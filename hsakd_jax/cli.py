@@ -44,8 +44,10 @@ def command(main: Callable[..., None], usage: str | None, *required: str, words:
 
 
 def _read_flags(required: tuple[str, ...], words: str) -> list[str]:
+    # absl's flags have underscores only; people type dashes.
+    argv = [re.sub(r"^--[\w-]+", lambda flag: f"--{flag[0][2:].replace('-', '_')}", word) for word in sys.argv]
     try:
-        rest = flags.FLAGS(sys.argv)[1:]
+        rest = flags.FLAGS(argv)[1:]
         missing = [name for name in required if flags.FLAGS[name].value in (None, "")]
         for name in required:  # a config that failed to load says so when it is first touched
             getattr(flags.FLAGS[name].value, "recipe", None)

@@ -1,7 +1,7 @@
 """Writes a trained network to a file for other software, reads it back and compares.
 
     python -m hsakd_jax.export --workdir=RUN --format=FORMAT --output=FILE [--checkpoint=last|best]
-        [--with_branches] [--preprocess]
+        [--with-branches] [--preprocess]
 
 FORMAT is one of
     torch        a state dict with the keys of the reference's PyTorch network
@@ -9,7 +9,7 @@ FORMAT is one of
     stablehlo    the whole network by jax.export, for CPU, CUDA and TPU, any batch size; images are [B, H, W, C]
     onnx         the whole network for ONNX runtimes, any batch size; images are [B, H, W, C]
 
-The auxiliary classifiers stay behind unless --with_branches. With --preprocess a stablehlo or onnx file takes
+The auxiliary classifiers stay behind unless --with-branches. With --preprocess a stablehlo or onnx file takes
 uint8 images and gives probabilities; without it takes (x / 255 - mean) / std and gives logits.
 """
 

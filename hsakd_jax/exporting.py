@@ -90,13 +90,13 @@ def export(
     if preprocess and not whole_program:
         raise UserError(f"{file_format} holds weights only: give --preprocess with stablehlo or onnx")
     if preprocess and branches:
-        raise UserError("--preprocess gives probabilities of classes: leave out --with_branches")
+        raise UserError("--preprocess gives probabilities of classes: leave out --with-branches")
     if path.exists():
         raise UserError(f"{path} exists: name another --output")
     config = RunDirectory(workdir).config()
     network, variables = restore(workdir, checkpoint)
     if branches and not network.branches:
-        raise UserError(f"{workdir} has no branches: leave out --with_branches")
+        raise UserError(f"{workdir} has no branches: leave out --with-branches")
     network = network.clone(branches=branches)
     params, stats = (
         {k: v for k, v in variables[c].items() if branches or not k.startswith("branch")} for c in variables

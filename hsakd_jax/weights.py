@@ -190,7 +190,7 @@ def _read_torch(path: Path) -> StateDict:
             "save the state dict alone where the file is trusted"
         ) from error
     except Exception as error:  # a damaged file can fail anywhere in the reader
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        reason = str(error).partition(". ")[0].partition("\n")[0][:160] or type(error).__name__
         raise UserError(f"{path} is damaged or no PyTorch checkpoint ({reason}): get it again") from error
 
 

@@ -254,7 +254,7 @@ def test_a_full_disk_is_reported(run_command, tmp_path, pipeline):
 def test_a_run_leaves_as_safetensors_and_comes_back_as_a_teacher(pipeline, run_command, tmp_path):
     file, back = tmp_path / "teacher.safetensors", tmp_path / "back"
     out = run_command(
-        "export", f"--workdir={pipeline}/teacher", "--format=safetensors", f"--output={file}", "--with_branches"
+        "export", f"--workdir={pipeline}/teacher", "--format=safetensors", f"--output={file}", "--with-branches"
     )
     assert out.returncode == 0, out.stderr
     assert "read back, its outputs differ by at most 0.0e+00" in out.stdout

@@ -107,7 +107,7 @@ def test_bad_input_leaves_nothing_behind(run, tmp_path, monkeypatch):
     for words, options in {
         "unknown format 'tflite': choose torch": {"file_format": "tflite"},
         "holds weights only: give --preprocess with": {"file_format": "torch", "preprocess": True},
-        "leave out --with_branches": {"file_format": "stablehlo", "preprocess": True, "branches": True},
+        "leave out --with-branches": {"file_format": "stablehlo", "preprocess": True, "branches": True},
     }.items():
         with pytest.raises(UserError, match=words):
             export(run, tmp_path / "x", **options)
