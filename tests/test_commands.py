@@ -258,7 +258,7 @@ def test_a_run_leaves_as_safetensors_and_comes_back_as_a_teacher(pipeline, run_c
     )
     assert out.returncode == 0, out.stderr
     assert "read back, its outputs differ by at most 0.0e+00" in out.stdout
-    again = run_command("export", f"--workdir={pipeline}/teacher", "--format=torch", f"--output={file}")
+    again = run_command("export", f"--workdir={pipeline}/teacher", "--format=stablehlo", f"--output={file}")
     assert_refused(again, "exists: name another --output")
     args = ["--data=digits", "--image_size=8", "--mean=0.31", "--std=0.38"]
     made = run_command("convert", file, f"--output={back}", *args)
@@ -281,8 +281,8 @@ def test_a_run_leaves_as_safetensors_and_comes_back_as_a_teacher(pipeline, run_c
 
 
 def test_a_converted_backbone_is_a_start_for_a_frozen_teacher(alone, run_command, tmp_path):
-    file, back = tmp_path / "backbone.pth", tmp_path / "back"
-    assert run_command("export", f"--workdir={alone}", "--format=torch", f"--output={file}").returncode == 0
+    file, back = tmp_path / "backbone.safetensors", tmp_path / "back"
+    assert run_command("export", f"--workdir={alone}", "--format=safetensors", f"--output={file}").returncode == 0
     made = run_command(
         "convert", file, f"--output={back}", "--arch=resnet8_half", "--image_size=8", "--mean=0.31", "--std=0.38"
     )
@@ -297,9 +297,9 @@ def test_a_converted_backbone_is_a_start_for_a_frozen_teacher(alone, run_command
 
 
 def test_convert_bad_input_writes_nothing(run_command, tmp_path):
-    (tmp_path / "x.pth").write_bytes(b"no checkpoint")
-    args = [tmp_path / "x.pth", f"--output={tmp_path}/run"]
-    assert_refused(run_command("convert", *args), "x.pth is damaged or")
+    (tmp_path / "x.safetensors").write_bytes((8).to_bytes(8, "little") + b"{broken}")
+    args = [tmp_path / "x.safetensors", f"--output={tmp_path}/run"]
+    assert_refused(run_command("convert", *args), "x.safetensors is a damaged safetensors file")
     assert_refused(run_command("convert", *args, "--arch=resnet_20"), "unknown network 'resnet_20'")
     assert_refused(run_command("convert", *args, "--mean=a,b,c"), "--mean and --std are numbers")
     assert_refused(run_command("convert", f"--output={tmp_path}/run"), "CHECKPOINT is missing")

@@ -9,10 +9,8 @@ import jax.export
 import numpy as np
 import pytest
 import reference
-import torch
 from conftest import ROOT
 
-from benchmarks import torch_networks
 from hsakd_jax import create, restore, weights
 from hsakd_jax.augment import normalise
 from hsakd_jax.conversion import convert
@@ -20,6 +18,8 @@ from hsakd_jax.errors import UserError
 from hsakd_jax.exporting import FORMATS, TOLERANCE, Export, compare, export
 from hsakd_jax.progress import Console
 
+torch = pytest.importorskip("torch", reason="the extra 'torch' is not installed; .ci/run does it")
+torch_networks = pytest.importorskip("benchmarks.torch_networks")
 ARCHITECTURES = reference.read("architectures.json")["architectures"]
 
 
