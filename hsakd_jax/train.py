@@ -55,7 +55,7 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
     taught_by = _teacher_directory(config, directory)
     teacher, teacher_variables = _load_teacher(config, taught_by)
     schedule = _schedule(settings, steps_per_epoch)
-    init, step = _compile(config, network, teacher, devices, schedule)
+    init, step = compile_step(config, network, teacher, devices, schedule)
     state = init(variables)
     rows = [jax.ShapeDtypeStruct((settings["batch"], *x.shape[1:]), x.dtype) for x in splits.train]
     try:
@@ -188,8 +188,23 @@ def _schedule(settings, steps_per_epoch):
     )
 
 
-def _compile(config, network, teacher, devices, schedule):
-    """(init, step): what starts a state, and the whole jitted step from uint8 images on."""
+def compile_step(config, network, teacher, devices, schedule):
+    """(init, step): what starts a state, and the whole jitted step from uint8 images on.
+
+    Args:
+      config: of a run, as `pipeline.resolve` makes it.
+      network: Linen module.
+      teacher: Linen module, or None.
+      devices: where it runs.
+      schedule: learning rate by step.
+
+    Returns:
+      `init(variables) -> State` and `step(state, teacher's variables, uint8 [B, H, W, C], labels [B]) -> State`, which
+      takes the state's memory.
+
+    Raises:
+      UserError: every term has weight 0.
+    """
     settings, terms = config["train"], config["objective"]
     weights = {name: term["weight"] for name, term in terms.items() if term["weight"]}
     if not weights:

@@ -114,7 +114,7 @@ def test_the_best_record_is_one_that_can_be_restored(tmp_path):
     assert directory.best()["step"] == 2
     (tmp_path / "checkpoints" / "2").rmdir()
     assert directory.best()["step"] == 3
-    with pytest.raises(UserError, match="no best checkpoint yet"):
+    with pytest.raises(UserError, match="has no best checkpoint .* take the last"):
         RunDirectory(tmp_path / "new").best()
 
 

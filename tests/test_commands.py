@@ -345,9 +345,19 @@ def test_summary(pipeline, run_command):
 
 
 def test_evaluate_bad_input(pipeline, run_command, tmp_path):
-    moved = run_command("evaluate", f"--workdir={pipeline}/student", f"--data_dir={tmp_path}/moved")
-    assert_refused(moved, "moved, which is no folder: give --data_dir=DIR")
-    assert_refused(run_command("evaluate", f"--workdir={tmp_path}"), "is not a run directory")
+    moved = tmp_path / "moved"
+    shutil.copytree(pipeline / "student", moved)
+    config = json.loads((moved / "config.json").read_text())
+    config["data"]["dir"] = "/nowhere"
+    (moved / "config.json").write_text(json.dumps(config))
+    assert_refused(
+        run_command("evaluate", f"--workdir={moved}"), "in /nowhere, which is no folder: give --data_dir=DIR"
+    )
+    config["network"]["image_shape"] = [9, 9, 1]
+    (moved / "config.json").write_text(json.dumps(config))
+    other = run_command("evaluate", f"--workdir={moved}", f"--data_dir={os.environ['TFDS_DATA_DIR']}")
+    assert_refused(other, "takes images of [9, 9, 1], those of digits are [8, 8, 1]")
+    assert_refused(run_command("evaluate", f"--workdir={tmp_path}/none"), "is not a run directory")
     assert_refused(run_command("evaluate"), "--workdir is missing")
 
 
