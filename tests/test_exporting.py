@@ -97,7 +97,8 @@ def test_whole_programs(file_format, name, tmp_path):
     if file_format == "onnx":  # needs the extra 'onnx', which .ci/run installs by itself
         pytest.importorskip("jax2onnx")
     exported = golden(name)
-    difference, greatest = compare(exported, FORMATS[file_format][0](exported, tmp_path / "x"))
+    with jax.numpy_rank_promotion("allow"):  # jax2onnx is not as strict as our tests
+        difference, greatest = compare(exported, FORMATS[file_format][0](exported, tmp_path / "x"))
     assert difference <= TOLERANCE * greatest
     if file_format == "stablehlo":
         assert jax.export.deserialize(bytearray((tmp_path / "x").read_bytes())).platforms == ("cpu", "cuda", "tpu")
