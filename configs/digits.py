@@ -31,8 +31,7 @@ def get_config(recipe="hsakd"):
             "image_size": 0,
             "fraction": 0.111,  # 100 images, so that a teacher has something to add
             "validation": 0.0,
-            "mean": (0.31,),
-            "std": (0.38,),
+            **recipes.NORMALISATION["digits"],
             "pad": 1,
             "flip": False,  # a mirrored digit is none
         },

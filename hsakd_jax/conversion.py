@@ -58,13 +58,18 @@ def convert(
     usual = ({1000: "imagenet2012"} if big else {100: "cifar100", 10: "cifar10"}).get(found.num_classes, "")
     data = data or usual
     normal = NORMALISATION.get(data, NORMALISATION["imagenet2012" if big else "cifar100"])
-    normal = {"mean": mean or normal["mean"], "std": std or normal["std"]}
+    if bool(mean) != bool(std):
+        raise UserError("mean and std belong together: give both, --mean and --std, or neither")
+    normal = {"mean": mean, "std": std} if mean else normal
     for name, numbers in normal.items():
         if len(numbers) != found.channels:
             raise UserError(
                 f"{name} has {len(numbers)} numbers, the network's images {found.channels} channels: give --{name}"
             )
-    side = image_size or (224 if big else 32)
+    classes_of_data = {"digits": 10, "cifar10": 10, "cifar100": 100, "imagenet2012": 1000}.get(data, found.num_classes)
+    if classes_of_data != found.num_classes:
+        raise UserError(f"the network has {found.num_classes} classes and {data} has {classes_of_data}: check --data")
+    side = image_size or (224 if big else 8 if data == "digits" else 32)
     shape = [side, side, found.channels]
     if not all(0 < number < float("inf") for number in normal["std"]):
         raise UserError(f"std {list(normal['std'])} can't be divided by: give positive numbers")

@@ -25,11 +25,12 @@ def main(words: list[str]) -> None:
 
     paths = prediction.find(words)
     predictions, skipped = prediction.predict(_WORKDIR.value, paths, _TOP.value, _CHECKPOINT.value)
-    print(prediction.SHOWN_AS[_FORMAT.value](predictions))
+    if predictions:
+        print(prediction.SHOWN_AS[_FORMAT.value](predictions))
     for line in skipped:
         print(f"skipped: {line}", file=sys.stderr)
     if skipped:
-        raise UserError(f"{len(skipped)} of {len(paths)} images were skipped: they are named above")
+        raise UserError(f"{len(skipped)} of {len(paths)} files were skipped, those named above")
 
 
 if __name__ == "__main__":

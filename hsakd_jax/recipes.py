@@ -61,6 +61,7 @@ PIPELINE = "hsakd"
 # Mean and standard deviation by channel of what the published networks were trained on.
 NORMALISATION = {
     "cifar100": {"mean": (0.5071, 0.4867, 0.4408), "std": (0.2675, 0.2565, 0.2761)},
+    "digits": {"mean": (0.31,), "std": (0.38,)},
     "imagenet2012": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
 }
 
@@ -109,7 +110,7 @@ def make(
 
 
 def _make_tiny(config: dict[str, Any]) -> None:
-    config["data"] |= {"name": "digits", "fraction": 0.2, "mean": (0.31,), "std": (0.38,), "pad": 1, "flip": False}
+    config["data"] |= {"name": "digits", "fraction": 0.2, **NORMALISATION["digits"], "pad": 1, "flip": False}
     for section, arch in ((config["teacher"], "resnet8_half"), (config["student"], "resnet8_quarter")):
         section.update({"arch": arch, "epochs": 2, "batch": 16, "milestones": (1,), "warmup": 0})
     config.update({"eval_every": 1, "log_every": 5})

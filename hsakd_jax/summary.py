@@ -1,6 +1,6 @@
 """Shows what a network is made of.
 
-    python -m hsakd_jax.summary NAME_OR_RUN [--num_classes=100] [--image_size=32] [--channels=3] [--batch=64]
+    python -m hsakd_jax.summary NAME_OR_RUN [--num_classes=N] [--image_size=PIXELS] [--channels=3] [--batch=64]
         [--dtype=float32|bfloat16]
 
 NAME is a network's, shown with its branches; RUN a run directory, whose network, classes and images are taken.
@@ -15,7 +15,7 @@ from absl import flags
 
 from hsakd_jax.cli import command
 
-_CLASSES = flags.DEFINE_integer("num_classes", 100, "classes.")
+_CLASSES = flags.DEFINE_integer("num_classes", 0, "classes; 1000 of ImageNet's networks, 100 of others.", lower_bound=0)
 _SIZE = flags.DEFINE_integer(
     "image_size", 0, "side of the images; 224 of ImageNet's networks, 32 of others.", lower_bound=0
 )
@@ -30,13 +30,14 @@ def main(words: list[str]) -> None:
     from hsakd_jax.rundir import RunDirectory
 
     (word,) = words
-    if word not in NETWORKS and Path(word).expanduser().is_dir():
+    if word not in NETWORKS and ("/" in word or Path(word).expanduser().is_dir()):
         network = RunDirectory(word).config()["network"]
         name, shape = network["arch"], tuple(network["image_shape"])
         built = create(name, network["num_classes"], network["branches"], network["dtype"])
     else:
-        built = create(word, _CLASSES.value, True, _DTYPE.value)
-        side = _SIZE.value or (224 if word.endswith("_imagenet") else 32)
+        classes, side = (1000, 224) if word.endswith("_imagenet") else (100, 32)
+        built = create(word, _CLASSES.value or classes, True, _DTYPE.value)
+        side = _SIZE.value or side
         name, shape = word, (side, side, _CHANNELS.value)
     print(describe(name, built, shape, _BATCH.value))
 

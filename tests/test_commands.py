@@ -261,6 +261,9 @@ def test_a_run_leaves_as_safetensors_and_comes_back_as_a_teacher(pipeline, run_c
     again = run_command("export", f"--workdir={pipeline}/teacher", "--format=stablehlo", f"--output={file}")
     assert_refused(again, "exists: name another --output")
     args = ["--data=digits", "--image_size=8", "--mean=0.31", "--std=0.38"]
+    wrong = run_command("convert", file, f"--output={back}", "--data=cifar100", *args[1:])
+    assert_refused(wrong, "the network has 10 classes and cifar100 has 100")
+    assert not back.exists()
     made = run_command("convert", file, f"--output={back}", *args)
     assert made.returncode == 0, made.stderr
     assert "resnet8_half, with branches, 10 classes (found from its tensors)" in made.stdout
@@ -330,7 +333,8 @@ def test_predict(pipeline, run_command, tmp_path):
     assert partly.stdout.count(".jpg") == 1
     assert "skipped: " in partly.stderr
     assert "broken.png can't be read as an image" in partly.stderr
-    assert partly.stderr.endswith("error: 2 of 5 images were skipped: they are named above\n")
+    assert "absent.jpg is no file: check the path" in partly.stderr
+    assert partly.stderr.endswith("error: 2 of 5 files were skipped, those named above\n")
 
 
 def test_summary(pipeline, run_command):
@@ -342,6 +346,7 @@ def test_summary(pipeline, run_command):
     assert f"{result['parameters']['with_branches']:,}" in shown
     assert_refused(run_command("summary", "wrn_16_3"), "unknown network 'wrn_16_3'")
     assert_refused(run_command("summary", "wrn_16_2", "--image_size=2"), "image too small")
+    assert_refused(run_command("summary", "runs/typo"), "runs/typo is not a run directory")
 
 
 def test_evaluate_bad_input(pipeline, run_command, tmp_path):

@@ -146,6 +146,8 @@ def test_a_run_without_branches_has_none_to_export(tmp_path):
     with pytest.raises(UserError, match="mean has 3 numbers, the network's images 1 channels: give --mean"):
         convert(tmp_path / "x", tmp_path / "run", Console())
     assert not (tmp_path / "run").exists()
-    convert(tmp_path / "x", tmp_path / "run", Console(), image_size=8, mean=[0.3], std=[0.4])
+    with pytest.raises(UserError, match="mean and std belong together"):
+        convert(tmp_path / "x", tmp_path / "run", Console(), image_size=8, mean=[0.3])
+    convert(tmp_path / "x", tmp_path / "run", Console(), data="digits")
     with pytest.raises(UserError, match="has no branches"):
         export(tmp_path / "run", tmp_path / "y", "torch", branches=True)

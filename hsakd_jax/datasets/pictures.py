@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hsakd_jax.errors import UserError
 
@@ -19,12 +19,14 @@ def square(path: str | Path, size: int) -> Image.Image:
     Raises:
       UserError: the file can't be read as an image.
     """
+    if not Path(path).is_file():
+        raise UserError(f"{path} is no file: check the path")
     try:
         with Image.open(path) as image:
             image.draft("RGB", (_FINER * size, _FINER * size))
             return ImageOps.fit(_rgb(ImageOps.exif_transpose(image)), (size, size), Image.Resampling.BILINEAR)
     except Exception as error:  # a damaged file can fail anywhere in the decoder
-        reason = (str(error) or type(error).__name__).replace(str(path), "it")
+        reason = "of an unknown kind, or damaged" if isinstance(error, UnidentifiedImageError) else error
         raise UserError(f"{path} can't be read as an image ({reason}): mend or delete it") from error
 
 
