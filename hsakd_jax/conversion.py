@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hsakd_jax import facts, weights
+from hsakd_jax import facts, state_dicts, weights
 from hsakd_jax.checkpoint import Checkpoints
 from hsakd_jax.errors import UserError
 from hsakd_jax.nets import create
@@ -47,12 +47,12 @@ def convert(
       What results.json holds.
 
     Raises:
-      UserError: see `weights.read` and `weights.recognise`; nothing has been written then. Or `output` holds
+      UserError: see `state_dicts.read` and `weights.recognise`; nothing has been written then. Or `output` holds
         something else.
     """
     if arch:
         create(arch, 2)  # refuses an unknown name before the file is read
-    tensors, foreign = weights.unwrap(weights.read(checkpoint))
+    tensors, foreign = weights.unwrap(state_dicts.read(checkpoint))
     found = weights.recognise(tensors, arch, str(checkpoint))
     big = found.name.endswith("_imagenet")
     usual = ({1000: "imagenet2012"} if big else {100: "cifar100", 10: "cifar10"}).get(found.num_classes, "")

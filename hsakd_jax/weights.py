@@ -1,7 +1,5 @@
-"""Checkpoints of PyTorch in and out: files <-> state dicts <-> our variables."""
+"""State dicts of PyTorch in and out: whose network it is, and its variables."""
 
-import pickle
-import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -10,31 +8,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from hsakd_jax.errors import UserError
 from hsakd_jax.nets import NETWORKS, create, torch_names
 from hsakd_jax.nets.network import Network
+from hsakd_jax.state_dicts import StateDict, listed, read, take
 
-# Where HSAKD, its pre-trained backbones (and SSKD), CRD and mdistiller keep the network.
-SECTIONS = ("net", "state_dict", "model")
 # What training scripts and compilers wrap around a network, and what SSKD adds to it.
 WRAPPERS, FOREIGN = ("module.", "_orig_mod."), "proj_head."
-StateDict = dict[str, np.ndarray]
-
-
-# What training scripts save beside the weights, as harmless as a pickle can be: a class that ignores all it is given.
-# NumPy's own classes must not be let in: a crafted state of a dtype crashes the process.
-IGNORED = ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "argparse.Namespace")
-
-
-class _Ignored:
-    def __init__(self, *_):
-        pass
-
-    def __setstate__(self, _):
-        pass
 
 
 class Found(NamedTuple):
@@ -74,30 +56,8 @@ def load_torch(source: str | Path | Mapping[str, Any], name: str = "") -> dict[s
       UserError: not a readable checkpoint, or not of this network.
     """
     label = str(source) if isinstance(source, str | Path) else "the state dict"
-    tensors, _ = unwrap(read(source) if isinstance(source, str | Path) else _arrays(_section(source, label), label))
+    tensors, _ = unwrap(read(source) if isinstance(source, str | Path) else take(source, label))
     return to_variables(tensors, recognise(tensors, name, label))
-
-
-def read(path: str | Path) -> StateDict:
-    """The tensors of a checkpoint file, under the names they have there. Nothing in the file is executed.
-
-    Raises:
-      UserError: absent, damaged, no checkpoint, or one that would execute code; or torch is not installed.
-    """
-    path = Path(path).expanduser()
-    try:
-        with path.open("rb") as file:
-            start = file.read(9)
-    except OSError as error:
-        raise UserError(f"{path} can't be read ({error.strerror}): check the path") from error
-    if start[8:] == b"{":  # the length of a JSON header, then the header
-        try:
-            return _arrays(safetensors.numpy.load_file(path), str(path))
-        except UserError:
-            raise
-        except Exception as error:  # a damaged file can fail anywhere in the reader
-            raise UserError(f"{path} is a damaged safetensors file ({error}): get it again") from error
-    return _read_torch(path)
 
 
 def unwrap(tensors: StateDict) -> tuple[StateDict, list[str]]:
@@ -142,7 +102,7 @@ def recognise(tensors: StateDict, name: str, label: str) -> Found:
         )
         raise UserError(f"{label} is no checkpoint of {name}: {why}{_hint(shapes)}")
     raise UserError(
-        f"{label} fits none of our networks; its first tensors are {_listed(tensors)}: "
+        f"{label} fits none of our networks; its first tensors are {listed(tensors)}: "
         "name one (--arch) to see how they differ"
     )
 
@@ -166,70 +126,6 @@ def to_state_dict(name: str, network: Network, variables: Mapping[str, Any]) -> 
     found = Found(name, network.num_classes, network.branches, channels, torch_names.HEADS[name][0])
     tensors = {key: _to_torch(np.asarray(flat[path])) for path, (key, _) in _keys(found).items()}
     return tensors | {key: np.array(0) for key in torch_names.num_batches_tracked(tensors)}
-
-
-def _read_torch(path: Path) -> StateDict:
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(
-            f"{path} needs PyTorch to be read: pip install 'hsakd_jax[torch]', or save it as safetensors"
-        ) from error
-    try:
-        with torch.serialization.safe_globals([(_Ignored, name) for name in IGNORED]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        return _arrays(_section(content, str(path)), str(path))
-    except UserError:
-        raise
-    except pickle.UnpicklingError as error:
-        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if asked is None:
-            raise UserError(f"{path} is damaged or no PyTorch checkpoint: get it again") from error
-        raise UserError(
-            f"{path} holds more than tensors ({asked[1]}) and could execute code, so it was not loaded: "
-            "save the state dict alone where the file is trusted"
-        ) from error
-    except Exception as error:  # a damaged file can fail anywhere in the reader
-        reason = str(error).partition(". ")[0].partition("\n")[0][:160] or type(error).__name__
-        raise UserError(f"{path} is damaged or no PyTorch checkpoint ({reason}): get it again") from error
-
-
-def _section(content: Any, label: str) -> Mapping[str, Any]:
-    """The state dict in what a training script has saved."""
-    if _is_state_dict(content):
-        return content
-    sections = {k: v for k, v in content.items() if _is_state_dict(v)} if isinstance(content, Mapping) else {}
-    for key in SECTIONS:
-        if key in sections:
-            return sections[key]
-    if len(sections) == 1:
-        return next(iter(sections.values()))
-    held = f"it holds {_listed(map(str, content))}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
-    raise UserError(f"{label} has no state dict under {', '.join(SECTIONS)} ({held}): save the network's state_dict()")
-
-
-def _is_state_dict(content: Any) -> bool:
-    return (
-        isinstance(content, Mapping)
-        and len(content) > 0
-        and all(isinstance(k, str) and hasattr(v, "shape") and hasattr(v, "dtype") for k, v in content.items())
-    )
-
-
-def _arrays(tensors: Mapping[str, Any], label: str) -> StateDict:
-    """NumPy arrays without BatchNorm's counters; half precision as float32."""
-    arrays = {}
-    for key, value in tensors.items():
-        if key.endswith("num_batches_tracked"):
-            continue
-        if hasattr(value, "detach"):
-            value = value.detach().cpu()
-            value = (value.float() if value.is_floating_point() and value.dtype.itemsize < 4 else value).numpy()
-        value = np.asarray(value)
-        if not jnp.issubdtype(value.dtype, jnp.floating):
-            raise UserError(f"{label}: {key} is of {value.dtype}, not floating point: quantised weights can't be taken")
-        arrays[key] = value.astype(np.float32) if value.dtype.itemsize < 4 else value
-    return arrays
 
 
 def _names(shapes: dict[str, tuple[int, ...]]) -> list[str]:
@@ -286,17 +182,12 @@ def _difference(expected: dict[str, tuple[int, ...]], shapes: dict[str, tuple[in
         "extra": [key for key in shapes if key not in expected],
         "of another shape": wrong,
     }
-    return "; ".join(f"{len(keys)} {what}: {_listed(keys)}" for what, keys in parts.items() if keys)
+    return "; ".join(f"{len(keys)} {what}: {listed(keys)}" for what, keys in parts.items() if keys)
 
 
 def _hint(shapes: dict[str, tuple[int, ...]]) -> str:
     names = _names(shapes)
     return f"; it is one of {' or '.join(names)}" if names else ""
-
-
-def _listed(keys) -> str:
-    keys = list(keys)
-    return ", ".join(keys[:6]) + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")
 
 
 def _to_ours(value: np.ndarray) -> np.ndarray:

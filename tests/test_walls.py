@@ -32,8 +32,9 @@ ROOMS = {
     "variables": "checkpoint errors flax jax nets nets.network rundir",
     # knows other people's files
     "nets.torch_names": "nets.*",
-    "weights": "errors flax jax nets nets.network nets.torch_names numpy safetensors torch",
-    "conversion": "checkpoint errors facts nets progress recipes rundir weights",
+    "state_dicts": "errors jax numpy safetensors torch",
+    "weights": "errors flax jax nets nets.network nets.torch_names numpy state_dicts",
+    "conversion": "checkpoint errors facts nets progress recipes rundir state_dicts weights",
     "exporting": "augment errors facts jax jax2onnx numpy onnxruntime rundir safetensors torch variables weights",
     # knows images
     "augment": "jax",
