@@ -9,6 +9,7 @@ from collections.abc import Callable
 from absl import flags
 from absl import logging as absl_logging
 
+from hsakd_jax import xla
 from hsakd_jax.errors import Stopped, UserError
 
 
@@ -26,6 +27,7 @@ def command(main: Callable[..., None], usage: str | None, *required: str, words:
         sys.exit(0)
     absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax and TFDS tell much that helps nobody here
     sys.excepthook = _without_echoes
+    xla.prepare()
     try:
         given = _read_flags(required, words)
         main(*([given] if words else []))

@@ -3,7 +3,7 @@
 import jax
 import optax
 
-from hsakd_jax.nets.parts import at_least_float32
+from hsakd_jax.nets.kernels import at_least_float32
 
 Array = jax.Array
 

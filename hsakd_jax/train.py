@@ -14,6 +14,7 @@ from hsakd_jax import data, evaluation, facts, objectives, optim
 from hsakd_jax.augment import augment, normalise
 from hsakd_jax.checkpoint import Checkpoints
 from hsakd_jax.devices import Devices
+from hsakd_jax.dispatch import make_advance
 from hsakd_jax.errors import Stopped, UserError
 from hsakd_jax.progress import Clock, Console
 from hsakd_jax.recipes import RECIPES
@@ -92,13 +93,12 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
         console.line(f"{directory.path}: continuing at step {done} of {total}")
     directory.rewind(done)
     state, teacher_variables = devices.replicate((state, teacher_variables))
-    batches = data.batches(splits.train, settings["batch"], config["seed"], done)
+    advance = make_advance(step, splits.train, devices, settings["batch"], config["seed"])
     clock = Clock(settings["batch"], total)
     with stop_requests() as asked:
         while done < total:
-            batch = devices.shard(next(batches))
-            state = step(state, teacher_variables, batch["image"], batch["label"])
-            done += 1
+            until = min(total, *(every * (done // every + 1) for every in (eval_steps, config["log_every"])))
+            state, done = advance(state, teacher_variables, done, until)
             if not clock.started:
                 jax.block_until_ready(state.step)  # later steps are not waited for
                 clock.start(done)

@@ -10,6 +10,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from hsakd_jax import xla
+
+xla.prepare()  # as every command does
+
 import jax
 import pytest
 from xdist.scheduler import LoadScopeScheduling

@@ -14,14 +14,15 @@ ROOT = Path(__file__).parent.parent
 ROOMS = {
     # knows formulas
     "rotations": "jax",
-    "losses": "jax optax nets.parts",
+    "losses": "jax optax nets.kernels",
     "objectives": "jax losses nets.network rotations",
     "metrics": "jax nets.network rotations",
     "optim": "errors jax nets.parts optax",
     "step": "flax jax metrics nets.parts optax optim",
     # knows layers
-    "nets.parts": "flax jax",
-    "nets.network": "flax jax nets.parts rotations",
+    "nets.kernels": "jax",
+    "nets.parts": "flax jax nets.kernels",
+    "nets.network": "flax jax nets.kernels nets.parts rotations",
     "nets": "errors jax nets.*",
     "nets.*": "flax jax nets.*",
     # knows files
@@ -47,8 +48,9 @@ ROOMS = {
     # knows a run
     "devices": "errors jax numpy",
     "facts": "flax jax nets.network",
+    "dispatch": "data devices jax numpy",
     "evaluation": "augment data devices errors jax metrics nets.network progress rotations rundir variables",
-    "train": "augment checkpoint data devices errors evaluation facts flax jax objectives "
+    "train": "augment checkpoint data devices dispatch errors evaluation facts flax jax objectives "
     "optim progress recipes rotations rundir signals step variables",
     # knows a command
     "recipes": "ml_collections",
@@ -56,7 +58,8 @@ ROOMS = {
     "pipeline": "data devices errors evaluation files nets progress recipes train",
     "progress": "",
     "signals": "",
-    "cli": "absl errors",
+    "xla": "",
+    "cli": "absl errors xla",
     "main": "absl cli ml_collections pipeline progress",
     "evaluate": "absl cli evaluation recipes rundir",
     "convert": "absl cli conversion errors progress",

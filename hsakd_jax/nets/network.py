@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
+from hsakd_jax.nets.kernels import Convolve, convolve
 from hsakd_jax.nets.parts import Init, Parts, Train
 from hsakd_jax.rotations import ROTATIONS
 
@@ -55,12 +56,14 @@ class Network(nn.Module):
       num_classes: N.
       branches: whether auxiliary classifiers exist.
       dtype: compute dtype of convolutions; None computes in the parameters' dtype.
+      convolve: what computes a convolution; `jax.lax.conv_general_dilated` for a program that other backends run.
     """
 
     architecture: Architecture
     num_classes: int
     branches: bool = True
     dtype: Any = None
+    convolve: Convolve = convolve
 
     @nn.compact
     def __call__(self, images: Array, train: Train = False) -> Outputs:
@@ -75,7 +78,7 @@ class Network(nn.Module):
           ValueError: H or W is too small for the strides.
         """
         stem, stages, head, init, branch_init = self.architecture
-        backbone, branch = Parts(init, self.dtype, train), Parts(branch_init, self.dtype, train)
+        backbone, branch = (Parts(i, self.dtype, train, self.convolve) for i in (init, branch_init))
         x = stem(backbone, name="stem")(images) if stem else images
         features = []
         for l, stage in enumerate(stages, 1):

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import normal, variance_scaling, zeros
 
+from hsakd_jax.nets.kernels import Convolve, at_least_float32, channel_sums
+
 Array = jax.Array
 Train = bool | str
 # JAX's own protocol demands an argument `out_sharding`, which Flax never gives.
@@ -27,11 +29,6 @@ def is_trainable(train: Train, path: str) -> bool:
       path: module or parameter names joined by '/'.
     """
     return bool(re.search(train, path)) if isinstance(train, str) else train
-
-
-def at_least_float32(x: Array) -> Array:
-    """`x` in float32 where it is narrower; float32 and float64 pass unchanged."""
-    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
 
 
 class Init(NamedTuple):
@@ -93,22 +90,67 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", zeros, features)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, features)
         running_var = self.variable("batch_stats", "var", jnp.ones, features)
-        dtype, x = x.dtype, at_least_float32(x)
         # The pattern speaks of parameters, so the layer asks about its own scale.
         if is_trainable(self.train, "/".join((*self.path, "scale"))):
-            axes = tuple(range(x.ndim - 1))
-            mean, var = x.mean(axes), x.var(axes)
+            y, mean, var = normalise_batch(x, scale, bias)
             if not self.is_initializing():
                 n = x.size // x.shape[-1]
                 if n < 2:
                     raise ValueError("BatchNorm in training mode needs more than one value a channel: larger batch")
                 running_mean.value = 0.9 * running_mean.value + 0.1 * mean
                 running_var.value = 0.9 * running_var.value + 0.1 * (n / (n - 1)) * var
-        else:
-            mean, var = running_mean.value, running_var.value
-        row = (1,) * (x.ndim - 1) + features  # ranks are aligned by hand, as strict promotion asks
-        gain = (jax.lax.rsqrt(var + 1e-5) * scale).reshape(row)
-        return ((x - mean.reshape(row)) * gain + bias.reshape(row)).astype(dtype)
+            return y
+        gain = jax.lax.rsqrt(running_var.value + 1e-5) * scale
+        mean, gain, bias = _rows(x, running_mean.value, gain, bias)
+        return ((at_least_float32(x) - mean) * gain + bias).astype(x.dtype)
+
+
+def _rows(x: Array, *vectors: Array) -> list[Array]:
+    """Vectors [C] as [1, ..., 1, C], since strict promotion aligns no ranks."""
+    return [v.reshape((1,) * (x.ndim - 1) + v.shape) for v in vectors]
+
+
+@jax.custom_vjp
+def normalise_batch(x: Array, scale: Array, bias: Array) -> tuple[Array, Array, Array]:
+    """BatchNorm by the batch's own statistics (Ioffe and Szegedy 2015), computed in at least float32.
+
+    Its derivative is written out, since JAX's own passes over the maps twice as often and keeps more of them.
+
+    Args:
+      x: [B, ..., C].
+      scale: [C].
+      bias: [C].
+
+    Returns:
+      [B, ..., C] in the dtype of `x`, and mean and biased variance, [C], which no gradient passes through.
+    """
+    (mean, gain, shift), var = _statistics(x, scale, bias)
+    return ((at_least_float32(x) - mean) * gain + shift).astype(x.dtype), mean.reshape(-1), var
+
+
+def _statistics(x, scale, bias):
+    wide, n = at_least_float32(x), x.size // x.shape[-1]
+    (mean,) = _rows(x, channel_sums(wide)[0] / n)
+    var = channel_sums(jnp.square(wide - mean))[0] / n
+    return (mean, *_rows(x, jax.lax.rsqrt(var + 1e-5) * scale, bias)), var
+
+
+def _normalise_forward(x, scale, bias):
+    y, mean, var = normalise_batch(x, scale, bias)
+    return (y, mean, var), (x, scale, mean, jax.lax.rsqrt(var + 1e-5))
+
+
+def _normalise_backward(kept, cotangents):
+    x, scale, mean, inverse = kept
+    n = x.size // x.shape[-1]
+    mean, inverse, scale = _rows(x, mean, inverse, scale)
+    g, normal = at_least_float32(cotangents[0]), (at_least_float32(x) - mean) * inverse
+    dbias, dscale = channel_sums(g, g * normal)
+    mean_g, mean_gx = _rows(x, dbias / n, dscale / n)
+    return (scale * inverse * (g - mean_g - normal * mean_gx)).astype(x.dtype), dscale, dbias
+
+
+normalise_batch.defvjp(_normalise_forward, _normalise_backward)
 
 
 def _check_size(x: Array, stride: int, what: str) -> None:
@@ -126,11 +168,13 @@ class Parts(NamedTuple):
       init: initialisers.
       dtype: dtype of convolutions; None computes in the parameters' own dtype.
       train: mode of every BatchNorm (see `is_trainable`).
+      convolve: what computes a convolution, in place of `jax.lax.conv_general_dilated`.
     """
 
     init: Init
     dtype: Any
     train: Train
+    convolve: Convolve
 
     def conv(
         self,
@@ -159,6 +203,7 @@ class Parts(NamedTuple):
             kernel_init=self.init.conv,
             bias_init=self.init.conv_bias(kernel * kernel * x.shape[-1] // groups),
             dtype=self.dtype,
+            conv_general_dilated=self.convolve,
             name=name,
         )(x)
 

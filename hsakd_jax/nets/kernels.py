@@ -1,0 +1,142 @@
+"""Convolution and sums as each backend computes them fastest; the results are those of `jax.lax`.
+
+XLA's CPU backend is many times slower at some forms than at others that compute the same. What each form gains is
+measured in `benchmarks/results/`; other backends take `jax.lax`'s own.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+Convolve = Callable[..., Array]
+
+
+def at_least_float32(x: Array) -> Array:
+    """`x` in float32 where it is narrower; float32 and float64 pass unchanged."""
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
+
+
+def convolve(x: Array, kernel: Array, strides: Sequence[int], padding: Sequence[tuple[int, int]], **options) -> Array:
+    """`jax.lax.conv_general_dilated` of NHWC maps and HWIO kernels, in the form that suits the backend.
+
+    Args:
+      x: [B, H, W, C].
+      kernel: [k, k, C / groups, features].
+      strides: two equal ones.
+      padding: two equal pairs.
+      **options: the others of `jax.lax.conv_general_dilated`; all but `feature_group_count` must be as `nn.Conv` of
+        an undilated 2-D convolution gives them.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+    size, _, depth, features = kernel.shape
+    stride, pad, groups = strides[0], padding[0], options["feature_group_count"]
+    if size == 1:
+        x = x[:, ::stride, ::stride]
+        return _dense(x, kernel[0, 0]) if groups == 1 else _grouped(x, kernel[0, 0], groups)
+    if groups == features and depth == 1:
+        return _depthwise(x, kernel[:, :, 0], stride, pad)
+    if (size, stride, pad, groups) == (3, 2, (1, 1), 1) and not (x.shape[1] % 2 or x.shape[2] % 2):
+        return _halving(x, kernel)
+    return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
+
+def channel_sums(*maps: Array) -> tuple[Array, ...]:
+    """Sums of maps [B, ..., C] over all axes but the last, each [C]."""
+    if jax.default_backend() != "cpu":
+        return tuple(x.sum(tuple(range(x.ndim - 1))) for x in maps)
+    # On CPU a sum down to [C] runs on one core, and several sums read their operands several times.
+    # By image first and all at once, all cores have work; the barrier keeps XLA from joining the two sums again.
+    axes = tuple(range(1, maps[0].ndim - 1))
+    start = tuple(jnp.zeros((), x.dtype) for x in maps)
+    rows = jax.lax.reduce(maps, start, lambda a, b: tuple(map(jnp.add, a, b)), axes)
+    return tuple(x.sum(0) for x in jax.lax.optimization_barrier(tuple(rows)))
+
+
+def _product(x: Array, kernel: Array) -> Array:
+    """1x1 convolution as a matrix product, whose weight gradient is four times faster."""
+    return jax.lax.dot_general(x, kernel, (((3,), (0,)), ((), ())))
+
+
+def _dense_forward(x, kernel):
+    return _product(x, kernel), (x, kernel)
+
+
+def _dense_backward(kept, g):
+    x, kernel = kept
+    rows = (((0, 1, 2), (0, 1, 2)), ((), ()))
+    # XLA copies the first operand, channels first: let it be the smaller one.
+    narrow = x.shape[-1] <= g.shape[-1]
+    dkernel = jax.lax.dot_general(x, g, rows) if narrow else jax.lax.dot_general(g, x, rows).T
+    return jax.lax.dot_general(g, kernel, (((3,), (1,)), ((), ()))), dkernel
+
+
+_dense = jax.custom_vjp(_product)
+_dense.defvjp(_dense_forward, _dense_backward)
+
+
+def _grouped(x: Array, kernel: Array, groups: int) -> Array:
+    """Grouped 1x1 convolution, a matrix product for each group: [B, H, W, C], [C / groups, features]."""
+    parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
+    return jnp.concatenate([_dense(part, weights) for part, weights in parts], -1)
+
+
+def _taps(x: Array, size: int, stride: int, pad: tuple[int, int]) -> list[Array]:
+    """The pixels that each of the size * size weights of a kernel meets, in at least float32."""
+    x = jnp.pad(at_least_float32(x), ((0, 0), pad, pad, (0, 0)))
+    height, width = ((n - size) // stride * stride + 1 for n in x.shape[1:3])
+    return [x[:, i : i + height : stride, j : j + width : stride] for i in range(size) for j in range(size)]
+
+
+def _shifted(x: Array, kernel: Array, stride: int, pad: tuple[int, int]) -> Array:
+    """Depthwise convolution as shifted multiply-adds: [B, H, W, C], [k, k, C] -> [B, H', W', C]."""
+    weights = at_least_float32(kernel).reshape(-1, 1, 1, 1, x.shape[-1])
+    products = [tap * weight for tap, weight in zip(_taps(x, len(kernel), stride, pad), weights, strict=True)]
+    return sum(products[1:], products[0]).astype(x.dtype)
+
+
+def _depthwise_forward(x, kernel, stride, pad):
+    return _shifted(x, kernel, stride, pad), (x, kernel)
+
+
+def _depthwise_backward(stride, pad, kept, g):
+    x, kernel = kept
+    g = jax.lax.optimization_barrier(g)  # or XLA would compute it again for each weight
+    # JAX's own derivative is fast for the map but sums on one core for the weights.
+    (dx,) = jax.linear_transpose(lambda x: _shifted(x, kernel, stride, pad), x)(g)
+    sums = channel_sums(*(tap * g.astype(tap.dtype) for tap in _taps(x, len(kernel), stride, pad)))
+    return dx, jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
+
+
+_depthwise = jax.custom_vjp(_shifted, nondiff_argnums=(2, 3))
+_depthwise.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+def _strided(x: Array, kernel: Array) -> Array:
+    """3x3 convolution of stride 2, padding 1, of maps of even height and width."""
+    return jax.lax.conv_general_dilated(x, kernel, (2, 2), [(1, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _halving_forward(x, kernel):
+    return _strided(x, kernel), (x, kernel)
+
+
+def _halving_backward(kept, g):
+    x, kernel = kept
+    (dkernel,) = jax.linear_transpose(lambda kernel: _strided(x, kernel), kernel)(g)
+    # XLA would slide the kernel over a gradient three quarters zeros. Pixel 2u + a of the map meets weight
+    # i = a + 1 - 2d of output u + d: one 2x2 convolution gives the four pixels (a, b) of u as channels.
+    batch, height, width, channels = x.shape
+    phases = jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0))).reshape(
+        2, 2, 2, 2, channels, -1
+    )  # i + 1 = 2 (1 - d) + a
+    phases = phases[::-1, :, ::-1].transpose(0, 2, 5, 1, 3, 4).reshape(2, 2, -1, 4 * channels)
+    dx = jax.lax.conv_general_dilated(g, phases, (1, 1), [(0, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    dx = dx.reshape(batch, height // 2, width // 2, 2, 2, channels).swapaxes(2, 3).reshape(x.shape)
+    return dx, dkernel
+
+
+_halving = jax.custom_vjp(_strided)
+_halving.defvjp(_halving_forward, _halving_backward)

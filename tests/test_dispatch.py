@@ -1,0 +1,74 @@
+"""Many steps a call are the steps of many calls."""
+
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from hsakd_jax import dispatch
+
+SCRIPT = """
+import jax, numpy as np, sys
+from hsakd_jax import data, objectives, optim, create
+from hsakd_jax.augment import augment, normalise
+from hsakd_jax.devices import Devices
+from hsakd_jax.dispatch import make_advance
+from hsakd_jax.rotations import rotate
+from hsakd_jax.step import make_step
+from hsakd_jax.variables import start
+import jax.numpy as jnp
+
+network = create("resnet8_quarter", 10)
+variables = jax.tree.map(lambda x: np.asarray(x, np.float64), start(network, (8, 8, 1), 0))
+weights = dict.fromkeys(("task", "joint"), 1.0)
+init, update = make_step(network, objectives.teacher, weights, optim.sgd(0.05, 0.9, 5e-4, True))
+
+def step(state, _, images, labels):
+    images = augment(jax.random.fold_in(jax.random.key(0), state.step), images, pad=1, flip=True)
+    return update(state, None, rotate(normalise(images, (0.3,), (0.4,), jnp.float64)), labels)
+
+g = np.random.default_rng(0)
+dataset = data.Dataset(g.integers(0, 255, (50, 8, 8, 1), np.uint8), g.integers(0, 10, 50).astype(np.int32))
+results = []
+for many, count in ((False, 1), (True, 1), (True, 8)):
+    devices = Devices(jax.devices()[:count])
+    compiled = devices.jit(step, replicated=2, donate=True)
+    advance = make_advance(compiled, dataset, devices, 16, 3, many)
+    state, done, calls = devices.replicate(init(variables)), 0, 0
+    for until in (4, 7):  # two pieces of one program, over the end of an epoch
+        while done < until:
+            state, done = advance(state, None, done, until)
+            calls += 1
+    assert (done, calls) == (7, 2 if many else 7)
+    results.append(jax.device_get(state))
+worst = 0
+for other in results[1:]:
+    assert other.step == 7
+    for a, b in zip(jax.tree.leaves(results[0]), jax.tree.leaves(other), strict=True):
+        worst = max(worst, float(np.max(np.abs(a - b) / np.maximum(np.abs(a), 1e-3))))
+print(worst)
+"""
+
+
+def test_many_steps_a_call_in_float64():
+    env = {"JAX_ENABLE_X64": "1", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    found = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=env, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert not found.returncode, found.stderr
+    assert float(found.stdout) <= 1e-8
+
+
+@pytest.mark.parametrize(
+    ("backend", "fits", "many"), [("cpu", True, False), ("gpu", True, True), ("tpu", False, False)]
+)
+def test_accelerators_make_many_steps_a_call_where_the_images_fit(monkeypatch, backend, fits, many):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(dispatch, "RESIDENT", 64 if fits else 63)
+    monkeypatch.setattr(dispatch, "_many_a_call", lambda *_: True)
+    monkeypatch.setattr(dispatch, "_one_a_call", lambda *_: False)
+    dataset = dispatch.data.Dataset(np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int32))
+    assert dispatch.make_advance(None, dataset, None, 1, 0) is many

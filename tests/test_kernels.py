@@ -1,0 +1,99 @@
+"""Every form of convolution that a backend may prefer computes what `jax.lax` computes, derivatives included."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hsakd_jax.nets import kernels
+from hsakd_jax.nets.parts import normalise_batch
+
+
+def derivatives(function, *operands):
+    """Value and gradients of all operands, for a cotangent that is the same for functions of the same shape."""
+    value, pull = jax.vjp(function, *operands)
+    g = np.random.default_rng(1).normal(size=value.shape)
+    return (value, *pull(jnp.asarray(g, value.dtype)))
+
+
+def assert_close(found, expected, tolerance):
+    for a, b in zip(found, expected, strict=True):
+        assert (a.dtype, a.shape) == (b.dtype, b.shape)
+        a, b = (np.asarray(x, np.float32) for x in (a, b))
+        assert abs(a - b).max() <= tolerance * abs(b).max()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    ("size", "stride", "groups", "shape"),
+    [
+        (1, 1, 1, (8, 8)),
+        (1, 2, 1, (8, 6)),
+        (1, 2, 1, (7, 5)),
+        (1, 1, 3, (4, 6)),
+        (3, 1, 12, (8, 6)),
+        (3, 2, 12, (8, 6)),
+        (3, 2, 12, (7, 5)),
+        (3, 1, 1, (8, 6)),
+        (3, 2, 1, (8, 6)),
+        (3, 2, 1, (7, 5)),
+        (3, 1, 3, (8, 6)),
+        (7, 2, 1, (10, 8)),
+    ],
+)
+def test_convolutions(size, stride, groups, shape, dtype):
+    g = np.random.default_rng(0)
+    x = jnp.asarray(g.normal(size=(4, *shape, 12)), dtype)
+    kernel = jnp.asarray(g.normal(size=(size, size, 12 // groups, 24 if groups < 12 else 12)), dtype)
+    options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "feature_group_count": groups}
+    ours, lax = (
+        derivatives(lambda x, k, f=f: f(x, k, (stride, stride), [(size // 2, size // 2)] * 2, **options), x, kernel)
+        for f in (kernels.convolve, jax.lax.conv_general_dilated)
+    )
+    # bfloat16 has 8 bits: both sides round, in another order.
+    assert_close(ours, lax, 2e-6 if dtype == jnp.float32 else 2e-2)
+
+
+def test_no_form_of_lax_is_left_where_another_is_faster():
+    """What the other tests compare must be two computations."""
+
+    def primitives(size, stride, groups):
+        kernel = jnp.zeros((size, size, 12 // groups, 12))
+        options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "feature_group_count": groups}
+
+        def pull(x, kernel):
+            out, pull = jax.vjp(
+                lambda x, k: kernels.convolve(x, k, (stride, stride), [(size // 2, size // 2)] * 2, **options),
+                x,
+                kernel,
+            )
+            return pull(out)
+
+        return str(jax.make_jaxpr(pull)(jnp.zeros((2, 8, 8, 12)), kernel))
+
+    assert all("conv_general_dilated" not in primitives(*c) for c in ((1, 1, 1), (1, 2, 1), (1, 1, 3), (3, 1, 12)))
+    assert "lhs_dilation=(2, 2)" not in primitives(3, 2, 1)
+    assert "lhs_dilation=(1, 1)" in primitives(3, 2, 1)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("shape", [(6, 5, 4, 3), (16, 3)])
+def test_batch_norm(shape, dtype):
+    """Against JAX's own derivative of the textbook formula; the statistics pass no gradient."""
+    g = np.random.default_rng(0)
+    x = jnp.asarray(g.normal(2, 3, shape), dtype)
+    scale, bias = (jnp.asarray(g.normal(size=shape[-1:]), jnp.float32) for _ in range(2))
+    axes = tuple(range(len(shape) - 1))
+
+    def plain(x, scale, bias):
+        wide = x.astype(jnp.float32)
+        mean, var = wide.mean(axes, keepdims=True), wide.var(axes, keepdims=True)
+        row = (1,) * len(axes) + scale.shape
+        y = (wide - mean) / jnp.sqrt(var + 1e-5) * scale.reshape(row) + bias.reshape(row)
+        return y.astype(x.dtype)
+
+    ours = derivatives(lambda *a: normalise_batch(*a)[0], x, scale, bias)
+    assert_close(ours, derivatives(plain, x, scale, bias), 2e-6 if dtype == jnp.float32 else 2e-2)
+    _, mean, var = normalise_batch(x, scale, bias)
+    wide = x.astype(jnp.float32)
+    assert_close((mean, var), (wide.mean(axes), wide.var(axes)), 2e-6)

@@ -1,0 +1,50 @@
+"""What the environment says is kept, and no flag is given that this jaxlib does not know."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+from hsakd_jax import xla
+
+
+def test_a_known_flag_joins_those_that_are_set(monkeypatch):
+    monkeypatch.setattr(xla, "_knows", lambda flag: flag == b"xla_cpu_experimental_ynn_fusion_type")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+    for _ in range(2):  # a command that starts another one
+        xla.prepare()
+        assert os.environ["XLA_FLAGS"] == f"--xla_force_host_platform_device_count=2 {xla.WITHOUT_YNNPACK}"
+
+
+def test_what_the_user_chose_stays(monkeypatch):
+    monkeypatch.setattr(xla, "_knows", lambda flag: True)
+    monkeypatch.setenv("XLA_FLAGS", f"{xla.WITHOUT_YNNPACK}individual_dot")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/elsewhere")
+    xla.prepare()
+    assert os.environ["XLA_FLAGS"] == f"{xla.WITHOUT_YNNPACK}individual_dot"
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "/elsewhere"
+
+
+def test_compiled_programs_are_kept_in_the_users_cache(monkeypatch, tmp_path):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    xla.prepare()
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path / "hsakd_jax")
+
+
+def test_only_what_the_library_holds_is_known(monkeypatch, tmp_path):
+    (tmp_path / "libjax_common.so").write_bytes(b"...xla_some_flag...")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: SimpleNamespace(origin=str(tmp_path / "__init__.py")))
+    assert xla._knows(b"xla_some_flag")
+    assert not xla._knows(b"xla_another")
+    (tmp_path / "libjax_common.so").unlink()
+    assert not xla._knows(b"xla_some_flag")
+
+
+def test_jax_starts_with_what_was_prepared():
+    """XLA ends a process whose flags it does not know."""
+    script = "from hsakd_jax import xla; xla.prepare(); import jax; print(jax.numpy.ones(3).sum())"
+    env = {**os.environ, "XLA_FLAGS": ""}
+    found = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (0, "3.0\n"), found.stderr
