@@ -1,30 +1,43 @@
 """Images a second of the whole HSAKD training step, ours and PyTorch's, alternating in one run.
 
-    python -m benchmarks.step [--pair TEACHER:STUDENT ...] [--batch 64] [--rounds 7] [--dtype float32|bfloat16]
-        [--torch eager,channels_last,compile] [--output FILE.json]
+    python -m benchmarks.step [--pair TEACHER:STUDENT ...] [--device cpu|gpu|tpu] [--against torch] [--batch 64]
+        [--rounds 7] [--steps 1] [--dtype float32|bfloat16] [--remat] [--output NAME]
 
 A step takes a batch of uint8 images and crops, flips, normalises and rotates it, runs the teacher, runs the student
-forward and backward, and updates it. Both sides do it on the same device; the device is JAX's default one. Rates count
-images before rotation. Medians over the rounds with the quartiles; the sides take turns within each round, since a
-shared machine drifts. Prints a Markdown table and writes JSON.
+forward and backward, and updates it. Both sides do it on the same device. Rates count images before rotation. Medians
+over the rounds with the quartiles; the sides take turns within each round, since a shared machine drifts.
+
+--against names PyTorch's variants with commas between them: 'eager' (as the reference does it, channels first) with
+'channels_last', 'compile' and 'bfloat16' joined by '+'; 'torch' is eager and channels_last on CPU, and on a GPU eager
+and channels_last+compile+bfloat16. 'none' measures ours alone. --steps is how many steps are timed together: on an
+accelerator, our side makes them in one call. The peak is a large matrix product's rate on the same device, before the
+first pair. Prints a Markdown table and writes it and JSON to benchmarks/results/NAME.
 """
 
 import argparse
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from hsakd_jax import xla
+
+xla.prepare()  # as every command does
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.exports import random_variables
 from hsakd_jax import data, facts, pipeline, recipes, train
 from hsakd_jax.devices import Devices
+from hsakd_jax.dispatch import make_advance
 from hsakd_jax.nets import create
 from hsakd_jax.rotations import ROTATIONS
 
+RESULTS = Path(__file__).parent / "results"
 PAIRS = (
     "wrn_40_2:wrn_16_2",
     "wrn_40_2:wrn_40_1",
@@ -40,25 +53,25 @@ CIFAR_IMAGES = 50_000
 Step = Callable[[], None]
 
 
-def make_data(pair: str, batch: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """A batch of random uint8 images and labels, and the number of classes."""
+def make_data(pair: str, images: int) -> tuple[data.Dataset, int]:
+    """Random uint8 images with labels, and the number of classes."""
     side, classes = (224, 1000) if pair.endswith("_imagenet") else (32, 100)
     random = np.random.default_rng(0)
-    return (
-        random.integers(0, 256, (batch, side, side, 3), np.uint8),
-        random.integers(0, classes, batch, np.int32),
-        classes,
+    dataset = data.Dataset(
+        random.integers(0, 256, (images, side, side, 3), np.uint8), random.integers(0, classes, images, np.int32)
     )
+    return dataset, classes
 
 
-def ours(pair: str, batch: int, dtype: str) -> tuple[Step, dict]:
-    """Our step as a function that waits for its end, and what compiling it took and needs."""
+def ours(pair: str, batch: int, dtype: str, steps: int = 1, remat: bool = False) -> tuple[Step, dict]:
+    """Our steps as a function that waits for their end, and what compiling one took and needs."""
     teacher_name, student_name = pair.split(":")
-    images, labels, classes = make_data(pair, batch)
-    shape = images.shape[1:]
+    dataset, classes = make_data(pair, batch)
+    shape = dataset.images.shape[1:]
     network, teacher = create(student_name, classes, dtype=dtype), create(teacher_name, classes, dtype=dtype)
+    network = network.clone(remat=remat)
     training = {
-        "arch": student_name, "dtype": dtype, "epochs": 1, "batch": batch, "accumulate": 1, "lr": 1e-4,
+        "arch": student_name, "dtype": dtype, "epochs": 1, "batch": batch, "accumulate": 1, "remat": remat, "lr": 1e-4,
         "schedule": "cosine", "milestones": (), "gamma": 0.1, "warmup": 0, "momentum": 0.9, "nesterov": True,
         "weight_decay": 5e-4,
     }  # fmt: skip
@@ -66,46 +79,83 @@ def ours(pair: str, batch: int, dtype: str) -> tuple[Step, dict]:
     config = recipes.make(
         "student", data=source, teacher=training, student=training, seed=0, eval_every=1, eval_batch=1, log_every=1
     )
-    dataset = data.Dataset(images, labels)
     splits = data.Splits(dataset, None, dataset, tuple(map(str, range(classes))))
     run = pipeline.resolve(config.to_dict(), "student", splits, "none")
     devices = Devices()
     init, step = train.compile_step(run, network, teacher, devices, lambda _: 1e-4)
     state, taught = devices.replicate((init(random_variables(network, shape)), random_variables(teacher, shape)))
-    rows = devices.shard({"image": images, "label": labels})
+    rows = devices.shard(dict(zip(("image", "label"), dataset, strict=True)))
     began = time.perf_counter()
     compiled = step.lower(state, taught, rows["image"], rows["label"]).compile()
     memory = compiled.memory_analysis()
     seconds = time.perf_counter() - began
+    advance = make_advance(step, dataset, devices, batch, 0)  # the transfer of a batch is part of a step
+    done = 0
 
-    def once():
-        nonlocal state
-        batch = devices.shard({"image": images, "label": labels})  # the transfer is part of a step
-        state = compiled(state, taught, batch["image"], batch["label"])
+    def several():
+        nonlocal state, done
+        until = done + steps
+        while done < until:
+            state, done = advance(state, taught, done, until)
         jax.block_until_ready(state)
 
     needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes if memory else None
-    return once, {"compile_s": seconds, "bytes": needed}
+    return several, {"compile_s": seconds, "bytes": needed}
 
 
-def theirs(pair: str, batch: int, variant: str) -> Step:
-    """PyTorch's step, as the reference does it ('eager') or faster, joined by '+': channels_last, compile, bfloat16."""
+def torch_trainer(pair: str, classes: int, variant: str):
+    """(student, update): PyTorch's step on normalised NCHW images, from their rotation on; `update` gives the loss."""
     import torch
     import torch.nn.functional as F
 
     from benchmarks import torch_networks
 
-    device = "cuda" if jax.default_backend() == "gpu" else "cpu"
-    images, labels, classes = make_data(pair, batch)
-    teacher, student = (torch_networks.create(name, classes, True).to(device) for name in pair.split(":"))
+    device = torch_device()
     form = torch.channels_last if "channels_last" in variant else torch.contiguous_format
+    teacher, student = (torch_networks.create(name, classes, True).to(device) for name in pair.split(":"))
     teacher, student = teacher.to(memory_format=form).eval(), student.to(memory_format=form).train()
     optimizer = torch.optim.SGD(student.parameters(), 1e-4, momentum=0.9, weight_decay=5e-4, nesterov=True)
     if "compile" in variant:
         teacher, student = torch.compile(teacher), torch.compile(student)
+
+    def kl(ours, theirs, temperature=3.0):
+        log_p, q = F.log_softmax(ours / temperature, 1), F.softmax(theirs / temperature, 1)
+        return temperature**2 * F.kl_div(log_p, q, reduction="batchmean")
+
+    def update(x, y):
+        x = torch.stack([x.rot90(k, (2, 3)) for k in range(ROTATIONS)], 1).flatten(0, 1).contiguous(memory_format=form)
+        with torch.autocast(device, torch.bfloat16, enabled="bfloat16" in variant):
+            with torch.no_grad():
+                taught, taught_aux = teacher(x)
+            logits, aux = student(x)
+            loss = F.cross_entropy(logits[::ROTATIONS].float(), y) + kl(logits.float(), taught.float())
+            loss = loss + sum(kl(q.float(), t.float()) for q, t in zip(aux, taught_aux, strict=True))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return student, update
+
+
+def torch_device() -> str:
+    """PyTorch's name of the device that JAX computes on."""
+    return "cuda" if jax.default_backend() == "gpu" else "cpu"
+
+
+def theirs(pair: str, batch: int, variant: str, steps: int = 1) -> Step:
+    """PyTorch's steps, as the reference does it (eager) or faster: channels_last, compile, bfloat16, joined by +."""
+    import torch
+    import torch.nn.functional as F
+
+    device = torch_device()
+    (images, labels), classes = make_data(pair, batch)
+    _, update = torch_trainer(pair, classes, variant)
     normal = recipes.NORMALISATION["cifar100"]
     mean, std = (torch.tensor(normal[key], device=device).view(1, 3, 1, 1) for key in ("mean", "std"))
     given, y = torch.from_numpy(images), torch.from_numpy(labels).long()
+    if "compile" in variant:  # the strongest: data that lies on the device
+        given, y = given.to(device), y.to(device)
     side = images.shape[1]
 
     def augment(x):
@@ -117,26 +167,14 @@ def theirs(pair: str, batch: int, variant: str) -> Step:
         flip = torch.rand(len(x), 1, 1, 1, device=device) < 0.5
         return torch.where(flip, x.flip(2), x)
 
-    def kl(ours, theirs, temperature=3.0):
-        log_p, q = F.log_softmax(ours / temperature, 1), F.softmax(theirs / temperature, 1)
-        return temperature**2 * F.kl_div(log_p, q, reduction="batchmean")
-
-    def once():
-        x = augment(given.to(device)).permute(0, 3, 1, 2).float().div_(255).sub(mean).div_(std)
-        x = torch.stack([x.rot90(k, (2, 3)) for k in range(ROTATIONS)], 1).flatten(0, 1).contiguous(memory_format=form)
-        with torch.autocast(device, torch.bfloat16, enabled="bfloat16" in variant):
-            with torch.no_grad():
-                taught, taught_aux = teacher(x)
-            logits, aux = student(x)
-            loss = F.cross_entropy(logits[::ROTATIONS].float(), y.to(device)) + kl(logits.float(), taught.float())
-            loss = loss + sum(kl(q.float(), t.float()) for q, t in zip(aux, taught_aux, strict=True))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    def several():
+        for _ in range(steps):
+            x = augment(given.to(device)).permute(0, 3, 1, 2).float().div_(255).sub(mean).div_(std)
+            update(x, y.to(device))
         if device == "cuda":
             torch.cuda.synchronize()
 
-    return once
+    return several
 
 
 def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
@@ -162,38 +200,76 @@ def flops(pair: str) -> float:
     return 2.0 * ROTATIONS * (teacher + 3 * student)
 
 
+def peak(dtype: str) -> float:
+    """FLOP a second of a product of two 4096 x 4096 matrices, the best of ten."""
+    matrix = jnp.asarray(np.random.default_rng(0).standard_normal((4096, 4096)), dtype)
+    product = jax.jit(jnp.matmul)
+    jax.block_until_ready(product(matrix, matrix))
+    times = []
+    for _ in range(10):
+        began = time.perf_counter()
+        jax.block_until_ready(product(matrix, matrix))
+        times.append(time.perf_counter() - began)
+    return 2 * 4096**3 / min(times)
+
+
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pair", action="append", choices=PAIRS, help="all by default; may be given several times")
+    parser.add_argument("--device", choices=["cpu", "gpu", "tpu"], help="JAX's default one otherwise")
+    parser.add_argument("--against", default="torch", help="variants with commas between them, torch, or none")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    parser.add_argument("--torch", default="eager,channels_last", help="variants with commas between them, or none")
-    parser.add_argument("--output", type=Path, help="JSON, to which pairs are added")
+    parser.add_argument("--remat", action="store_true", help="ours with activations computed again")
+    parser.add_argument("--output", help="name of the files in benchmarks/results/, to which pairs are added")
     args = parser.parse_args()
-    variants = [v for v in args.torch.split(",") if v and v != "none"]
-    print(f"{facts.environment()['device']}, batch {args.batch} x {ROTATIONS}, {args.dtype}\n")
-    print("| pair | side | images/s | quartiles | s an epoch of 50,000 | TFLOP/s | ours is faster by |")
-    print("|---|---|---|---|---|---|---|")
+    if args.device:
+        jax.config.update("jax_platforms", {"gpu": "cuda"}.get(args.device, args.device))
+    strongest = "channels_last" if jax.default_backend() == "cpu" else "channels_last+compile+bfloat16"
+    against = {"torch": ["eager", strongest], "none": []}.get(args.against, args.against.split(","))
+    environment, greatest = facts.environment(), peak(args.dtype)
+    if against:
+        import torch
+
+        environment["versions"]["torch"] = torch.__version__
+    cores = f", {len(os.sched_getaffinity(0))} cores" if jax.default_backend() == "cpu" else ""
+    lines = [
+        f"{environment['device']}{cores}, batch {args.batch} x {ROTATIONS}, {args.dtype}, {args.rounds} rounds of "
+        f"{args.steps}; jax {jax.__version__}, torch {environment['versions'].get('torch', '-')}; "
+        f"a matrix product reaches {greatest / 1e12:.3f} TFLOP/s",
+        "",
+        "| pair | side | images/s | quartiles | s an epoch of 50,000 | TFLOP/s | of that | ours is faster by |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    print("\n".join(lines), flush=True)
     results = []
     for pair in args.pair or PAIRS:
-        once, compiled = ours(pair, args.batch, args.dtype)
-        steps = {"hsakd_jax": once, **{f"torch {v}": theirs(pair, args.batch, v) for v in variants}}
-        seconds = measure(steps, args.rounds)
+        side_ours, compiled = ours(pair, args.batch, args.dtype, args.steps, args.remat)
+        sides = {"hsakd_jax": side_ours, **{f"torch {v}": theirs(pair, args.batch, v, args.steps) for v in against}}
+        seconds = {name: [t / args.steps for t in times] for name, times in measure(sides, args.rounds).items()}
         fastest = statistics.median(seconds["hsakd_jax"])
         for side, times in seconds.items():
             low, middle, high = statistics.quantiles(times, n=4)
             rate, ratio = args.batch / middle, "" if side == "hsakd_jax" else f"{middle / fastest:.2f}"
-            print(
+            done = flops(pair) * rate
+            lines.append(
                 f"| {pair} | {side} | {rate:,.1f} | {args.batch / high:,.1f} to {args.batch / low:,.1f} | "
-                f"{CIFAR_IMAGES / rate:,.0f} | {flops(pair) * rate / 1e12:.3f} | {ratio} |",
-                flush=True,
+                f"{CIFAR_IMAGES / rate:,.0f} | {done / 1e12:.3f} | {done / greatest:.0%} | {ratio} |"
             )
+            print(lines[-1], flush=True)
+        lines.append(
+            f"| | compiled in {compiled['compile_s']:.0f} s, {(compiled['bytes'] or 0) / 2**20:,.0f} MiB | | | | | | |"
+        )
+        print(lines[-1], flush=True)
         results.append({"pair": pair, "batch": args.batch, "dtype": args.dtype, "seconds": seconds, **compiled})
-        print(f"| | compiled in {compiled['compile_s']:.0f} s, {(compiled['bytes'] or 0) / 2**20:,.0f} MiB | | | | | |")
         if args.output:
-            args.output.write_text(json.dumps({"environment": facts.environment(), "pairs": results}, indent=2) + "\n")
+            RESULTS.mkdir(exist_ok=True)
+            content = {"environment": environment, "peak_flops": greatest, "steps": args.steps, "pairs": results}
+            (RESULTS / f"{args.output}.json").write_text(json.dumps(content, indent=1) + "\n")
+            (RESULTS / f"{args.output}.md").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ def get_config(recipe="hsakd"):
         "epochs": 240,
         "batch": 64,  # images a step; each is seen in its 4 rotations
         "accumulate": 1,
+        "remat": False,
         "lr": 0.05,
         "schedule": "multi_step",
         "milestones": (150, 180, 210),  # epochs

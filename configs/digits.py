@@ -13,6 +13,7 @@ def get_config(recipe="hsakd"):
         "epochs": 120,
         "batch": 20,  # images a step; each is seen in its 4 rotations
         "accumulate": 1,
+        "remat": False,
         "lr": 0.05,
         "schedule": "cosine",
         "milestones": (),

@@ -51,7 +51,7 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
     steps_per_epoch = images // settings["batch"]
     total = settings["epochs"] * steps_per_epoch
     eval_steps = config["eval_every"] * steps_per_epoch
-    network = build(config["network"])
+    network = build(config["network"], settings["remat"])
     variables = start(network, config["network"]["image_shape"], config["seed"], settings["init"])
     taught_by = _teacher_directory(config, directory)
     teacher, teacher_variables = _load_teacher(config, taught_by)

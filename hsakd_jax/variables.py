@@ -15,12 +15,12 @@ from hsakd_jax.nets.network import Network, Peers
 from hsakd_jax.rundir import RunDirectory
 
 
-def build(network: dict[str, Any]) -> Network | Peers:
-    """The network that the section 'network' of a run's config describes."""
-    one = create(network["arch"], network["num_classes"], network["branches"], network["dtype"])
+def build(network: dict[str, Any], remat: bool = False) -> Network | Peers:
+    """The network that the section 'network' of a run's config describes; `remat` as in `Network`."""
+    one = create(network["arch"], network["num_classes"], network["branches"], network["dtype"]).clone(remat=remat)
     if not network["peers"]:
         return one
-    recipe = partial(Network, NETWORKS[network["arch"]](), network["num_classes"], dtype=one.dtype)
+    recipe = partial(Network, NETWORKS[network["arch"]](), network["num_classes"], dtype=one.dtype, remat=remat)
     return Peers((recipe,) * network["peers"], network["branches"])
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import reference
 
-from hsakd_jax import create, objectives, optim
+from hsakd_jax import create, facts, objectives, optim
 from hsakd_jax.devices import Devices
 from hsakd_jax.errors import UserError
 from hsakd_jax.rotations import rotate
@@ -59,9 +59,9 @@ def test_first_golden_step_in_float32():
         assert abs(float(state.window.sums[name]) - value) <= tolerance * value + absolute, name
 
 
-def small(branches=False, train=True, accumulate=1):
+def small(branches=False, train=True, accumulate=1, remat=False):
     """(init, step, variables, images [4B], labels) of a small network."""
-    network = create("resnet8_quarter", 10, branches)
+    network = create("resnet8_quarter", 10, branches).clone(remat=remat)
     objective, terms = (objectives.teacher, ("task", "joint")) if branches else (objectives.baseline, ("task",))
     optimizer = optim.sgd(0.1, 0.9, 5e-4, True)
     init, step = make_step(network, objective, dict.fromkeys(terms, 1.0), optimizer, train, accumulate=accumulate)
@@ -102,6 +102,16 @@ def test_micro_batches_average_the_gradient():
         results.append(jax.device_get((state.params, state.window.sums)))
     for other in results[1:]:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), results[0], other)
+
+
+def test_computing_activations_again_gives_the_same_and_keeps_less():
+    results, kept = [], []
+    for remat in (False, True):
+        init, step, variables, images, labels = small(True, remat=remat)
+        kept.append(facts.activation_bytes(create("resnet8_quarter", 10).clone(remat=remat), (8, 8, 1), 64))
+        results.append(jax.device_get(jax.jit(step)(init(variables), None, images, labels).params))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *results)
+    assert kept[1] < kept[0] / 2
 
 
 def test_the_first_step_that_is_not_finite_is_remembered_by_term():

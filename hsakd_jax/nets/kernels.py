@@ -5,6 +5,7 @@ measured in `benchmarks/results/`; other backends take `jax.lax`'s own.
 """
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 import jax
 import jax.numpy as jnp
@@ -93,8 +94,8 @@ def _taps(x: Array, size: int, stride: int, pad: tuple[int, int]) -> list[Array]
 def _shifted(x: Array, kernel: Array, stride: int, pad: tuple[int, int]) -> Array:
     """Depthwise convolution as shifted multiply-adds: [B, H, W, C], [k, k, C] -> [B, H', W', C]."""
     weights = at_least_float32(kernel).reshape(-1, 1, 1, 1, x.shape[-1])
-    products = [tap * weight for tap, weight in zip(_taps(x, len(kernel), stride, pad), weights, strict=True)]
-    return sum(products[1:], products[0]).astype(x.dtype)
+    products = (tap * weight for tap, weight in zip(_taps(x, len(kernel), stride, pad), weights, strict=True))
+    return reduce(jnp.add, products).astype(x.dtype)
 
 
 def _depthwise_forward(x, kernel, stride, pad):

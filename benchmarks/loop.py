@@ -1,0 +1,224 @@
+"""Whole epochs, data and evaluation included, ours and a PyTorch loop as the reference writes it; and what starts cost.
+
+    python -m benchmarks.loop [--pair wrn_40_2:wrn_16_2] [--images 640] [--test-images 1000] [--epochs 3]
+        [--against eager|none] [--output NAME]
+
+Four measurements, on random images:
+
+epoch       seconds from one evaluation's end to the next, checkpoint included, by `train.run` itself; the median.
+loop        the share of an epoch, without evaluation and checkpoint, that is not the step: one minus the seconds of a
+            step, measured alone, times the steps.
+evaluation  10,000 images (--test-images here) without branches, against a forward pass at the best of several batches.
+start       from `python -m hsakd_jax.main` to the end of its first step, compilation cache cold and warm.
+
+The PyTorch loop loads images in the main process, one by one, and reads four numbers a step, as the reference does.
+On a GPU: --images 50000 --test-images 10000.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from hsakd_jax import xla
+
+xla.prepare()
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save_file
+
+from benchmarks import step as bench
+from benchmarks.exports import random_variables
+from configs import cifar100
+from hsakd_jax import conversion, data, evaluation, facts, pipeline, recipes, train, weights
+from hsakd_jax.augment import normalise
+from hsakd_jax.devices import Devices
+from hsakd_jax.nets import create
+from hsakd_jax.progress import Console
+
+BATCH, EVAL_BATCH = 64, 500
+
+
+class Listener(Console):
+    """Shows nothing and notes when each line came."""
+
+    def __init__(self):
+        super().__init__(open(os.devnull, "w"))  # noqa: SIM115
+        self.times = []
+
+    def line(self, text):
+        if ": epoch " in text:
+            self.times.append(time.perf_counter())
+
+
+def our_epochs(pair: str, splits: data.Splits, epochs: int, folder: Path) -> tuple[list[float], float]:
+    """Seconds of each epoch but the first, which compiles; training images a second between evaluations."""
+    teacher, student = pair.split(":")
+    classes = len(splits.class_names)
+    network = create(teacher, classes)
+    file = folder / "teacher.safetensors"
+    save_file(weights.to_state_dict(teacher, network, random_variables(network, (32, 32, 3))), file)
+    conversion.convert(file, folder / "teacher", Listener())
+    config = cifar100.get_config("student").to_dict()
+    # Random labels teach nothing, and a small rate keeps them from doing harm.
+    config["student"] |= {"arch": student, "epochs": epochs, "milestones": (), "lr": 1e-4, "batch": BATCH}
+    config |= {"log_every": 10, "eval_batch": EVAL_BATCH}
+    run = pipeline.resolve(config, "student", splits, str(folder / "teacher"))
+    listener = Listener()
+    result = train.run(run, folder / "student", splits, listener)
+    return [b - a for a, b in itertools.pairwise(listener.times)], result["images_per_s"]
+
+
+def their_epochs(pair: str, splits: data.Splits, epochs: int) -> list[float]:
+    """Seconds of each epoch but the first."""
+    import torch
+
+    device = bench.torch_device()
+    student, update = bench.torch_trainer(pair, len(splits.class_names), "eager")
+    normal = recipes.NORMALISATION["cifar100"]
+    mean, std = (np.float32(normal[key]).reshape(3, 1, 1) for key in ("mean", "std"))
+
+    class Images(torch.utils.data.Dataset):
+        def __init__(self, dataset, train):
+            self.images, self.labels, self.train = dataset.images, dataset.labels, train
+            self.random = np.random.default_rng(0)
+
+        def __len__(self):
+            return len(self.labels)
+
+        def __getitem__(self, i):
+            image = self.images[i]
+            if self.train:
+                top, left = self.random.integers(0, 9, 2)
+                image = np.pad(image, ((4, 4), (4, 4), (0, 0)))[top : top + 32, left : left + 32]
+                image = image[:, ::-1] if self.random.random() < 0.5 else image
+            image = (image.transpose(2, 0, 1).astype(np.float32) / 255 - mean) / std
+            return torch.from_numpy(np.ascontiguousarray(image)), int(self.labels[i])
+
+    loaders = [
+        torch.utils.data.DataLoader(Images(dataset, training), BATCH, shuffle=training, drop_last=training)
+        for dataset, training in ((splits.train, True), (splits.test, False))
+    ]
+    seconds = []
+    for _ in range(epochs):
+        began = time.perf_counter()
+        student.train()
+        for x, y in loaders[0]:
+            loss = update(x.to(device), y.to(device))
+            for _ in range(4):
+                loss.item()
+        student.eval()
+        with torch.no_grad():
+            for x, y in loaders[1]:
+                (student(x.to(device))[0].argmax(1) == y.to(device)).sum().item()
+        seconds.append(time.perf_counter() - began)
+    return seconds[1:]
+
+
+def evaluation_share(student: str, test: data.Dataset, rounds: int = 5) -> dict[str, float]:
+    """Seconds of an evaluation without branches, and of a forward pass at the best of several batches."""
+    network, devices = create(student, 100, branches=False), Devices()
+    variables = devices.replicate(random_variables(network, (32, 32, 3)))
+    normal = recipes.NORMALISATION["cifar100"]
+    evaluate = evaluation.make_evaluate(network, devices, **normal, batch=EVAL_BATCH)
+    forward = jax.jit(lambda v, x: network.apply(v, x).logits)
+    sides = {"evaluation": lambda: evaluate(variables, test)}
+    for size in (64, 128, 256, 500, 1000, 2000):
+        x = jax.block_until_ready(normalise(jnp.asarray(test.images[:size]), **normal))
+
+        def passes(x=x):
+            for _ in range(-(-len(test.labels) // len(x))):
+                out = forward(variables, x)
+            jax.block_until_ready(out)
+
+        if size <= len(test.labels):
+            sides[f"forward {size}"] = passes
+    seconds = {name: statistics.median(times) for name, times in bench.measure(sides, rounds).items()}
+    return {"evaluation": seconds.pop("evaluation"), "forward": min(seconds.values())}
+
+
+def start_seconds(folder: Path) -> dict[str, float]:
+    """Seconds from the command to the end of its first step, by the line that says so."""
+    found = {}
+    env = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
+    for kind in ("cold", "warm"):
+        line = [
+            sys.executable, "-m", "hsakd_jax.main", "--config=configs/cifar100.py:teacher", "--config.log_every=1",
+            "--config.data.name=digits", "--config.data.mean=(0.3,)", "--config.data.std=(0.4,)",
+            f"--workdir={folder / kind}",
+        ]  # fmt: skip
+        began = time.perf_counter()
+        with subprocess.Popen(line, env=env, stdout=subprocess.PIPE, text=True) as process:
+            for text in process.stdout:
+                if "step 1/" in text:
+                    found[kind] = time.perf_counter() - began
+                    break
+            process.kill()
+    return found
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pair", default="wrn_40_2:wrn_16_2", choices=bench.PAIRS)
+    parser.add_argument("--images", type=int, default=640)
+    parser.add_argument("--test-images", type=int, default=1000)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--against", default="eager", choices=["eager", "none"])
+    parser.add_argument("--output", help="name of the file in benchmarks/results/")
+    args = parser.parse_args()
+    steps = args.images // BATCH
+    dataset, classes = bench.make_data(args.pair, args.images)
+    test = data.Dataset(*(x[: args.test_images] for x in bench.make_data(args.pair, args.test_images)[0]))
+    splits = data.Splits(dataset, None, test, tuple(map(str, range(classes))))
+    with tempfile.TemporaryDirectory() as folder:
+        start = start_seconds(Path(folder))
+        once, _ = bench.ours(args.pair, BATCH, "float32", steps)
+        once()
+        alone = []
+        for _ in range(3):
+            began = time.perf_counter()
+            once()
+            alone.append((time.perf_counter() - began) / steps)
+        epochs, rate = our_epochs(args.pair, splits, args.epochs, Path(folder))
+    theirs = their_epochs(args.pair, splits, args.epochs) if args.against != "none" else []
+    evaluated = evaluation_share(args.pair.split(":")[1], test)
+    result = {
+        "environment": facts.environment(), "pair": args.pair, "images": args.images, "test_images": args.test_images,
+        "epoch_s": epochs, "torch_epoch_s": theirs, "step_s": alone, "images_per_s": rate,
+        "evaluation_s": evaluated, "start_s": start,
+    }  # fmt: skip
+    step, epoch = statistics.median(alone), statistics.median(epochs)
+    lines = [
+        f"{result['environment']['device']}, {args.pair}, {args.images} training and {args.test_images} test images, "
+        f"batch {BATCH} x 4, jax {jax.__version__}",
+        "",
+        "| measured | seconds | |",
+        "|---|---|---|",
+        f"| epoch, with evaluation and checkpoint | {epoch:.2f} | |",
+        f"| epoch of the PyTorch loop | {statistics.median(theirs):.2f} | ours is faster by "
+        f"{statistics.median(theirs) / epoch:.2f} |" if theirs else "| epoch of the PyTorch loop | not measured | |",
+        f"| step in the loop, by its log | {BATCH / rate:.3f} | alone {step:.3f}: {1 - step * rate / BATCH:.1%} "
+        "is not the step |",
+        f"| evaluation | {evaluated['evaluation']:.2f} | forward pass at its best batch {evaluated['forward']:.2f}: "
+        f"{evaluated['evaluation'] / evaluated['forward']:.2f} times |",
+        f"| start to first step, cold cache | {start['cold']:.1f} | |",
+        f"| start to first step, warm cache | {start['warm']:.1f} | |",
+    ]  # fmt: skip
+    print("\n".join(lines))
+    if args.output:
+        bench.RESULTS.mkdir(exist_ok=True)
+        (bench.RESULTS / f"{args.output}.json").write_text(json.dumps(result, indent=1) + "\n")
+        (bench.RESULTS / f"{args.output}.md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
