@@ -63,8 +63,8 @@ def make_data(pair: str, images: int) -> tuple[data.Dataset, int]:
     return dataset, classes
 
 
-def ours(pair: str, batch: int, dtype: str, steps: int = 1, remat: bool = False) -> tuple[Step, dict]:
-    """Our steps as a function that waits for their end, and what compiling one took and needs."""
+def our_step(pair: str, batch: int, dtype: str, remat: bool = False):
+    """(step, its first arguments, devices, images) of a student's run, as `train` makes them."""
     teacher_name, student_name = pair.split(":")
     dataset, classes = make_data(pair, batch)
     shape = dataset.images.shape[1:]
@@ -83,7 +83,13 @@ def ours(pair: str, batch: int, dtype: str, steps: int = 1, remat: bool = False)
     run = pipeline.resolve(config.to_dict(), "student", splits, "none")
     devices = Devices()
     init, step = train.compile_step(run, network, teacher, devices, lambda _: 1e-4)
-    state, taught = devices.replicate((init(random_variables(network, shape)), random_variables(teacher, shape)))
+    arguments = devices.replicate((init(random_variables(network, shape)), random_variables(teacher, shape)))
+    return step, arguments, devices, dataset
+
+
+def ours(pair: str, batch: int, dtype: str, steps: int = 1, remat: bool = False) -> tuple[Step, dict]:
+    """Our steps as a function that waits for their end, and what compiling one took and needs."""
+    step, (state, taught), devices, dataset = our_step(pair, batch, dtype, remat)
     rows = devices.shard(dict(zip(("image", "label"), dataset, strict=True)))
     began = time.perf_counter()
     compiled = step.lower(state, taught, rows["image"], rows["label"]).compile()
@@ -230,6 +236,7 @@ def main() -> None:
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(args.device, args.device))
     strongest = "channels_last" if jax.default_backend() == "cpu" else "channels_last+compile+bfloat16"
     against = {"torch": ["eager", strongest], "none": []}.get(args.against, args.against.split(","))
+    jax.config.update("jax_enable_compilation_cache", False)  # compiling is measured
     environment, greatest = facts.environment(), peak(args.dtype)
     if against:
         import torch

@@ -12,6 +12,9 @@ from hsakd_jax.nets import create
 from hsakd_jax.progress import Console, table
 from hsakd_jax.recipes import RECIPES
 
+# What a section of the config says of a network rather than of its training.
+NETWORK_KEYS = ("arch", "dtype", "workdir", "checkpoint", "inference_dtype")
+
 
 def execute(config: dict[str, Any], workdir: str, console: Console) -> dict[str, Any]:
     """Does all runs of a config, skipping what is done, and shows the table.
@@ -61,6 +64,7 @@ def check(config: dict[str, Any]) -> None:
             raise UserError(f"unknown recipe {recipe!r} in runs: there are {', '.join(RECIPES)}")
         section = config[RECIPES[recipe].network]
         create(section["arch"], 2, dtype=section["dtype"])
+        create(section["arch"], 2, dtype=config["teacher"]["inference_dtype"] or "float32")
         Devices().check_batch(section["batch"], max(section["accumulate"], 1))
 
 
@@ -115,9 +119,15 @@ def resolve(config: dict[str, Any], recipe: str, splits: data.Splits, teacher: s
         },
         "classes": list(splits.class_names),
         "data": config["data"],
-        "train": {k: v for k, v in section.items() if k not in ("arch", "dtype", "workdir", "checkpoint")},
+        "train": {k: v for k, v in section.items() if k not in NETWORK_KEYS},
         "objective": config["objective"][recipe],
-        "teacher": {"workdir": teacher, "checkpoint": config["teacher"]["checkpoint"]} if kind.taught else None,
+        "teacher": {
+            "workdir": teacher,
+            "checkpoint": config["teacher"]["checkpoint"],
+            "dtype": config["teacher"]["inference_dtype"],
+        }
+        if kind.taught
+        else None,
         **{name: config[name] for name in ("eval_every", "log_every", "eval_batch")},
     }
 

@@ -99,7 +99,7 @@ def make(
         "runs": runs,
         "peers": 2,
         "data": data,
-        "teacher": {**teacher, **started, "workdir": "", "checkpoint": "last"},
+        "teacher": {**teacher, **started, "workdir": "", "checkpoint": "last", "inference_dtype": ""},
         "student": {**student, **started},
         # Copies: a ConfigDict would keep what recipes share shared.
         "objective": {run: copy.deepcopy(RECIPES[run].terms) for run in (RECIPES if base == PIPELINE else runs)},

@@ -24,12 +24,13 @@ def build(network: dict[str, Any], remat: bool = False) -> Network | Peers:
     return Peers((recipe,) * network["peers"], network["branches"])
 
 
-def restore(run_dir: str | Path, checkpoint: str = "last") -> tuple[Network, dict[str, Any]]:
+def restore(run_dir: str | Path, checkpoint: str = "last", dtype: str = "") -> tuple[Network, dict[str, Any]]:
     """Restores a trained network, on whatever devices are there.
 
     Args:
       run_dir: a run directory; of a mutual run, the first network is taken.
       checkpoint: 'last' or 'best' (by the accuracy that results.json names).
+      dtype: compute dtype, as for `create`; '' for the one it was trained in.
 
     Returns:
       The network and its variables, {'params', 'batch_stats'} of NumPy arrays.
@@ -38,7 +39,9 @@ def restore(run_dir: str | Path, checkpoint: str = "last") -> tuple[Network, dic
       UserError: not a run directory, no checkpoint, or a damaged one.
     """
     directory = RunDirectory(run_dir)
-    network, variables = build(directory.config()["network"]), read_variables(directory, checkpoint)
+    described = directory.config()["network"]
+    network = build({**described, "dtype": dtype or described["dtype"]})
+    variables = read_variables(directory, checkpoint)
     if isinstance(network, Peers):
         return network.networks[0](branches=network.branches), {c: tree["peer1"] for c, tree in variables.items()}
     return network, variables

@@ -172,6 +172,7 @@ BAD = {
     "unknown network": (["--config.student.arch=resnet_20"], ["resnet_20", "did you mean 'resnet20'"]),
     "unknown dataset": (["--config.data.name=cifar"], ["no dataset 'cifar'", "did you mean"]),
     "unknown schedule": (["--config.student.schedule=step"], ["unknown schedule 'step'", "multi_step or cosine"]),
+    "unknown dtype of the teacher": (["--config.teacher.inference_dtype=int8"], ["int8", "bfloat16"]),
     "unknown dtype": (["--config.student.dtype=float16"], ["float16", "bfloat16"]),
     "batch and devices": (["--config.student.batch=12"], ["batch of 12", "8 devices"]),
     "batch and dataset": (["--config.student.batch=800"], ["batch of 800", "training images"]),
