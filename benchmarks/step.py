@@ -1,7 +1,7 @@
 """Images a second of the whole HSAKD training step, ours and PyTorch's, alternating in one run.
 
     python -m benchmarks.step [--pair TEACHER:STUDENT ...] [--device cpu|gpu|tpu] [--against torch] [--batch 64]
-        [--rounds 7] [--steps 1] [--dtype float32|bfloat16] [--remat] [--output NAME]
+        [--rounds 7] [--steps 1] [--dtype float32|bfloat16] [--remat] [--pieces] [--output NAME]
 
 A step takes a batch of uint8 images and crops, flips, normalises and rotates it, runs the teacher, runs the student
 forward and backward, and updates it. Both sides do it on the same device. Rates count images before rotation. Medians
@@ -20,6 +20,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from hsakd_jax import xla
@@ -206,6 +207,36 @@ def flops(pair: str) -> float:
     return 2.0 * ROTATIONS * (teacher + 3 * student)
 
 
+def pieces(pair: str, batch: int, dtype: str) -> dict[str, tuple[Step, float]]:
+    """Our teacher's forward pass, the student's, and both its passes: each alone, with its FLOP."""
+    dataset, classes = make_data(pair, batch)
+    shape = dataset.images.shape[1:]
+    images = jnp.asarray(np.random.default_rng(0).standard_normal((ROTATIONS * batch, *shape)), jnp.float32)
+    found = {}
+    for name, arch, training in (
+        ("teacher forward", 0, False),
+        ("student forward", 1, True),
+        ("student both", 1, True),
+    ):
+        network = create(pair.split(":")[arch], classes, dtype=dtype)
+        variables = jax.device_put(random_variables(network, shape))
+
+        def forward(params, images, network=network, variables=variables, training=training):
+            outputs, _ = network.apply({**variables, "params": params}, images, training, mutable=["batch_stats"])
+            return outputs.logits, outputs.aux_logits
+
+        def both(params, images, forward=forward):
+            return jax.grad(lambda params: sum(jnp.square(q).sum() for q in jax.tree.leaves(forward(params, images))))(
+                params
+            )
+
+        compiled = jax.jit(both if name == "student both" else forward)
+        work = 2.0 * ROTATIONS * batch * facts.totals(network, shape)["multiply_adds"]
+        run = partial(lambda compiled, params: jax.block_until_ready(compiled(params, images)), compiled)
+        found[name] = partial(run, variables["params"]), work * (3 if name == "student both" else 1)
+    return found
+
+
 def peak(dtype: str) -> float:
     """FLOP a second of a product of two 4096 x 4096 matrices, the best of ten."""
     matrix = jnp.asarray(np.random.default_rng(0).standard_normal((4096, 4096)), dtype)
@@ -230,6 +261,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--remat", action="store_true", help="ours with activations computed again")
+    parser.add_argument("--pieces", action="store_true", help="where the time of ours goes, piece by piece")
     parser.add_argument("--output", help="name of the files in benchmarks/results/, to which pairs are added")
     args = parser.parse_args()
     if args.device:
@@ -271,6 +303,14 @@ def main() -> None:
             f"| | compiled in {compiled['compile_s']:.0f} s, {(compiled['bytes'] or 0) / 2**20:,.0f} MiB | | | | | | |"
         )
         print(lines[-1], flush=True)
+        if args.pieces:
+            parts = pieces(pair, args.batch, args.dtype)
+            took = measure({name: run for name, (run, _) in parts.items()}, args.rounds)
+            for name, (_, work) in parts.items():
+                middle = statistics.median(took[name])
+                rate = work / middle
+                lines.append(f"| | {name}: {middle:.3f} s | | | | {rate / 1e12:.3f} | {rate / greatest:.0%} | |")
+                print(lines[-1], flush=True)
         results.append({"pair": pair, "batch": args.batch, "dtype": args.dtype, "seconds": seconds, **compiled})
         if args.output:
             RESULTS.mkdir(exist_ok=True)

@@ -84,6 +84,7 @@ def test_evaluate_restores_on_other_devices(pipeline, run_command):
 def test_restore(pipeline):
     network, variables = hsakd_jax.restore(pipeline / "student")
     assert network.branches
+    assert hsakd_jax.restore(pipeline / "student", dtype="bfloat16")[0].dtype == jax.numpy.bfloat16
     assert {type(leaf) for leaf in jax.tree.leaves(variables)} == {np.ndarray}
     outputs = network.apply(variables, np.zeros((2, 8, 8, 1), np.float32))
     assert outputs.logits.shape == (2, 10)
@@ -93,6 +94,7 @@ def test_restore(pipeline):
 @pytest.mark.parametrize("recipe", ["kd", "student", "mutual"])
 def test_tiny_recipes(recipe, pipeline, run_command, tmp_path):
     args = [f"--config.teacher.workdir={pipeline}/teacher"] if recipe in ("kd", "student") else []
+    args += ["--config.teacher.inference_dtype=bfloat16"] if recipe == "kd" else []
     done = run_command("main", f"{CONFIG}:{recipe}_tiny", f"--workdir={tmp_path / 'run'}", *args)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -100,6 +102,8 @@ def test_tiny_recipes(recipe, pipeline, run_command, tmp_path):
     if recipe == "student":
         # The same command inside the pipeline and alone is the same run.
         assert results["last"] == json.loads((pipeline / "student" / "results.json").read_text())["last"]
+    if recipe == "kd":
+        assert json.loads((tmp_path / "run" / "config.json").read_text())["teacher"]["dtype"] == "bfloat16"
     if recipe == "mutual":
         assert {"peer1/top1", "peer2/joint_3"} <= set(results["last"])
         network, variables = hsakd_jax.restore(tmp_path / "run")

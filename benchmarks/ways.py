@@ -1,0 +1,91 @@
+"""What each form of computing in `nets/kernels.py` gains on this backend: a student's forward and backward pass.
+
+    python -m benchmarks.ways [NAME...] [--batch 64] [--rounds 5]
+
+Each row computes one thing as JAX would without us, the rest as we do; times alternate, medians over the rounds.
+"""
+
+import argparse
+import statistics
+
+from hsakd_jax import xla
+
+xla.prepare()
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.exports import random_variables
+from benchmarks.step import measure
+from hsakd_jax.nets import create, kernels, parts
+from hsakd_jax.nets.kernels import at_least_float32
+from hsakd_jax.rotations import ROTATIONS
+
+# Which convolutions are left to jax.lax: (size, stride, groups, depth) -> bool.
+CONVOLUTIONS = {
+    "1x1 by jax.lax": lambda size, stride, groups, depth: size == 1 and groups == 1,
+    "grouped 1x1 by jax.lax": lambda size, stride, groups, depth: size == 1 and groups > 1,
+    "depthwise by jax.lax": lambda size, stride, groups, depth: depth == 1 and groups > 1,
+    "stride 2 by jax.lax": lambda size, stride, groups, depth: size == 3 and stride == 2 and groups == 1,
+    "all by jax.lax": lambda size, stride, groups, depth: True,
+}
+NORM = "BatchNorm's derivative by JAX"
+
+
+def leaving(which):
+    """A `convolve` that leaves some convolutions to jax.lax."""
+
+    def convolve(x, kernel, strides, padding, **options):
+        left = which(kernel.shape[0], strides[0], options["feature_group_count"], kernel.shape[2])
+        chosen = jax.lax.conv_general_dilated if left else kernels.convolve
+        return chosen(x, kernel, strides, padding, **options)
+
+    return convolve
+
+
+def plain_norm(x, scale, bias):
+    """`parts.normalise_batch` without a derivative of its own."""
+    wide, axes = at_least_float32(x), tuple(range(x.ndim - 1))
+    mean, var = wide.mean(axes), wide.var(axes)
+    gain = jax.lax.rsqrt(var + 1e-5) * scale
+    return ((wide - mean) * gain + bias).astype(x.dtype), mean, var
+
+
+def make(network, variables, images, norm=parts.normalise_batch):
+    """A forward and backward pass that waits for its end."""
+
+    def loss(params):
+        outputs, _ = network.apply({**variables, "params": params}, images, True, mutable=["batch_stats"])
+        return sum(jnp.square(q).sum() for q in (outputs.logits, *outputs.aux_logits))
+
+    original, parts.normalise_batch = parts.normalise_batch, norm
+    try:
+        compiled = jax.jit(jax.grad(loss)).lower(variables["params"]).compile()
+    finally:
+        parts.normalise_batch = original
+    return lambda: jax.block_until_ready(compiled(variables["params"]))
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=["wrn_16_2", "mobilenetV2", "ShuffleV1"])
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    print("| network | computed | seconds | times ours |\n|---|---|---|---|")
+    for name in args.names:
+        network = create(name, 100)
+        variables = jax.device_put(random_variables(network, (32, 32, 3)))
+        images = np.random.default_rng(0).standard_normal((ROTATIONS * args.batch, 32, 32, 3)).astype(np.float32)
+        sides = {"ours": make(network, variables, images), NORM: make(network, variables, images, plain_norm)}
+        for title, which in CONVOLUTIONS.items():
+            sides[title] = make(network.clone(convolve=leaving(which)), variables, images)
+        seconds = {side: statistics.median(times) for side, times in measure(sides, args.rounds).items()}
+        for side, middle in seconds.items():
+            print(f"| {name} | {side} | {middle:.2f} | {middle / seconds['ours']:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
