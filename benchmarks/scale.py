@@ -65,8 +65,8 @@ def costs(pair: str, batch: int, devices: int) -> dict[str, float]:
     }
 
 
-def compiled(pair: str, batch: int, devices: int) -> dict[str, tuple[int, int]]:
-    """Collectives of the step compiled for virtual devices."""
+def compiled(pair: str, batch: int) -> dict[str, tuple[int, int]]:
+    """Collectives of the step compiled for all devices."""
     from benchmarks import step
 
     made, state, device_mesh, dataset = step.our_step(pair, batch, "float32")
@@ -88,7 +88,7 @@ def main() -> None:
     for name, value in costs(args.pair, args.batch, args.devices).items():
         print(f"  {name}: {value:,.2f}")
     if args.compile:
-        for name, (count, size) in compiled(args.pair, args.batch, args.devices).items():
+        for name, (count, size) in compiled(args.pair, args.batch).items():
             print(f"  compiled: {count} {name}, {size / 2**20:,.2f} MiB")
 
 

@@ -96,7 +96,11 @@ def ours(pair: str, batch: int, dtype: str, steps: int = 1, remat: bool = False)
     compiled = step.lower(state, taught, rows["image"], rows["label"]).compile()
     memory = compiled.memory_analysis()
     seconds = time.perf_counter() - began
-    advance = make_advance(step, dataset, devices, batch, 0)  # the transfer of a batch is part of a step
+    # On an accelerator another program makes several steps; its first call tells what compiling that takes.
+    one_a_call = jax.default_backend() == "cpu"
+    advance = make_advance(
+        compiled if one_a_call else step, dataset, devices, batch, 0
+    )  # the transfer of a batch is part of a step
     done = 0
 
     def several():
@@ -106,6 +110,10 @@ def ours(pair: str, batch: int, dtype: str, steps: int = 1, remat: bool = False)
             state, done = advance(state, taught, done, until)
         jax.block_until_ready(state)
 
+    if not one_a_call:
+        began = time.perf_counter()
+        several()
+        seconds = time.perf_counter() - began
     needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes if memory else None
     return several, {"compile_s": seconds, "bytes": needed}
 
@@ -118,6 +126,7 @@ def torch_trainer(pair: str, classes: int, variant: str):
     from benchmarks import torch_networks
 
     device = torch_device()
+    torch.backends.cudnn.benchmark = True
     form = torch.channels_last if "channels_last" in variant else torch.contiguous_format
     teacher, student = (torch_networks.create(name, classes, True).to(device) for name in pair.split(":"))
     teacher, student = teacher.to(memory_format=form).eval(), student.to(memory_format=form).train()

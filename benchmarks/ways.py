@@ -30,7 +30,7 @@ CONVOLUTIONS = {
     "stride 2 by jax.lax": lambda size, stride, groups, depth: size == 3 and stride == 2 and groups == 1,
     "all by jax.lax": lambda size, stride, groups, depth: True,
 }
-NORM = "BatchNorm's derivative by JAX"
+NORM = "BatchNorm by JAX alone"
 
 
 def leaving(which):

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 
 from absl import flags
@@ -27,6 +28,8 @@ def command(main: Callable[..., None], usage: str | None, *required: str, words:
         sys.exit(0)
     absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax and TFDS tell much that helps nobody here
     sys.excepthook = _without_echoes
+    # What a full disk does to the cache of compiled programs costs time, nothing else.
+    warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
     xla.prepare()
     try:
         given = _read_flags(required, words)

@@ -121,15 +121,14 @@ def resolve(config: dict[str, Any], recipe: str, splits: data.Splits, teacher: s
         "data": config["data"],
         "train": {k: v for k, v in section.items() if k not in NETWORK_KEYS},
         "objective": config["objective"][recipe],
-        "teacher": {
-            "workdir": teacher,
-            "checkpoint": config["teacher"]["checkpoint"],
-            "dtype": config["teacher"]["inference_dtype"],
-        }
-        if kind.taught
-        else None,
+        "teacher": _teacher(config["teacher"], teacher) if kind.taught else None,
         **{name: config[name] for name in ("eval_every", "log_every", "eval_batch")},
     }
+
+
+def _teacher(section: dict[str, Any], workdir: str) -> dict[str, Any]:
+    dtype = section["inference_dtype"]
+    return {"workdir": workdir, "checkpoint": section["checkpoint"], **({"dtype": dtype} if dtype else {})}
 
 
 def summary(results: dict[str, dict[str, Any]]) -> str:

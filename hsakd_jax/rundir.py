@@ -7,8 +7,8 @@ from typing import Any
 from hsakd_jax.errors import UserError
 from hsakd_jax.files import read_json, write_json, write_text
 
-# Where data lies says nothing about the run, so a continued run may find it elsewhere.
-MAY_DIFFER = {"data.dir"}
+# Where data lies and how much memory is spared say nothing about the run: a continued one may have them otherwise.
+MAY_DIFFER = {"data.dir", "train.remat"}
 
 
 class RunDirectory:

@@ -163,7 +163,7 @@ def _load_teacher(config, directory: RunDirectory | None):
     if directory is None:
         return None, None
     path = directory.path
-    teacher, variables = restore(path, config["teacher"]["checkpoint"], config["teacher"]["dtype"])
+    teacher, variables = restore(path, config["teacher"]["checkpoint"], config["teacher"].get("dtype", ""))
     if teacher.num_classes != config["network"]["num_classes"]:
         raise UserError(
             f"the teacher {path} knows {teacher.num_classes} classes and the dataset has "

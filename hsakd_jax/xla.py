@@ -16,7 +16,9 @@ def prepare() -> None:
     that gives it one.
     """
     flags = os.environ.get("XLA_FLAGS", "")
-    if WITHOUT_YNNPACK not in flags and _knows(WITHOUT_YNNPACK.strip("-=").encode()):
+    # On a TPU, libtpu may read the same flags, and knows others.
+    cpu = importlib.util.find_spec("libtpu") is None
+    if cpu and WITHOUT_YNNPACK not in flags and _knows(WITHOUT_YNNPACK.strip("-=").encode()):
         os.environ["XLA_FLAGS"] = f"{flags} {WITHOUT_YNNPACK}".strip()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hsakd_jax"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))

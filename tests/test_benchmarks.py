@@ -19,7 +19,7 @@ def test_collectives_are_counted_from_a_programs_text():
 
 def test_a_step_on_eight_devices_sends_no_more_than_it_must():
     """Gradients once and BatchNorm's sums; what is above are the loss terms and the crop's corners."""
-    sent = sum(size for _, size in scale.compiled("resnet8:resnet8", 16, 8).values())
+    sent = sum(size for _, size in scale.compiled("resnet8:resnet8", 16).values())
     least = sum(scale.minimum(create("resnet8", 100), (32, 32, 3)).values())
     assert least <= sent <= 1.02 * least
 

@@ -15,7 +15,8 @@ from conftest import ROOT
 from PIL import Image
 
 import hsakd_jax
-from hsakd_jax import data
+from hsakd_jax import data, train
+from hsakd_jax.rundir import RunDirectory
 
 CONFIG = "--config=configs/cifar100.py"
 
@@ -94,7 +95,9 @@ def test_restore(pipeline):
 @pytest.mark.parametrize("recipe", ["kd", "student", "mutual"])
 def test_tiny_recipes(recipe, pipeline, run_command, tmp_path):
     args = [f"--config.teacher.workdir={pipeline}/teacher"] if recipe in ("kd", "student") else []
-    args += ["--config.teacher.inference_dtype=bfloat16"] if recipe == "kd" else []
+    args += {"kd": ["--config.teacher.inference_dtype=bfloat16"], "mutual": ["--config.student.remat=True"]}.get(
+        recipe, []
+    )
     done = run_command("main", f"{CONFIG}:{recipe}_tiny", f"--workdir={tmp_path / 'run'}", *args)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -103,7 +106,9 @@ def test_tiny_recipes(recipe, pipeline, run_command, tmp_path):
         # The same command inside the pipeline and alone is the same run.
         assert results["last"] == json.loads((pipeline / "student" / "results.json").read_text())["last"]
     if recipe == "kd":
-        assert json.loads((tmp_path / "run" / "config.json").read_text())["teacher"]["dtype"] == "bfloat16"
+        config = json.loads((tmp_path / "run" / "config.json").read_text())
+        loaded, _ = train._load_teacher(config, RunDirectory(pipeline / "teacher"))
+        assert loaded.dtype == jax.numpy.bfloat16
     if recipe == "mutual":
         assert {"peer1/top1", "peer2/joint_3"} <= set(results["last"])
         network, variables = hsakd_jax.restore(tmp_path / "run")
@@ -250,7 +255,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(run_command, tmp_path):
 def test_a_full_disk_is_reported(run_command, tmp_path, pipeline):
     """A limit on the size of files stands for the disk; the dataset is prepared already."""
     line = f"ulimit -f 24; exec {sys.executable} -m hsakd_jax.main {CONFIG}:baseline_tiny --workdir={tmp_path}/run"
-    env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}  # which would complain too
+    env = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}  # which meets the limit too
     done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=300, env=env)
     assert_refused(done, "could not save checkpoint", "free some space")
     assert not [p for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit()]

@@ -1,7 +1,7 @@
 """Convolution and sums as each backend computes them fastest; the results are those of `jax.lax`.
 
 XLA's CPU backend is many times slower at some forms than at others that compute the same. What each form gains is
-measured in `benchmarks/results/`; other backends take `jax.lax`'s own.
+in `benchmarks/README.md`; other backends take `jax.lax`'s own.
 """
 
 from collections.abc import Callable, Sequence
