@@ -13,6 +13,7 @@ from pathlib import Path
 from hsakd_jax import xla
 
 xla.prepare()  # as every command does
+os.environ.pop("JAX_COMPILATION_CACHE_DIR")  # tests leave nothing in the home; commands get a folder below
 
 import jax
 import pytest
