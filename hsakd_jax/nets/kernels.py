@@ -130,9 +130,8 @@ def _halving_backward(kept, g):
     # XLA would slide the kernel over a gradient three quarters zeros. Pixel 2u + a of the map meets weight
     # i = a + 1 - 2d of output u + d: one 2x2 convolution gives the four pixels (a, b) of u as channels.
     batch, height, width, channels = x.shape
-    phases = jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0))).reshape(
-        2, 2, 2, 2, channels, -1
-    )  # i + 1 = 2 (1 - d) + a
+    # Padded by one weight in front, i + 1 = 2 (1 - d) + a.
+    phases = jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0))).reshape(2, 2, 2, 2, channels, -1)
     phases = phases[::-1, :, ::-1].transpose(0, 2, 5, 1, 3, 4).reshape(2, 2, -1, 4 * channels)
     dx = jax.lax.conv_general_dilated(g, phases, (1, 1), [(0, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC"))
     dx = dx.reshape(batch, height // 2, width // 2, 2, 2, channels).swapaxes(2, 3).reshape(x.shape)
