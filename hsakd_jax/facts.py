@@ -42,8 +42,9 @@ def parts(network: nn.Module, image_shape: tuple[int, ...]) -> dict[str, Part]:
         if context.method_name == "__call__" and isinstance(module, nn.Conv | nn.Dense):
             amount = math.prod(module.variables["params"]["kernel"].shape) * math.prod(out.shape[1:-1])
             work[path[0]] = work.get(path[0], 0) + amount
-        if context.method_name == "__call__" and len(path) == 1 and isinstance(out, jax.Array):
-            shapes[path[0]] = out.shape[1:]
+        if context.method_name == "__call__" and len(path) == 1:
+            # A head gives its logits first.
+            shapes[path[0]] = jax.tree.leaves(out)[0].shape[1:]
         return out
 
     with nn.intercept_methods(count):

@@ -81,14 +81,16 @@ def wait_for(seen, process, timeout=120):
 
 
 def test_killed_at_random_moments(uninterrupted, tmp_path):
-    """Each time somewhere in the next ten records, or in what lies between them."""
+    """One after the other through the whole run, at its records or between them."""
     workdir, moments = tmp_path / "run", random.Random(int(os.environ.get("KILL_SEED", "0")))
     killed = 0
-    for _ in range(int(os.environ.get("KILLS", "2"))):
+    kills = int(os.environ.get("KILLS", "2"))
+    total = len(records(uninterrupted))
+    for i in range(kills):
         process = launch(workdir)
-        enough = len(records(workdir)) + moments.randint(0, 10)
+        enough = int(moments.uniform(i, i + 1) * total / (kills + 1))
         wait_for(lambda enough=enough: len(records(workdir)) >= enough, process)
-        time.sleep(moments.uniform(0, 0.6))
+        time.sleep(moments.uniform(0, 0.1))
         process.kill()
         killed += process.wait() == -signal.SIGKILL
         process.communicate()

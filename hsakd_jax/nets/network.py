@@ -21,11 +21,13 @@ class Outputs(NamedTuple):
       logits: [B, N], at least float32.
       aux_logits: L arrays [B, 4N], at least float32, joint logits of class and rotation; empty without branches.
       features: L arrays [B, H, W, C], the map after each stage, in the compute dtype.
+      embedding: [B, D], at least float32, what the last linear layer takes: the pooled map.
     """
 
     logits: Array
-    aux_logits: tuple[Array, ...]
-    features: tuple[Array, ...]
+    aux_logits: tuple[Array, ...] = ()
+    features: tuple[Array, ...] = ()
+    embedding: Array | None = None
 
 
 class Architecture(NamedTuple):
@@ -34,7 +36,7 @@ class Architecture(NamedTuple):
     Attributes:
       stem: `stem(parts, name=...)` -> module, or None where the first stage takes the image.
       stages: each `stage(parts, name=...)` -> module; `stage(parts, stride=1, name=...)` is its copy at stride 1.
-      head: `head(parts, num_outputs, name=...)` -> module.
+      head: `head(parts, num_outputs, name=...)` -> module that gives logits and what its linear layer took.
       init: initialisers of the backbone.
       branch_init: initialisers of the branches.
     """
@@ -89,14 +91,14 @@ class Network(nn.Module):
         for l, stage in enumerate(stages, 1):
             x = stage(backbone, name=f"stage{l}")(x)
             features.append(x)
-        logits = head(backbone, self.num_classes, name="head")(x)
+        logits, embedding = head(backbone, self.num_classes, name="head")(x)
         aux_logits = []
         if self.branches:
             for l, x in enumerate(features, 1):
                 tail = {f"stage{m}": stage for m, stage in enumerate(stages, 1) if m > l}
                 classifier = Branch(tail, stages[-1], head, ROTATIONS * self.num_classes, branch, name=f"branch{l}")
                 aux_logits.append(classifier(x))
-        return Outputs(logits, tuple(aux_logits), tuple(features))
+        return Outputs(logits, tuple(aux_logits), tuple(features), embedding)
 
 
 def _rematerialised(stage: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
@@ -119,7 +121,7 @@ class Branch(nn.Module):
             x = stage(self.parts, name=name)(x)
         if not self.tail:
             x = self.last(self.parts, stride=1, name="stage")(x)
-        return self.head(self.parts, self.num_outputs, name="head")(x)
+        return self.head(self.parts, self.num_outputs, name="head")(x)[0]
 
 
 class Peers(nn.Module):

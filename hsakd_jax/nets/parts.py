@@ -211,11 +211,11 @@ class Parts(NamedTuple):
         """BatchNorm."""
         return BatchNorm(self.train, name=name)(x)
 
-    def pool_fc(self, x: Array, features: int) -> Array:
-        """Global average pool and linear layer 'fc': [B, H, W, C] -> [B, features], in at least float32."""
+    def pool_fc(self, x: Array, features: int) -> tuple[Array, Array]:
+        """Global average pool and linear layer 'fc': [B, H, W, C] -> [B, features] and [B, C], in at least float32."""
         x = at_least_float32(x).mean((1, 2))
         bias_init = self.init.fc_bias(x.shape[-1])
-        return nn.Dense(features, kernel_init=self.init.fc, bias_init=bias_init, name="fc")(x)
+        return nn.Dense(features, kernel_init=self.init.fc, bias_init=bias_init, name="fc")(x), x
 
 
 def max_pool(x: Array, window: int, stride: int) -> Array:
