@@ -38,7 +38,7 @@ from safetensors.numpy import save_file
 from benchmarks import step as bench
 from benchmarks.exports import random_variables
 from configs import cifar100
-from hsakd_jax import conversion, data, evaluation, facts, pipeline, recipes, train, weights
+from hsakd_jax import conversion, data, evaluation, facts, pipeline, recipes, sampling, train, weights
 from hsakd_jax.augment import normalise
 from hsakd_jax.devices import Devices
 from hsakd_jax.nets import create
@@ -125,7 +125,7 @@ def their_epochs(pair: str, splits: data.Splits, epochs: int) -> list[float]:
     return seconds[1:]
 
 
-def evaluation_share(student: str, test: data.Dataset, rounds: int = 5) -> dict[str, float]:
+def evaluation_share(student: str, test: sampling.Dataset, rounds: int = 5) -> dict[str, float]:
     """Seconds of an evaluation without branches, and of a forward pass at the best of several batches."""
     network, devices = create(student, 100, branches=False), Devices()
     variables = devices.replicate(random_variables(network, (32, 32, 3)))
@@ -192,7 +192,7 @@ def main() -> None:
     args = parser.parse_args()
     steps = args.images // BATCH
     dataset, classes = bench.make_data(args.pair, args.images)
-    test = data.Dataset(*(x[: args.test_images] for x in bench.make_data(args.pair, args.test_images)[0]))
+    test = sampling.Dataset(*(x[: args.test_images] for x in bench.make_data(args.pair, args.test_images)[0]))
     splits = data.Splits(dataset, None, test, tuple(map(str, range(classes))))
     with tempfile.TemporaryDirectory() as folder:
         start = start_seconds(Path(folder))

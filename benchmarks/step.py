@@ -32,7 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.exports import random_variables
-from hsakd_jax import data, facts, pipeline, recipes, train
+from hsakd_jax import data, facts, pipeline, recipes, sampling, train
 from hsakd_jax.devices import Devices
 from hsakd_jax.dispatch import make_advance
 from hsakd_jax.nets import create
@@ -54,11 +54,11 @@ CIFAR_IMAGES = 50_000
 Step = Callable[[], None]
 
 
-def make_data(pair: str, images: int) -> tuple[data.Dataset, int]:
+def make_data(pair: str, images: int) -> tuple[sampling.Dataset, int]:
     """Random uint8 images with labels, and the number of classes."""
     side, classes = (224, 1000) if pair.endswith("_imagenet") else (32, 100)
     random = np.random.default_rng(0)
-    dataset = data.Dataset(
+    dataset = sampling.Dataset(
         random.integers(0, 256, (images, side, side, 3), np.uint8), random.integers(0, classes, images, np.int32)
     )
     return dataset, classes

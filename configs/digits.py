@@ -15,8 +15,9 @@ def get_config(recipe="hsakd"):
         "accumulate": 1,
         "remat": False,
         "lr": 0.05,
+        "lr_batch": 0,  # the batch that `lr` is meant for, to scale it to `batch`; 0 takes `lr` as it is
         "schedule": "cosine",
-        "milestones": (),
+        "milestones": (),  # epochs
         "gamma": 0.1,
         "warmup": 2,  # epochs
         "momentum": 0.9,
@@ -30,14 +31,18 @@ def get_config(recipe="hsakd"):
             "name": "digits",
             "dir": "",
             "image_size": 0,
+            "resize": 0,
             "fraction": 0.111,  # 100 images, so that a teacher has something to add
             "validation": 0.0,
             **recipes.NORMALISATION["digits"],
+            "crop": "pad",
             "pad": 1,
             "flip": False,  # a mirrored digit is none
         },
-        teacher={"arch": "resnet8", **training, "epochs": 60},
+        # One teacher for both distillations of the table.
+        teacher={"arch": "resnet8", **training, "epochs": 60, "run": "teacher" if recipe == "hsakd" else ""},
         student={"arch": "resnet8_quarter", **training},
+        frozen={**training, "epochs": 60},
         seed=0,
         eval_every=20,  # epochs
         eval_batch=448,

@@ -20,16 +20,70 @@ def random_crop(key: Array, images: Array, pad: int) -> Array:
     )
 
 
+def random_resized_crop(key: Array, images: Array, size: int) -> Array:
+    """Cuts a random part out of each image and scales it: uint8 [B, H, W, C] -> uint8 [B, size, size, C].
+
+    The part has 8 to 100 % of the area and a ratio of sides from 3/4 to 4/3 (Szegedy et al. 2015, arXiv 1409.4842);
+    where ten draws do not fit into the image, it is the greatest square in the middle. Bilinear, antialiased.
+    """
+    batch, height, width, _ = images.shape
+    keys = jax.random.split(key, 3)
+    area = height * width * jax.random.uniform(keys[0], (batch, 10), minval=0.08, maxval=1.0)
+    ratio = jnp.exp(jax.random.uniform(keys[1], (batch, 10), minval=-jnp.log(4 / 3), maxval=jnp.log(4 / 3)))
+    sides = jnp.round(jnp.stack([jnp.sqrt(area / ratio), jnp.sqrt(area * ratio)], -1))  # [B, 10, 2]
+    limits = jnp.array([[[height, width]]], sides.dtype)
+    fits = ((sides <= limits) & (sides > 0)).all(-1)
+    first = jnp.take_along_axis(sides, fits.argmax(1)[:, None, None], 1)[:, 0]
+    sides = jnp.where(fits.any(1)[:, None], first, jnp.full((1, 2), min(height, width), sides.dtype))
+    free = limits[0] - sides
+    corners = jnp.floor(jax.random.uniform(keys[2], (batch, 2)) * (free + 1))
+    corners = jnp.where(fits.any(1)[:, None], corners, jnp.floor(free / 2))
+    return _cut(images, corners, sides, size)
+
+
+def centre_crop(images: Array, size: int, resize: int) -> Array:
+    """Scales the shorter side to `resize` and cuts the middle out: uint8 [B, H, W, C] -> uint8 [B, size, size, C]."""
+    batch, height, width, _ = images.shape
+    side = min(height, width) * size / resize
+    sides = jnp.full((batch, 2), side, jnp.float32)
+    corners = (jnp.array([[height, width]], jnp.float32) - sides) / 2
+    return _cut(images, corners, sides, size)
+
+
+def _cut(images: Array, corners: Array, sides: Array, size: int) -> Array:
+    """The rectangles at `corners` with `sides`, in pixels, float32 [B, 2], scaled to squares."""
+    shape = (size, size, images.shape[-1])
+
+    def one(image, corner, side):
+        scale = size / side
+        return jax.image.scale_and_translate(image, shape, (0, 1), scale, -corner * scale, "linear", antialias=True)
+
+    cut = jax.vmap(one)(images.astype(jnp.float32), corners, sides)
+    return jnp.clip(jnp.round(cut), 0, 255).astype(jnp.uint8)
+
+
 def random_flip(key: Array, images: Array) -> Array:
     """Mirrors each image left to right with probability one half: [B, H, W, C] -> the same."""
     flipped = jax.random.bernoulli(key, shape=(len(images), 1, 1, 1))
     return jnp.where(flipped, images[:, :, ::-1], images)
 
 
-def augment(key: Array, images: Array, *, pad: int, flip: bool) -> Array:
-    """Random crop, then random flip: uint8 [B, H, W, C] -> the same."""
+def augment(key: Array, images: Array, *, crop: str, pad: int, flip: bool, size: int) -> Array:
+    """Random crop, then random flip: uint8 [B, H, W, C] -> uint8 [B, size, size, C], or [B, H, W, C] with 'pad'.
+
+    Args:
+      key: of the step.
+      images: uint8.
+      crop: 'pad' (see `random_crop`), 'resized' (see `random_resized_crop`) or 'done' (before they came here).
+      pad: of 'pad'.
+      flip: whether to.
+      size: of 'resized'.
+    """
     crop_key, flip_key = jax.random.split(key)
-    images = random_crop(crop_key, images, pad)
+    if crop == "resized":
+        images = random_resized_crop(crop_key, images, size)
+    elif crop == "pad":
+        images = random_crop(crop_key, images, pad)
     return random_flip(flip_key, images) if flip else images
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import serialization
 
+from hsakd_jax.devices import agree, is_first_process
 from hsakd_jax.errors import UserError
 from hsakd_jax.files import write_json
 
@@ -36,7 +37,10 @@ class Checkpoints:
 
     def __init__(self, directory: Path, write: bool = True):
         self._directory = directory.absolute()
-        self.damaged = [self._set_aside(step) for step in self.steps() if write and not self._is_whole(step)]
+        first = write and is_first_process()
+        self.damaged = [self._set_aside(step) for step in self.steps() if first and not self._is_whole(step)]
+        if write:
+            agree(0)  # nobody goes on before that is done
         policies = ocp.checkpoint_managers
         best = policies.BestN(get_metric_fn=lambda m: m["score"], n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
@@ -74,7 +78,8 @@ class Checkpoints:
                 args=ocp.args.StandardSave(serialization.to_state_dict(state)),
                 metrics=None if score is None else {"score": float(score)},
             )
-            write_json(self._directory / str(step) / CHECKSUMS, _checksums(self._directory / str(step)))
+            if is_first_process():
+                write_json(self._directory / str(step) / CHECKSUMS, _checksums(self._directory / str(step)))
         except (OSError, ValueError) as error:  # TensorStore reports a full disk as a ValueError
             raise UserError(
                 f"could not save checkpoint {step} in {self._directory}: {str(error).strip().splitlines()[0][:200]}; "

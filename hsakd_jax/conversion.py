@@ -99,7 +99,7 @@ def convert(
                 "arch": found.name,
                 "dtype": "float32",
                 "branches": found.branches,
-                "peers": 0,
+                "peers": [],
                 "num_classes": found.num_classes,
                 "image_shape": shape,
             },

@@ -1,15 +1,16 @@
-"""Datasets as arrays in memory, and the order in which training sees them.
+"""Datasets by name: arrays in memory, or photographs that stay on the disk.
 
 The only reader of TFDS. TensorFlow is never imported: TFDS reads array_record without it, and Pillow
 decodes, always, since another decoder (OpenCV, where it is installed) may give other pixels for a JPEG.
 """
 
+import contextlib
 import difflib
-import functools
+import hashlib
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,29 +20,25 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
-from hsakd_jax.datasets import BUILDERS, image_folder
+from hsakd_jax.datasets import BUILDERS, image_folder, image_tree
 from hsakd_jax.datasets.prepare import prepare
 from hsakd_jax.errors import UserError
+from hsakd_jax.photos import Photos
 from hsakd_jax.progress import Progress
+from hsakd_jax.sampling import Dataset, stratified
 
+IMAGE_TREE = "image_tree"  # needs no builder: nothing is prepared
 _CHUNK = 1024  # records read at a time
 _LARGE = 128 * 128  # pixels from which threads pay: below, they only wait for Python's lock
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-class Dataset(NamedTuple):
-    """One split, whole in memory."""
-
-    images: np.ndarray  # uint8 [n, H, W, C]
-    labels: np.ndarray  # int32 [n]
-
-
 class Splits(NamedTuple):
     """A dataset as a run sees it; a split that was not asked for is empty."""
 
-    train: Dataset
-    validation: Dataset | None  # held out of the training split; None where no share was asked for
-    test: Dataset
+    train: Dataset | Photos
+    validation: Dataset | Photos | None  # held out of the training split; None where no share was asked for
+    test: Dataset | Photos
     class_names: tuple[str, ...]
 
 
@@ -60,11 +57,13 @@ def load(
     The images come in the order in which they are stored, the same at each load.
 
     Args:
-      name: 'digits', 'cifar10', 'cifar100', 'image_folder', or any dataset that lies prepared as
-        array_record in `data_dir` and has an `image` and a `label` ('NAME/CONFIG' where it has several
-        configs; its newest version is taken).
+      name: one of `datasets.BUILDERS`, or any dataset that lies prepared as array_record in `data_dir`
+        and has an `image` and a `label` ('NAME/CONFIG' where it has several configs; its newest version
+        is taken). 'imagenet2012' and 'image_tree', a tree DIR/{train,val}/CLASS/* that is read where it
+        lies, come as `Photos`.
       data_dir: where datasets are prepared; '' for TFDS's own default, `$TFDS_DATA_DIR` or
-        `~/tensorflow_datasets`. For 'image_folder' the tree of images; its copy lies in the default.
+        `~/tensorflow_datasets`. For 'image_folder' and 'image_tree' the tree of images; the copy of
+        an 'image_folder' lies in the default.
       image_size: side of the images made of an 'image_folder'; 0 for the others, which come in one size.
       fraction: share of the training images to keep, 0 < fraction <= 1, taken by `stratified` after the
         validation images have been held out.
@@ -76,131 +75,70 @@ def load(
       UserError: an unknown name, a dataset that can't be prepared, read or held in memory, images of
         several sizes or not of 8 bits, labels outside the classes, or a share out of range.
     """
-    builder = _find(name, data_dir, image_size)
-    names = _class_names(builder)
-    shape = [side or 0 for side in builder.info.features["image"].shape]
-    nothing = Dataset(np.zeros((0, *shape), np.uint8), np.zeros(0, np.int32))
+    names, open_split = _open(name, data_dir, image_size)
+    nothing = Dataset(np.zeros((0, 0, 0, 0), np.uint8), np.zeros(0, np.int32))
     train, held_out, test = nothing, None, nothing
     if "train" in splits:
-        encoded, labels = _read(builder, "train", len(names))
-        kept = np.arange(len(labels))
+        whole = open_split("train")
+        kept = np.arange(len(whole.labels))
         if validation:
-            chosen = stratified(labels, validation, seed)
-            held_out = _decode(builder, "train", encoded, labels, chosen)
+            chosen = stratified(whole.labels, validation, seed)
+            held_out = whole.take(chosen)
             kept = np.setdiff1d(kept, chosen)
-            if gone := np.setdiff1d(labels, labels[kept]).tolist():
+            if gone := np.setdiff1d(whole.labels, whole.labels[kept]).tolist():
                 raise UserError(
                     f"validation={validation} leaves {name} no training image of class {names[gone[0]]}: hold out less"
                 )
-        kept = kept[stratified(labels[kept], fraction, seed)]
-        train = _decode(builder, "train", encoded, labels, kept)
+        train = whole.take(kept[stratified(whole.labels[kept], fraction, seed)])
     if "test" in splits:
-        split = _test_split(builder)
-        encoded, labels = _read(builder, split, len(names))
-        test = _decode(builder, split, encoded, labels, np.arange(len(labels)))
+        whole = open_split("test")
+        test = whole.take(np.arange(len(whole.labels)))
     return Splits(train, held_out, test, names)
 
 
-def stratified(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Chooses a share of each class: round(fraction * count) of its images, at least one.
+class _Encoded(NamedTuple):
+    """One split of a dataset of equal images, still encoded."""
 
-    Of the same labels and seed, a smaller fraction is a subset of a larger one.
+    builder: Any
+    split: str
+    images: list[bytes]
+    labels: np.ndarray
 
-    Args:
-      labels: integers [n].
-      fraction: 0 < fraction <= 1.
-      seed: a non-negative integer.
-
-    Returns:
-      Indices into `labels`, int64, ascending.
-
-    Raises:
-      UserError: a fraction or a seed out of range.
-    """
-    if not 0 < fraction <= 1:
-        raise UserError(f"a share of {fraction} of the training images: give one above 0 and at most 1")
-    _check_seed(seed)
-    chosen = []
-    for label in np.unique(labels).tolist():
-        members = np.flatnonzero(labels == label)
-        order = np.random.default_rng((seed, label)).permutation(len(members))
-        chosen.append(members[order[: max(1, round(fraction * len(members)))]])
-    return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, np.int64)
+    def take(self, indices: np.ndarray) -> Dataset:
+        return _decode(self.builder, self.split, self.images, self.labels, indices)
 
 
-def order(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
-    """The images of one training batch, a pure function of (seed, step): resuming needs no saved generator.
+def _open(name: str, data_dir: str, image_size: int) -> tuple[tuple[str, ...], Callable[[str], "_Encoded | Photos"]]:
+    """The names of the classes, and what gives the split 'train' or 'test'."""
+    if name == IMAGE_TREE:
+        if not data_dir or image_size:
+            raise UserError("image_tree needs its tree, and no size: give --config.data.dir=DIR")
+        return image_tree.class_names(data_dir), lambda split: _of_tree(data_dir, split)
+    builder = _find(name, data_dir, image_size)
+    names = _class_names(builder)
+    if name == "imagenet2012":  # a split `test` of it has no labels
+        return names, lambda split: _of_records(builder, "validation" if split == "test" else split, names)
 
-    Each epoch of n // batch_size steps is a permutation of its own. What is left over at its end is
-    dropped, since a smaller last batch would make `jax.jit` compile the step a second time.
+    def read(split):
+        split = _test_split(builder) if split == "test" else split
+        return _Encoded(builder, split, *_read(builder, split, len(names)))
 
-    Args:
-      n: images in the training set.
-      batch_size: images in a batch.
-      seed: a non-negative integer.
-      step: counted from 0 over all epochs.
-
-    Returns:
-      Indices, int64 [batch_size].
-
-    Raises:
-      UserError: a batch larger than the training set or empty, or a negative seed.
-    """
-    if not 1 <= batch_size <= n:
-        raise UserError(f"a batch of {batch_size} from {n} training images: give a batch size from 1 to {n}")
-    _check_seed(seed)
-    epoch, i = divmod(step, n // batch_size)
-    return _permutation(n, seed, epoch)[i * batch_size : (i + 1) * batch_size]
+    return names, read
 
 
-def batches(dataset: Dataset, batch_size: int, seed: int, start_step: int = 0) -> Iterator[dict[str, np.ndarray]]:
-    """Training batches without end, from `start_step` on, in the order of `order`.
-
-    Yields:
-      {'image': uint8 [batch_size, H, W, C], 'label': int32 [batch_size]}.
-
-    Raises:
-      UserError: as `order`, at the first batch.
-    """
-    step = start_step
-    while True:
-        chosen = order(len(dataset.labels), batch_size, seed, step)
-        yield {"image": dataset.images[chosen], "label": dataset.labels[chosen]}
-        step += 1
+def _of_tree(data_dir: str, split: str) -> Photos:
+    tree = image_tree.Tree(data_dir, split)
+    return Photos(tree, tree.labels, tree.class_names)
 
 
-def eval_batches(dataset: Dataset, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-    """Each image exactly once, in stored order; zeros fill the last batch and its mask says which.
+def _of_records(builder: Any, split: str, names: tuple[str, ...]) -> Photos:
+    source = _source(builder, split)
 
-    Yields:
-      {'image': uint8 [batch_size, H, W, C], 'label': int32 [batch_size], 'mask': bool [batch_size]},
-      the mask true for real images.
+    def read(i: int) -> tuple[str, bytes]:
+        where = f"{builder.info.name}, split {split}, example {i}"
+        return where, next(_examples(source, range(i, i + 1)))[0]
 
-    Raises:
-      UserError: an empty batch.
-    """
-    if batch_size < 1:
-        raise UserError(f"a batch of {batch_size} images: give a batch size of at least 1")
-    for start in range(0, len(dataset.labels), batch_size):
-        images, labels = (array[start : start + batch_size] for array in dataset)
-        missing = batch_size - len(labels)
-        yield {
-            "image": np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))),
-            "label": np.pad(labels, (0, missing)),
-            "mask": np.arange(batch_size) < len(labels),
-        }
-
-
-@functools.lru_cache(maxsize=4)
-def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
-    permutation = np.random.default_rng((seed, epoch)).permutation(n)
-    permutation.flags.writeable = False  # it is shared through the cache
-    return permutation
-
-
-def _check_seed(seed: int) -> None:
-    if seed < 0:
-        raise UserError(f"seed {seed}: give one of at least 0")
+    return Photos(read, _labels(builder, split, len(names)), names)
 
 
 def _find(name: str, data_dir: str, image_size: int) -> Any:
@@ -247,11 +185,12 @@ def _prepared(name: str, root: Path) -> Path:
         return max(found[configs[0]])[1]
     if configs:
         raise UserError(f"{root / name} has several configs: name one of {', '.join(configs)}")
-    close = difflib.get_close_matches(name, [*BUILDERS, *found], 1)
+    close = difflib.get_close_matches(name, [*BUILDERS, IMAGE_TREE, *found], 1)
     raise UserError(
         f"no dataset {name!r}"
         + (f" (did you mean {close[0]!r}?)" if close else "")
-        + f": hsakd_jax prepares {', '.join(BUILDERS)}; in {root} lie {', '.join(sorted(found)) or 'no others'}"
+        + f": hsakd_jax prepares {', '.join(BUILDERS)} and reads {IMAGE_TREE}; "
+        f"in {root} lie {', '.join(sorted(found)) or 'no others'}"
     )
 
 
@@ -281,33 +220,76 @@ def _test_split(builder: Any) -> str:
     return "validation"
 
 
-def _read(builder: Any, split: str, classes: int) -> tuple[list[bytes], np.ndarray]:
-    """The images of a split as they are stored, and its labels, int32 [n]."""
+def _source(builder: Any, split: str) -> Any:
+    """The records of a split as they are stored."""
     if split not in builder.info.splits:
         raise UserError(f"{builder.data_path} has no split `{split}`, only {', '.join(builder.info.splits)}")
-    images, labels = [], []
-    proto: Any = tf_example_pb2  # protobuf makes its classes at run time
     try:
         # Parsed here, since TFDS would decode every feature, and takes four times as long.
-        source = builder.as_data_source(
+        return builder.as_data_source(
             split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES, file_format="array_record"
         )
-        for start in range(0, len(source), _CHUNK):
-            for record in source.__getitems__(range(start, min(start + _CHUNK, len(source)))):
-                feature = proto.Example.FromString(record).features.feature
-                images.append(feature["image"].bytes_list.value[0])
-                labels.append(feature["label"].int64_list.value[0])
+    except Exception as error:  # array_record raises kinds of its own
+        raise _unreadable(builder.data_path, error) from error
+
+
+def _examples(source: Any, indices: range) -> Iterator[tuple[bytes, int]]:
+    """Image and label of the chosen records."""
+    proto: Any = tf_example_pb2  # protobuf makes its classes at run time
+    for record in source.__getitems__(indices):
+        feature = proto.Example.FromString(record).features.feature
+        yield feature["image"].bytes_list.value[0], feature["label"].int64_list.value[0]
+
+
+def _all_examples(builder: Any, split: str) -> Iterator[tuple[bytes, int]]:
+    source = _source(builder, split)
+    try:
+        with Progress(f"Reading {split}", len(source)) as progress:
+            for start in range(0, len(source), _CHUNK):
+                progress.update(start)
+                yield from _examples(source, range(start, min(start + _CHUNK, len(source))))
     except IndexError as error:  # array_record returns empty records for the rest of a file that was cut short
         raise _unreadable(builder.data_path, ValueError("records are missing")) from error
     except Exception as error:  # array_record and protobuf raise kinds of their own
         raise _unreadable(builder.data_path, error) from error
-    labels = np.array(labels, np.int64)
-    if len(wrong := np.flatnonzero((labels < 0) | (labels >= classes))):
+
+
+def _read(builder: Any, split: str, classes: int) -> tuple[list[bytes], np.ndarray]:
+    """The images of a split as they are stored, and its labels, int32 [n]."""
+    images, labels = [], []
+    for image, label in _all_examples(builder, split):
+        images.append(image)
+        labels.append(label)
+    return images, _checked(builder, split, labels, classes)
+
+
+def _labels(builder: Any, split: str, classes: int) -> np.ndarray:
+    """The labels of a split, int32 [n], read once and then kept beside the dataset where it can be written.
+
+    They lie inside the records: to have them, 140 GB of ImageNet must be read.
+    """
+    folder = Path(builder.data_path)
+    files = [(path.name, (stat := path.stat()).st_size, stat.st_mtime_ns) for path in sorted(folder.iterdir())]
+    state = hashlib.sha256(repr([split, *files]).encode()).hexdigest()[:16]
+    kept = folder.parent / f".labels-{folder.name}-{split}-{state}.npy"  # of another state, another name
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        return np.load(kept, allow_pickle=False)
+    labels = _checked(builder, split, [label for _, label in _all_examples(builder, split)], classes)
+    with contextlib.suppress(OSError):  # such as the folder of another user
+        part = kept.with_name(f"{kept.name}.{os.getpid()}.npy")
+        np.save(part, labels)
+        part.replace(kept)
+    return labels
+
+
+def _checked(builder: Any, split: str, labels: list[int], classes: int) -> np.ndarray:
+    found = np.array(labels, np.int64)
+    if len(wrong := np.flatnonzero((found < 0) | (found >= classes))):
         raise UserError(
-            f"{builder.info.name}, split {split}, example {wrong[0]} has the label {labels[wrong[0]]}, "
+            f"{builder.info.name}, split {split}, example {wrong[0]} has the label {found[wrong[0]]}, "
             f"outside its {classes} classes: prepare the dataset again"
         )
-    return images, labels.astype(np.int32)
+    return found.astype(np.int32)
 
 
 def _decode(builder: Any, split: str, encoded: list[bytes], labels: np.ndarray, chosen: np.ndarray) -> Dataset:

@@ -1,20 +1,80 @@
-"""Where arrays live: one mesh axis 'data', batches split over it, everything else on every device."""
+"""Where arrays live: one mesh axis 'data' over all processes' devices, batches split over it, the rest everywhere."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from hsakd_jax.errors import UserError
+
+
+def connect(coordinator: str = "", processes: int = 0, process: int = -1, env: Mapping[str, str] = os.environ) -> None:
+    """Joins the processes of a run; alone, it does nothing. Before anything else touches a device.
+
+    On TPU pods, under Slurm and under OpenMPI, JAX finds the others by itself.
+
+    Args:
+      coordinator: 'HOST:PORT' of the first process, where JAX can't find it.
+      processes: how many there are.
+      process: which one this is, counted from 0.
+      env: of the process.
+
+    Raises:
+      UserError: some of the three are missing, or the others can't be reached.
+    """
+    explicit = bool(coordinator), processes > 0, process >= 0
+    if any(explicit) and not all(explicit):
+        raise UserError(
+            "--coordinator=HOST:PORT, --processes=N and --process=I belong together: give all three or none"
+        )
+    if all(explicit) and not process < processes:
+        raise UserError(f"--process={process} of --processes={processes}: they count from 0 to {processes - 1}")
+    several = (
+        int(env.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in env,
+        int(env.get("OMPI_COMM_WORLD_SIZE", "1")) > 1,
+        "," in env.get("TPU_WORKER_HOSTNAMES", ""),
+        "MEGASCALE_COORDINATOR_ADDRESS" in env,
+    )
+    if not all(explicit) and not any(several):
+        return
+    try:
+        if all(explicit):
+            jax.distributed.initialize(coordinator, processes, process)
+        else:
+            jax.distributed.initialize()
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"the other processes can't be reached ({reason}): check that all run this command") from error
+
+
+def is_first_process() -> bool:
+    """Whether this process writes what is written once."""
+    return jax.process_index() == 0
+
+
+def agree(value: int) -> int:
+    """The first process's value of a whole number, for all."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def greatest(value: int) -> int:
+    """The greatest of all processes' values of a whole number."""
+    if jax.process_count() == 1:
+        return value
+    return int(np.max(multihost_utils.process_allgather(np.int32(value))))
 
 
 class Devices:
     """The devices of a run.
 
     Args:
-      devices: all of the process group's by default.
+      devices: all of all processes' by default.
     """
 
     def __init__(self, devices: Sequence[Any] | None = None):
@@ -26,12 +86,29 @@ class Devices:
         return self.mesh.size
 
     def replicate(self, tree: Any) -> Any:
-        """A pytree of arrays on every device; those that lie there already are not copied."""
-        return jax.device_put(tree, self.everywhere)
+        """A pytree of arrays, the same in every process, on every device; those that lie there are not copied."""
+        if jax.process_count() == 1:
+            return jax.device_put(tree, self.everywhere)
+
+        def place(x):
+            if isinstance(x, jax.Array) and not x.is_fully_addressable:
+                return x
+            x = np.asarray(x)
+            return jax.make_array_from_callback(x.shape, self.everywhere, lambda index: x[index])
+
+        return jax.tree.map(place, tree)
+
+    def share(self, rows: int) -> slice:
+        """The rows of a batch that this process provides; their number is a multiple of the devices'."""
+        parts = self.split.addressable_devices_indices_map((rows,)).values()
+        parts = [(part[0].indices(rows)) for part in parts if part is not None]
+        return slice(min(start for start, *_ in parts), max(stop for _, stop, _ in parts))
 
     def shard(self, tree: Any) -> Any:
-        """Arrays [B, ...] split by rows over the devices; B is a multiple of their number."""
-        return jax.device_put(tree, self.split)
+        """Arrays [B, ...] split by rows over the devices; each process gives its `share` of them."""
+        if jax.process_count() == 1:
+            return jax.device_put(tree, self.split)
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.split, x), tree)
 
     def check_batch(self, batch: int, accumulate: int = 1) -> None:
         """Refuses a batch that can't be split evenly.

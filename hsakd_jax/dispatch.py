@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from hsakd_jax import data
+from hsakd_jax import sampling
 from hsakd_jax.devices import Devices
+from hsakd_jax.photos import Photos, stream
 
 Advance = Callable[[Any, Any, int, int], tuple[Any, int]]
 # Steps of one call at most: enough to hide its cost, few enough to stop soon after a signal.
@@ -17,41 +18,69 @@ RESIDENT = 4 * 2**30
 
 
 def make_advance(
-    step: Callable[..., Any], dataset: data.Dataset, devices: Devices, batch: int, seed: int, many: bool | None = None
+    step: Callable[..., Any],
+    dataset: sampling.Dataset | Photos,
+    devices: Devices,
+    batch: int,
+    seed: int,
+    many: bool | None = None,
+    size: int = 0,
 ) -> Advance:
     """Makes `advance(state, teacher's variables, done, until) -> (state, done)`: one call, for steps up to `until`.
 
     Args:
-      step: as `train.compile_step` makes it.
+      step: as `assemble.compile_step` makes it.
       dataset: training images.
       devices: where to compute.
-      batch: images a step.
-      seed: of the order, see `data.order`.
+      batch: images a step, over all processes.
+      seed: of the order, see `sampling.order`.
       many: whether one call makes many steps on images that lie on the devices; by default on accelerators, where the
         images fit. On CPU, XLA computes gradients of convolutions many times slower inside a loop of its own.
+      size: side of the crops that workers make of photographs.
     """
+    if isinstance(dataset, Photos):
+        return _from_workers(step, dataset, devices, batch, seed, size)
     if many is None:
         many = jax.default_backend() != "cpu" and dataset.images.nbytes <= RESIDENT
     return (_many_a_call if many else _one_a_call)(step, dataset, devices, batch, seed)
 
 
 def _one_a_call(step, dataset, devices, batch, seed) -> Advance:
+    share = devices.share(batch)
+
     def advance(state, teacher_variables, done, until):
         del until
-        rows = devices.shard(next(data.batches(dataset, batch, seed, done)))
-        return step(state, teacher_variables, rows["image"], rows["label"]), done + 1
+        index = sampling.order(len(dataset.labels), batch, seed, done)[share]
+        rows = dataset.images[index], dataset.labels[index], index.astype(np.int32)
+        return step(state, teacher_variables, *devices.shard(rows)), done + 1
+
+    return advance
+
+
+def _from_workers(step, photos, devices, batch, seed, size) -> Advance:
+    share, rows = devices.share(batch), None
+
+    def advance(state, teacher_variables, done, until):
+        del until
+        nonlocal rows
+        rows = rows or stream(photos, batch, seed, done, size, share)
+        index = sampling.order(len(photos), batch, seed, done)[share]
+        taken = next(rows)
+        given = taken["image"], taken["label"], index.astype(np.int32)
+        return step(state, teacher_variables, *devices.shard(given)), done + 1
 
     return advance
 
 
 def _many_a_call(step, dataset, devices, batch, seed) -> Advance:
     images, labels = devices.replicate(tuple(dataset))
+    share = devices.share(batch)
 
     def steps(state, teacher_variables, images, labels, count, chosen):
         # A count that is an argument, so that pieces of all lengths share one program.
         def body(i, state):
             rows = chosen[:, i]
-            return step(state, teacher_variables, images[rows], labels[rows])
+            return step(state, teacher_variables, images[rows], labels[rows], rows)
 
         return jax.lax.fori_loop(0, count, body, state)
 
@@ -62,8 +91,8 @@ def _many_a_call(step, dataset, devices, batch, seed) -> Advance:
         # Images first, so that each device gets the rows of its own share.
         chosen = np.zeros((batch, CHUNK), np.int32)
         for i in range(count):
-            chosen[:, i] = data.order(len(dataset.labels), batch, seed, done + i)
-        given = devices.replicate(np.int32(count)), devices.shard(chosen)
+            chosen[:, i] = sampling.order(len(dataset.labels), batch, seed, done + i)
+        given = devices.replicate(np.int32(count)), devices.shard(chosen[share])
         return steps(state, teacher_variables, images, labels, *given), done + count
 
     return advance

@@ -8,19 +8,21 @@ import jax
 import jax.numpy as jnp
 
 from hsakd_jax import data, metrics
-from hsakd_jax.augment import normalise
+from hsakd_jax.augment import centre_crop, normalise
 from hsakd_jax.devices import Devices
 from hsakd_jax.errors import UserError
 from hsakd_jax.nets.network import Outputs
+from hsakd_jax.photos import Photos, eval_stream
 from hsakd_jax.progress import table
 from hsakd_jax.rotations import rotate
 from hsakd_jax.rundir import RunDirectory
+from hsakd_jax.sampling import Dataset, eval_batches
 from hsakd_jax.variables import build, read_variables
 
 
 def make_evaluate(
-    network: Any, devices: Devices, mean: Sequence[float], std: Sequence[float], batch: int
-) -> Callable[[Any, data.Dataset], dict[str, float]]:
+    network: Any, devices: Devices, mean: Sequence[float], std: Sequence[float], batch: int, size: int, resize: int = 0
+) -> Callable[[Any, Dataset | Photos], dict[str, float]]:
     """Makes `evaluate(variables, dataset) -> accuracies in percent`, named as in `metrics.correct`.
 
     Networks with branches see all four rotations of each image, others the upright one. Those of `Peers` are
@@ -32,10 +34,15 @@ def make_evaluate(
       mean: of normalisation, see `augment.normalise`.
       std: likewise.
       batch: images at a time, rounded up to a multiple of the devices.
+      size: side of the images that the network takes; others are scaled and their middle is taken.
+      resize: what the shorter side of those is scaled to; 0 for `size`.
     """
     batch = -(-batch // len(devices)) * len(devices)
+    share, resize = devices.share(batch), resize or size
 
     def count(variables, images, labels, mask):
+        if images.shape[1:3] != (size, size):
+            images = centre_crop(images, size, resize)
         images = normalise(images, mean, std)
         outputs = network.apply(variables, rotate(images) if network.branches else images)
         named = {"": outputs} if isinstance(outputs, Outputs) else {f"peer{i}/": o for i, o in enumerate(outputs, 1)}
@@ -45,8 +52,9 @@ def make_evaluate(
 
     def evaluate(variables, dataset):
         totals = None
-        for rows in data.eval_batches(dataset, batch):
-            rows = devices.shard(rows)
+        photos = isinstance(dataset, Photos)
+        for rows in eval_stream(dataset, batch, size, resize, share) if photos else eval_batches(dataset, batch):
+            rows = devices.shard(rows if photos else {name: x[share] for name, x in rows.items()})
             counts = count(variables, rows["image"], rows["label"], rows["mask"])
             totals = counts if totals is None else jax.tree.map(jnp.add, totals, counts)
         return metrics.accuracies(jax.device_get(totals), len(dataset.labels))
@@ -76,20 +84,29 @@ def evaluate_run(run_dir: str | Path, checkpoint: str = "last", data_dir: str | 
     where = source["dir"] if data_dir is None else data_dir
     if data_dir is None and where and not Path(where).expanduser().is_dir():
         raise UserError(f"the data of {directory.path} should be in {where}, which is no folder: give --data_dir=DIR")
-    splits = data.load(source["name"], where, image_size=source["image_size"], splits=("test",))
+    splits = data.load(
+        source["name"],
+        where,
+        image_size=source["image_size"] if source["name"] == "image_folder" else 0,
+        splits=("test",),
+    )
     # A converted checkpoint knows how many classes there are, but not what they are called.
     known = config["classes"] or splits.class_names
     if list(splits.class_names) != list(known) or len(known) != config["network"]["num_classes"]:
         raise UserError(
             f"{directory.path} was trained on other classes than {source['name']} in {where or '(default)'} has"
         )
-    if list(splits.test.images.shape[1:]) != config["network"]["image_shape"]:
+    shape = config["network"]["image_shape"]
+    scaled = source.get("crop") == "resized"
+    if splits.test.image_shape[scaled * 2 :] != tuple(shape[scaled * 2 :]):
         raise UserError(
-            f"{directory.path} takes images of {config['network']['image_shape']}, those of {source['name']} are "
-            f"{list(splits.test.images.shape[1:])}: give --data_dir of the right ones"
+            f"{directory.path} takes images of {shape}, those of {source['name']} are "
+            f"{list(splits.test.image_shape)}: give --data_dir of the right ones"
         )
     devices = Devices()
-    evaluate = make_evaluate(build(config["network"]), devices, source["mean"], source["std"], config["eval_batch"])
+    normal = source["mean"], source["std"]
+    sides = shape[0], source.get("resize", 0)
+    evaluate = make_evaluate(build(config["network"]), devices, *normal, config["eval_batch"], *sides)
     return {
         "arch": config["network"]["arch"],
         "checkpoint": checkpoint,

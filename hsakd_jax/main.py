@@ -1,9 +1,14 @@
 """Trains what a config says.
 
-    python -m hsakd_jax.main --config=configs/cifar100.py[:recipe] --workdir=DIR [--config.key=value ...]
+    python -m hsakd_jax.main --config=configs/cifar100.py[:recipe[/TEACHER/STUDENT]] --workdir=DIR
+        [--config.key=value ...] [--coordinator=HOST:PORT --processes=N --process=I]
 
-recipes: hsakd (the default: teacher, then student, in one workdir), baseline, kd, teacher, student, mutual;
-each has a form that ends in seconds, such as hsakd_tiny.
+recipes: hsakd (the default: teacher, then student, in one workdir), baseline, kd, teacher, student, mutual, crd and
+the other rows that the config file lists; each has a form that ends in seconds, such as hsakd_tiny. TEACHER and STUDENT
+are networks. What a recipe needs, such as its teacher, is trained first, in the same workdir.
+
+Several processes: the same command in each. On TPU pods, under Slurm and OpenMPI they find one another; elsewhere the
+three flags say where the first one listens (HOST:PORT), how many there are, and which one this is, from 0.
 
 Running a command again continues it. Exit status: 0 done, 2 bad input, 143 or 130 stopped by SIGTERM or
 Ctrl-C with the state saved.
@@ -18,14 +23,19 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "a file of configs/, with ':recipe' behind it.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", "", "where the run or the runs are kept.")
+_COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of the first process.")
+_PROCESSES = flags.DEFINE_integer("processes", 0, "how many processes there are.")
+_PROCESS = flags.DEFINE_integer("process", -1, "which one this is, from 0.")
 
 
 def main() -> None:
     """Trains."""
     from hsakd_jax import pipeline
+    from hsakd_jax.devices import connect, is_first_process
     from hsakd_jax.progress import Console
 
-    pipeline.execute(_CONFIG.value.to_dict(), _WORKDIR.value, Console())
+    connect(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    pipeline.execute(_CONFIG.value.to_dict(), _WORKDIR.value, Console(silent=not is_first_process()))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from hsakd_jax import losses
 from hsakd_jax.nets.network import Outputs
@@ -23,9 +24,12 @@ ON: Term = MappingProxyType({})
 TEMPERATURE = 3.0
 
 
-def _task(outputs: Outputs, labels: Array, teacher: Outputs | None) -> Array:
-    """L_task: cross-entropy of the class logits, upright rows only."""
-    return losses.cross_entropy(upright(outputs.logits, len(labels)), labels)
+def _task(outputs: Outputs, labels: Array, teacher: Outputs | None, upright_only: bool = True) -> Array:
+    """L_task: cross-entropy of the class logits, of upright rows or of all (rotation as augmentation)."""
+    logits = outputs.logits
+    if upright_only:
+        return losses.cross_entropy(upright(logits, len(labels)), labels)
+    return losses.cross_entropy(logits, jnp.repeat(labels, len(logits) // len(labels)))
 
 
 def _joint(outputs: Outputs, labels: Array, teacher: Outputs | None, branches: Sequence[int] = ()) -> Array:

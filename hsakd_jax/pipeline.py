@@ -1,27 +1,29 @@
 """From a command's config to its runs, one after the other, and the table that compares them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hsakd_jax import data, train
-from hsakd_jax.devices import Devices
+from hsakd_jax import data, sampling, train
+from hsakd_jax.devices import Devices, is_first_process
 from hsakd_jax.errors import UserError
 from hsakd_jax.evaluation import best_branch, mean_top1
 from hsakd_jax.files import write_json
 from hsakd_jax.nets import create
 from hsakd_jax.progress import Console, table
-from hsakd_jax.recipes import RECIPES
+from hsakd_jax.recipes import GIVEN, RECIPES, needed
+from hsakd_jax.rundir import RunDirectory
 
 # What a section of the config says of a network rather than of its training.
-NETWORK_KEYS = ("arch", "dtype", "workdir", "checkpoint", "inference_dtype")
+NETWORK_KEYS = ("arch", "dtype", "workdir", "run", "checkpoint", "peer", "inference_dtype")
 
 
 def execute(config: dict[str, Any], workdir: str, console: Console) -> dict[str, Any]:
-    """Does all runs of a config, skipping what is done, and shows the table.
+    """Does all runs of a config and those that they need, skipping what is done, and shows the table.
 
     Args:
       config: as `recipes.make` makes it.
-      workdir: of the run, or of the pipeline, whose runs are its subdirectories.
+      workdir: of the run; of several runs, each has the subdirectory of its name.
       console: where progress is shown.
 
     Returns:
@@ -30,22 +32,18 @@ def execute(config: dict[str, Any], workdir: str, console: Console) -> dict[str,
     Raises:
       UserError, Stopped: as `train.run`.
     """
-    check(config)
+    names = recipes_of(config)
+    check(config, names)
     splits = load(config)
     root = Path(workdir).expanduser()
-    # A pipeline of one run is that run.
-    one = config["recipe"] in RECIPES
-    given = config["teacher"]["workdir"]
-    # Relative, so that a pipeline can be moved; a teacher from elsewhere stays where it is.
-    teacher = str(Path(given).expanduser().absolute()) if given else "" if one else "../teacher"
-    recipes = [recipe for recipe in config["runs"] if one or not given or recipe != "teacher"]
+    one = len(names) == 1
     # All before the first one trains: a mistake in the student shall not show after the teacher's hours.
-    resolved = {recipe: resolve(config, recipe, splits, teacher) for recipe in recipes}
+    resolved = {name: resolve(config, name, splits) for name in names}
     results = {}
-    for recipe, run in resolved.items():
-        results[recipe] = train.run(run, root if one else root / recipe, splits, console)
+    for name, run in resolved.items():
+        results[name] = train.run(run, root if one else root / name, part(splits, name, config["seed"]), console)
     console.line("\n" + summary(results))
-    if not one:
+    if not one and is_first_process():
         try:
             write_json(root / "results.json", results)
         except OSError as error:
@@ -53,19 +51,88 @@ def execute(config: dict[str, Any], workdir: str, console: Console) -> dict[str,
     return results
 
 
-def check(config: dict[str, Any]) -> None:
-    """Refuses what can be refused before the data is loaded, for every run of a config.
+def recipes_of(config: dict[str, Any]) -> list[str]:
+    """The recipes to run, in order.
 
     Raises:
-      UserError: an unknown recipe, network or dtype, or a batch that does not fit the devices.
+      UserError: an unknown recipe.
     """
-    for recipe in config["runs"]:
-        if recipe not in RECIPES:
-            raise UserError(f"unknown recipe {recipe!r} in runs: there are {', '.join(RECIPES)}")
-        section = config[RECIPES[recipe].network]
-        create(section["arch"], 2, dtype=section["dtype"])
+    for name in (*config["runs"], *filter(None, [config["teacher"]["run"]])):
+        if name not in RECIPES:
+            raise UserError(f"unknown recipe {name!r}: there are {', '.join(RECIPES)}")
+    given = config["teacher"]["workdir"]
+
+    def parents(name):
+        teacher, init = _teacher_recipe(config, name), RECIPES[name].init
+        return [
+            *([teacher] if teacher and not given else []),
+            *([init] if init and not _section(config, name)["init"] else []),
+        ]
+
+    # A teacher that is given is not trained, though the pipeline's runs name it.
+    runs = [
+        name for name in config["runs"] if len(config["runs"]) == 1 or not given or RECIPES[name].network != "teacher"
+    ]
+    return needed(runs, lambda name: [run for run in parents(name) if run != GIVEN])
+
+
+def _teacher_recipe(config: dict[str, Any], name: str) -> str:
+    """The recipe whose run teaches this one; '' for none."""
+    own = RECIPES[name].teacher
+    return config["teacher"]["run"] or own if own else ""
+
+
+def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """Network and training numbers of a recipe."""
+    kind = RECIPES[name]
+    section = {**config[kind.network], **config[kind.schedule or kind.network]}
+    if kind.init == GIVEN and section["init"]:  # the network is the other run's
+        network = RunDirectory(section["init"]).config()["network"]
+        section["arch"] = (network["peers"] or [network["arch"]])[0]
+    return section
+
+
+def check(config: dict[str, Any], names: Sequence[str]) -> None:
+    """Refuses what can be refused before the data is loaded, for every run of a config.
+
+    Args:
+      config: of the command.
+      names: recipes to run.
+
+    Raises:
+      UserError: an unknown network or dtype, a batch that does not fit the devices, no teacher or start where one is
+        needed, or numbers that make no run.
+    """
+    for name in ("eval_every", "log_every", "eval_batch", "batch_norm_groups"):
+        if config[name] < 1:
+            raise UserError(f"{name} is {config[name]}: give at least 1")
+    crop, side = config["data"]["crop"], config["data"]["image_size"]
+    if crop not in ("pad", "resized"):
+        raise UserError(f"unknown crop {crop!r}: choose pad or resized")
+    if crop == "resized" and side < 1:
+        raise UserError(f"data.image_size is {side}: give the side of the crops")
+    for name in names:
+        kind, section = RECIPES[name], _section(config, name)
+        where = kind.schedule or kind.network
+        for arch in (section["arch"], *(filter(None, config["peers"]) if kind.objective == "mutual" else ())):
+            create(arch, 2, dtype=section["dtype"])
         create(section["arch"], 2, dtype=config["teacher"]["inference_dtype"] or "float32")
-        Devices().check_batch(section["batch"], max(section["accumulate"], 1))
+        for key in ("epochs", "batch", "accumulate"):
+            if section[key] < 1:
+                raise UserError(f"{where}.{key} is {section[key]}: give at least 1")
+        Devices().check_batch(section["batch"], section["accumulate"])
+        if section["lr_batch"] < 0:
+            raise UserError(f"{where}.lr_batch is {section['lr_batch']}: give a batch, or 0 to leave the learning rate")
+        rows = section["batch"] // section["accumulate"]
+        if rows % config["batch_norm_groups"]:
+            raise UserError(
+                f"batch_norm_groups is {config['batch_norm_groups']}, which does not divide a batch of {rows}: "
+                "take a divisor"
+            )
+        if kind.objective == "mutual" and len(config["peers"]) < 2:
+            raise UserError(f"peers is {config['peers']}: a mutual run needs at least 2 networks")
+        if kind.init == GIVEN and not section["init"]:
+            raise UserError(f"the recipe {name} needs a run to start from: give --config.{where}.init=RUN")
 
 
 def load(config: dict[str, Any]) -> data.Splits:
@@ -74,61 +141,69 @@ def load(config: dict[str, Any]) -> data.Splits:
     return data.load(
         source["name"],
         source["dir"],
-        image_size=source["image_size"],
+        image_size=source["image_size"] if source["name"] == "image_folder" else 0,
         fraction=source["fraction"],
         validation=source["validation"],
         seed=config["seed"],
     )
 
 
-def resolve(config: dict[str, Any], recipe: str, splits: data.Splits, teacher: str) -> dict[str, Any]:
+def part(splits: data.Splits, name: str, seed: int) -> data.Splits:
+    """The splits as one recipe sees them."""
+    share = RECIPES[name].share
+    if share == 1:
+        return splits
+    chosen = sampling.stratified(splits.train.labels, share, seed)
+    return splits._replace(train=splits.train.take(chosen))
+
+
+def resolve(config: dict[str, Any], name: str, splits: data.Splits) -> dict[str, Any]:
     """All that decides one run, and nothing else: what its config.json holds.
 
     Args:
       config: of the command.
-      recipe: of the run.
+      name: recipe of the run.
       splits: its data, for the number of classes and the size of the images.
-      teacher: the teacher's run directory, absolute or seen from the run's own; '' for none.
-
-    Raises:
-      UserError: no teacher where one is needed, or numbers that make no run.
     """
-    kind = RECIPES[recipe]
-    section = config[kind.network]
-    if kind.taught and not teacher:
-        raise UserError(f"the recipe {recipe} needs a teacher: give --config.teacher.workdir=RUN")
-    for name in ("epochs", "batch", "accumulate"):
-        if section[name] < 1:
-            raise UserError(f"{kind.network}.{name} is {section[name]}: give at least 1")
-    for name in ("eval_every", "log_every", "eval_batch"):
-        if config[name] < 1:
-            raise UserError(f"{name} is {config[name]}: give at least 1")
-    if recipe == "mutual" and config["peers"] < 2:
-        raise UserError(f"peers is {config['peers']}: a mutual run needs at least 2 networks")
-    shape = splits.train.images.shape[1:]
+    kind, section, source = RECIPES[name], _section(config, name), config["data"]
+    given, taught_by = config["teacher"]["workdir"], _teacher_recipe(config, name)
+    # Relative to the run, so that several can be moved together; what comes from elsewhere stays where it is.
+    teacher = str(Path(given).expanduser().absolute()) if given else f"../{taught_by}"
+    init = (
+        str(Path(section["init"]).expanduser().absolute()) if section["init"] else f"../{kind.init}" * bool(kind.init)
+    )
+    *_, channels = shape = splits.train.image_shape
+    side = source["image_size"]
+    training = {k: v for k, v in section.items() if k not in NETWORK_KEYS}
     return {
-        "recipe": recipe,
+        "recipe": name,
         "seed": config["seed"],
         "network": {
             "arch": section["arch"],
             "dtype": section["dtype"],
             "branches": kind.branches,
-            "peers": config["peers"] if recipe == "mutual" else 0,
+            "peers": [peer or section["arch"] for peer in config["peers"]] if kind.objective == "mutual" else [],
             "num_classes": len(splits.class_names),
-            "image_shape": list(shape),
+            "image_shape": [side, side, channels] if source["crop"] == "resized" else list(shape),
         },
         "classes": list(splits.class_names),
-        "data": config["data"],
-        "train": {k: v for k, v in section.items() if k not in NETWORK_KEYS},
-        "objective": config["objective"][recipe],
-        "teacher": _teacher(config["teacher"], teacher) if kind.taught else None,
+        "data": {**source, "fraction": source["fraction"] * kind.share},
+        "train": {
+            **training,
+            "init": init,
+            "trainable": section["trainable"] or kind.trainable,
+            "batch_norm_groups": config["batch_norm_groups"],
+        },
+        "objective": config["objective"][name],
+        "teacher": _teacher(config["teacher"], teacher) if taught_by else None,
         **{name: config[name] for name in ("eval_every", "log_every", "eval_batch")},
     }
 
 
 def _teacher(section: dict[str, Any], workdir: str) -> dict[str, Any]:
-    dtype = section["inference_dtype"]
-    return {"workdir": workdir, "checkpoint": section["checkpoint"], **({"dtype": dtype} if dtype else {})}
+    """What decides about a teacher; options that are off are left out."""
+    options = {"dtype": section["inference_dtype"], "peer": section["peer"] if section["peer"] != 1 else 0}
+    return {"workdir": workdir, "checkpoint": section["checkpoint"], **{k: v for k, v in options.items() if v}}
 
 
 def summary(results: dict[str, dict[str, Any]]) -> str:
@@ -139,7 +214,8 @@ def summary(results: dict[str, dict[str, Any]]) -> str:
     }
     for recipe, result in results.items():
         top1, best = mean_top1(result["last"]), mean_top1(result["best"])
-        gain = "" if alone is None or recipe in ("teacher", "baseline") else f"{top1 - mean_top1(alone['last']):+.2f}"
+        student = RECIPES[recipe].network == "student" and recipe != "baseline"
+        gain = f"{top1 - mean_top1(alone['last']):+.2f}" if alone and student else ""
         joint = f"{best_branch(result['last']):.2f}" if any("joint_" in name for name in result["last"]) else ""
         size = f"{result['parameters']['backbone']:,}"
         row = [RECIPES[recipe].title, result["arch"], size, f"{top1:.2f}", f"{best:.2f}", gain, joint]
@@ -149,6 +225,7 @@ def summary(results: dict[str, dict[str, Any]]) -> str:
     images = next(iter(results.values()))["test_images"]
     chosen = next(iter(results.values()))["best"]["chosen_by"].rpartition(" ")[2]
     note = f"% of {images} test images; the best epoch was chosen on the {chosen} images"
-    note += ", a teacher's by its branches" if "teacher" in results else ""
+    judged = {RECIPES[recipe].objective for recipe in results}
+    note += ", a teacher's by its branches" if "teacher" in judged else ""
     rows = [list(row) for row in zip(*columns.values(), strict=True)]
     return f"{table(list(columns), rows)}\n\n{note}"

@@ -25,9 +25,11 @@ class Console:
     Args:
       stream: where to; stdout by default.
       patience: seconds before the first moving line, where lines can't be replaced.
+      silent: whether nothing is written, since another process of the run speaks.
     """
 
-    def __init__(self, stream: TextIO | None = None, patience: float = 0.0):
+    def __init__(self, stream: TextIO | None = None, patience: float = 0.0, silent: bool = False):
+        self._silent = silent
         self._stream = stream or sys.stdout
         self._moves = self._stream.isatty()
         self._width = 0
@@ -60,6 +62,8 @@ class Console:
             self._width = 0
 
     def _write(self, text: str) -> None:
+        if self._silent:
+            return
         self._stream.write(text)
         self._stream.flush()
 

@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -12,49 +13,132 @@ class Recipe(NamedTuple):
 
     Attributes:
       title: what tables call it.
-      network: 'teacher' or 'student': the section of the config that names it and its schedule.
+      network: 'teacher' or 'student': the section of the config that names it.
+      objective: a key of `objectives.OBJECTIVES`, or 'rival' for the terms of `rivals`.
+      terms: the terms of its objective, with their options.
       branches: whether it trains with auxiliary classifiers.
       rotated: whether it sees all four rotations of a batch.
-      taught: whether it needs a teacher.
-      terms: the terms of its objective, with their options.
+      teacher: the recipe that trains its teacher, where the config names no run; '' where it is taught by none.
+      init: the recipe whose run it starts from, where the config names no run; '' for a fresh start.
+      trainable: what learns, where the config says nothing (see `nets.parts.is_trainable`).
+      schedule: the section of the config with its epochs and learning rate; '' for that of its network.
+      share: of the training images that it sees.
     """
 
     title: str
     network: str
-    branches: bool
-    rotated: bool
-    taught: bool
+    objective: str
     terms: dict[str, dict]
+    branches: bool = False
+    rotated: bool = False
+    teacher: str = ""
+    init: str = ""
+    trainable: str = ""
+    schedule: str = ""
+    share: float = 1.0
 
+
+# A run that only the user can name.
+GIVEN = "given"
 
 TASK = {"weight": 1.0}
 JOINT = {"weight": 1.0, "branches": ()}
 KL_AUX = {"weight": 1.0, "temperature": 3.0, "branches": ()}
 KL_FINAL = {"weight": 1.0, "temperature": 3.0, "upright_only": False}
+# Plain distillation beside a rival's own term; none of them is published with it.
+KL = {"weight": 0.0, "temperature": 4.0}
+# The paper's student has no joint-label term; its ablation shows that one costs accuracy.
+STUDENT = {"task": TASK, "joint": {**JOINT, "weight": 0.0}, "kl_aux": KL_AUX, "kl_final": KL_FINAL}
+MUTUAL = {"task": TASK, "joint": JOINT, "kl_aux": KL_AUX, "kl_final": KL_FINAL}
 
+
+def _student(title: str, teacher: str = "teacher", **terms: dict) -> Recipe:
+    """HSAKD's student with some terms changed."""
+    changed = {name: {**STUDENT[name], **terms.get(name, {})} for name in STUDENT}
+    return Recipe(title, "student", "student", changed, branches=True, rotated=True, teacher=teacher)
+
+
+def _rival(title: str, **terms: dict) -> Recipe:
+    """A student that a plain teacher teaches, with the published weights of a rival's terms."""
+    return Recipe(title, "student", "rival", {"task": TASK, "kl": KL, **terms}, teacher="backbone")
+
+
+OFF = {"weight": 0.0}
+
+# In the order of the paper's tables, teachers first.
 RECIPES = {
-    "teacher": Recipe("teacher", "teacher", True, True, False, {"task": TASK, "joint": JOINT}),
-    "baseline": Recipe("student alone", "student", False, False, False, {"task": TASK}),
-    "kd": Recipe(
-        "student, KD", "student", False, False, True, {"task": TASK, "kl": {"weight": 1.0, "temperature": 3.0}}
+    "backbone": Recipe("teacher", "teacher", "baseline", {"task": TASK}),
+    "teacher_frozen": Recipe(
+        "teacher, branches alone",
+        "teacher",
+        "teacher",
+        {"task": TASK, "joint": JOINT},
+        branches=True,
+        rotated=True,
+        init="backbone",
+        trainable="^branch",
+        schedule="frozen",
     ),
-    "student": Recipe(
-        "student, HSAKD",
+    "teacher": Recipe("teacher*", "teacher", "teacher", {"task": TASK, "joint": JOINT}, branches=True, rotated=True),
+    "teacher_online": Recipe("teacher, online", "teacher", "mutual", MUTUAL, branches=True, rotated=True),
+    "baseline": Recipe("student alone", "student", "baseline", {"task": TASK}),
+    "kd": Recipe("KD", "student", "kd", {"task": TASK, "kl": {"weight": 1.0, "temperature": 3.0}}, teacher="backbone"),
+    "fitnet": _rival("FitNet", fitnet={"weight": 100.0, "stage": 2}),
+    "at": _rival("AT", at={"weight": 1000.0}),
+    "vid": _rival("VID", vid={"weight": 1.0}),
+    "rkd": _rival("RKD", rkd={"weight": 1.0}),
+    "sp": _rival("SP", sp={"weight": 3000.0}),
+    "cc": _rival("CC", cc={"weight": 0.02}),
+    "pkt": _rival("PKT", pkt={"weight": 30000.0}),
+    "dkd": _rival("DKD", dkd={"weight": 1.0, "alpha": 1.0, "beta": 8.0, "temperature": 4.0, "warmup": 20}),
+    "crd": _rival("CRD", crd={"weight": 0.8, "negatives": 16384, "temperature": 0.07}),
+    "sskd_teacher": Recipe(
+        "teacher, SSKD's head",
+        "teacher",
+        "rival",
+        {"sskd_head": {"weight": 1.0}},
+        rotated=True,
+        init="backbone",
+        trainable="^objective",
+        schedule="frozen",
+    ),
+    "sskd": Recipe(
+        "SSKD",
         "student",
-        True,
-        True,
-        True,
-        # The paper's student has no joint-label term; its ablation shows that one costs accuracy.
-        {"task": TASK, "joint": {**JOINT, "weight": 0.0}, "kl_aux": KL_AUX, "kl_final": KL_FINAL},
+        "rival",
+        {
+            "task": {"weight": 0.1},
+            "kl": {"weight": 0.9, "temperature": 4.0, "upright_only": True},
+            "sskd_kl": {"weight": 2.7, "temperature": 4.0, "kept": 1.0},
+            "sskd_ss": {"weight": 10.0, "temperature": 0.5, "kept": 0.75},
+        },
+        rotated=True,
+        teacher="sskd_teacher",
+        trainable="^(?!objective/sskd/teacher_head)",
     ),
-    "mutual": Recipe(
-        "online, mean of peers",
-        "student",
-        True,
-        True,
-        False,
-        {"task": TASK, "joint": JOINT, "kl_aux": KL_AUX, "kl_final": KL_FINAL},
+    "student_frozen": _student("HSAKD", "teacher_frozen"),
+    "student": _student("HSAKD*"),
+    "student_online": _student("HSAKD, online teacher", "teacher_online"),
+    "mutual": Recipe("online", "student", "mutual", MUTUAL, branches=True, rotated=True),
+    # A new last layer on a backbone that is kept.
+    "probe": Recipe("linear probe", "student", "baseline", {"task": TASK}, init=GIVEN, trainable="^head/fc"),
+    # PAPER section 4: what each term and each branch adds, and rotations without joint labels.
+    "ablation_kl_aux": _student("task + kl_q", kl_final=OFF),
+    "ablation_upright": _student("task + kl_q + kl_p, upright", kl_final={"upright_only": True}),
+    "ablation_joint": _student("HSAKD* + joint labels", joint=TASK),
+    **{
+        f"ablation_branch{l}": _student(f"task + kl_q of c{l}", kl_aux={"branches": (l,)}, kl_final=OFF)
+        for l in (1, 2, 3)
+    },
+    "rotated": Recipe(
+        "rotation as augmentation", "student", "baseline", {"task": {**TASK, "upright_only": False}}, rotated=True
     ),
+    "joint": Recipe("joint labels", "student", "teacher", {"task": TASK, "joint": JOINT}, branches=True, rotated=True),
+}
+RECIPES |= {
+    f"{name}_{percent}": RECIPES[name]._replace(title=f"{RECIPES[name].title}, {percent} %", share=percent / 100)
+    for percent in (25, 50, 75)
+    for name in ("kd", "crd", "sskd", "student")
 }
 PIPELINE = "hsakd"
 
@@ -63,26 +147,37 @@ NORMALISATION = {
     "cifar100": {"mean": (0.5071, 0.4867, 0.4408), "std": (0.2675, 0.2565, 0.2761)},
     "digits": {"mean": (0.31,), "std": (0.38,)},
     "imagenet2012": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
+    "stl10": {"mean": (0.5,), "std": (0.5,)},
 }
 
 
 def make(
-    recipe: str, *, data: dict, teacher: dict, student: dict, runs: tuple = ("teacher", "student"), **top
+    recipe: str,
+    *,
+    data: dict,
+    teacher: dict,
+    student: dict,
+    frozen: dict,
+    runs: tuple = ("teacher", "student"),
+    **top,
 ) -> ConfigDict:
     """The config of a recipe.
 
     Args:
       recipe: a key of `RECIPES`, or 'hsakd' for all of `runs` in one workdir; with '_tiny' behind it, a form that
-        ends in seconds on data that needs no download. 'tiny' alone is 'hsakd_tiny'.
+        ends in seconds on data that needs no download. 'tiny' alone is 'hsakd_tiny'. Networks may follow:
+        'kd/resnet56/resnet20' names teacher and student, 'baseline/resnet20' the one that it trains.
       data: the dataset and its augmentation.
       teacher: network and schedule of the teacher.
       student: network and schedule of the student, with or without a teacher, and of mutual runs.
-      runs: recipes of the pipeline, in order.
+      frozen: schedule of branches on a backbone that is kept.
+      runs: recipes of the pipeline, in order; those that they need are added.
       **top: seed, log_every, eval_every, eval_batch.
 
     Raises:
-      ValueError: unknown recipe.
+      ValueError: unknown recipe, or too many networks.
     """
+    recipe, *networks = recipe.split("/")
     name = "hsakd_tiny" if recipe == "tiny" else recipe
     base = name.removesuffix("_tiny")
     if base not in (PIPELINE, *RECIPES):
@@ -93,24 +188,59 @@ def make(
         )
     runs = runs if base == PIPELINE else (base,)
     started = {"trainable": "", "init": ""}
+    taught = {"workdir": "", "run": "", "checkpoint": "last", "peer": 1, "inference_dtype": ""}
     config: dict[str, Any] = {
+        "peers": ("", ""),
+        "batch_norm_groups": 1,
         **top,
         "recipe": base,
         "runs": runs,
-        "peers": 2,
         "data": data,
-        "teacher": {**teacher, **started, "workdir": "", "checkpoint": "last", "inference_dtype": ""},
+        "teacher": {**started, **taught, **teacher},
         "student": {**student, **started},
+        "frozen": {**frozen, **started},
         # Copies: a ConfigDict would keep what recipes share shared.
-        "objective": {run: copy.deepcopy(RECIPES[run].terms) for run in (RECIPES if base == PIPELINE else runs)},
+        "objective": {
+            run: copy.deepcopy(RECIPES[run].terms) for run in (RECIPES if base == PIPELINE else needed(runs))
+        },
     }
+    _name_networks(config, base, networks)
     if name.endswith("_tiny"):
         _make_tiny(config)
     return ConfigDict(config)
 
 
+def parents(recipe: str) -> tuple[str, ...]:
+    """The recipes whose runs a recipe needs, where the config names none."""
+    kind = RECIPES[recipe]
+    return tuple(name for name in (kind.teacher, kind.init) if name not in ("", GIVEN))
+
+
+def needed(runs: Sequence[str], parents: Callable[[str], Sequence[str]] = parents) -> list[str]:
+    """Recipes, each after those whose runs it needs."""
+    found: list[str] = []
+    for name in runs:
+        found += [run for run in (*needed(parents(name), parents), name) if run not in found]
+    return found
+
+
+def _name_networks(config: dict[str, Any], base: str, networks: list[str]) -> None:
+    if len(networks) > 2:
+        raise ValueError(f"networks {'/'.join(networks)}: name teacher and student, or the one that is trained")
+    one = RECIPES[base].network if base in RECIPES else "student"
+    for section, network in zip(("teacher", "student") if len(networks) == 2 else (one,), networks, strict=False):
+        config[section]["arch"] = network
+        # The paper's rate for those that do not bear the others'.
+        if network.startswith(("mobilenet", "Shuffle")) and base != "probe":
+            config[section]["lr"] = round(config[section]["lr"] / 5, 9)
+
+
 def _make_tiny(config: dict[str, Any]) -> None:
-    config["data"] |= {"name": "digits", "fraction": 0.2, **NORMALISATION["digits"], "pad": 1, "flip": False}
-    for section, arch in ((config["teacher"], "resnet8_half"), (config["student"], "resnet8_quarter")):
-        section.update({"arch": arch, "epochs": 2, "batch": 16, "milestones": (1,), "warmup": 0})
+    tiny = {"name": "digits", "fraction": 0.2, "crop": "pad", "pad": 1, "flip": False, "image_size": 0, "resize": 0}
+    config["data"] |= {**tiny, **NORMALISATION["digits"]}
+    for section, arch in (("teacher", "resnet8_half"), ("student", "resnet8_quarter"), ("frozen", "")):
+        schedule = {"epochs": 2, "batch": 16, "milestones": (1,), "warmup": 0}
+        config[section].update({**schedule, "arch": arch} if arch else schedule)
+    for terms in config["objective"].values():
+        terms.update({name: {**terms[name], "negatives": 32} for name in terms if "negatives" in terms[name]})
     config.update({"eval_every": 1, "log_every": 5})

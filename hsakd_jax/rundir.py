@@ -16,9 +16,11 @@ class RunDirectory:
 
     Args:
       path: the directory; it need not exist.
+      write: False where another process of the run writes what is written once.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, write: bool = True):
+        self._write = write
         self.path = Path(path).expanduser()
         self.checkpoints = self.path / "checkpoints"
         self._metrics = self.path / "metrics.jsonl"
@@ -40,6 +42,8 @@ class RunDirectory:
             runs = sorted(p.parent.name for p in self.path.glob("*/config.json"))
             held = f"; it holds the runs {', '.join(runs)}" if runs else ""
             raise UserError(f"{self.path} exists and is not a run directory{held}: choose another directory")
+        if not self._write:
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             for draft in self.path.glob(".*.draft"):
@@ -107,7 +111,8 @@ class RunDirectory:
 
     def _try(self, write, path, content) -> None:
         try:
-            write(path, content)
+            if self._write:
+                write(path, content)
         except OSError as error:
             raise UserError(
                 f"can't write {path}: {error.strerror}; free some space, then run the same command to continue"

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -13,6 +14,9 @@ from hsakd_jax.nets.parts import Train
 from hsakd_jax.optim import fix, trainable
 
 Array = jax.Array
+Weight = float | Callable[[Array], Array]
+# Where an objective keeps parameters and memory of its own, beside the network's.
+OBJECTIVE = "objective"
 NEVER = jnp.iinfo(jnp.int32).max
 
 
@@ -56,7 +60,7 @@ class State(PyTreeNode):
 def make_step(
     network: Any,
     objective: Callable[..., dict[str, Array]],
-    weights: Mapping[str, float],
+    weights: Mapping[str, Weight],
     optimizer: optax.GradientTransformation,
     train: Train = True,
     teacher: Any = None,
@@ -66,26 +70,37 @@ def make_step(
 
     Args:
       network: Linen module, `apply(variables, images, train)` -> what `objective` takes.
-      objective: `objective(outputs, labels, teacher's outputs)` -> named terms.
-      weights: the weight of every term that `objective` gives.
+      objective: `objective(outputs, labels, teacher's outputs)` -> named terms; or, where it has parameters or memory
+        of its own, a Linen module that takes `sample` besides. They lie under 'objective' among the network's.
+      weights: the weight of every term that `objective` gives, a number or a function of the step.
       optimizer: of the trainable parameters.
       train: which parameters learn (see `nets.parts.is_trainable`); the others are fixed, BatchNorm included.
       teacher: Linen module run in eval mode without gradient, or None.
       accumulate: micro-batches a step; each has its own BatchNorm statistics, the gradient is their mean.
 
     Returns:
-      `init(variables) -> State` and `step(state, teacher_variables, images, labels) -> State`, with images in floating
-      point and ready for the network, [B, ...] or [4B, ...], and labels integers [B].
+      `init(variables) -> State` and `step(state, teacher_variables, images, labels, sample=None) -> State`, with images
+      in floating point and ready for the network, [B, ...] or [4B, ...], labels integers [B], and a `sample` for
+      objectives that are modules (see `rivals.Sample`).
     """
 
-    def loss_fn(params, batch_stats, teacher_variables, images, labels):
+    def judge(variables, outputs, labels, taught, sample):
+        """Terms, and what the objective remembers."""
+        if not isinstance(objective, nn.Module):
+            return objective(outputs, labels, taught), {}
+        own = {c: tree.get(OBJECTIVE, {}) for c, tree in variables.items()}
+        terms, kept = objective.apply(own, outputs, labels, taught, sample, mutable=["batch_stats"])
+        return terms, {OBJECTIVE: kept["batch_stats"]} if kept.get("batch_stats") else {}
+
+    def loss_fn(params, batch_stats, teacher_variables, images, labels, sample, step):
         taught = None if teacher is None else jax.lax.stop_gradient(teacher.apply(teacher_variables, images))
-        outputs, updated = network.apply(
-            {"params": params, "batch_stats": batch_stats}, images, train, mutable=["batch_stats"]
-        )
-        terms = objective(outputs, labels, taught)
-        loss = sum(weights[name] * term for name, term in terms.items())
-        return loss, (updated["batch_stats"], {**terms, "loss": loss, "top1": top1(outputs, labels)})
+        variables = {"params": params, "batch_stats": batch_stats}
+        outputs, updated = network.apply(variables, images, train, mutable=["batch_stats"])
+        terms, kept = judge(variables, outputs, labels, taught, sample)
+        now = {name: weight(step) if callable(weight) else weight for name, weight in weights.items()}
+        loss = sum(now[name] * term for name, term in terms.items())
+        measured = {**terms, "loss": loss, "top1": top1(outputs, labels)}
+        return loss, ({**updated["batch_stats"], **kept}, measured)
 
     def transformation(params):
         mask = trainable(train, params)
@@ -96,17 +111,20 @@ def make_step(
         rows = x.reshape(len(labels) // accumulate, accumulate, -1, *x.shape[1:])
         return [rows[:, i].reshape(-1, *x.shape[1:]) for i in range(accumulate)]
 
-    def gradient(state, teacher_variables, images, labels):
+    def gradient(state, teacher_variables, images, labels, sample):
         batch_stats, grads, measured = state.batch_stats, None, None
-        for x, y in zip(micro_batches(images, labels), micro_batches(labels, labels), strict=True):
+        samples = [None] * accumulate
+        if sample is not None:
+            samples = [sample._replace(index=index) for index in micro_batches(sample.index, labels)]
+        for x, y, s in zip(micro_batches(images, labels), micro_batches(labels, labels), samples, strict=True):
             grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-            (_, (batch_stats, m)), g = grad_fn(state.params, batch_stats, teacher_variables, x, y)
+            (_, (batch_stats, m)), g = grad_fn(state.params, batch_stats, teacher_variables, x, y, s, state.step)
             grads, measured = (g, m) if grads is None else jax.tree.map(jnp.add, (grads, measured), (g, m))
         grads, measured = jax.tree.map(lambda x: x / accumulate, (grads, measured))
         return batch_stats, grads, measured
 
-    def step(state, teacher_variables, images, labels):
-        batch_stats, grads, measured = gradient(state, teacher_variables, images, labels)
+    def step(state, teacher_variables, images, labels, sample=None):
+        batch_stats, grads, measured = gradient(state, teacher_variables, images, labels, sample)
         mask, optimizer = transformation(state.params)
         learning = jax.tree.map(lambda g, learns: g if learns else None, grads, mask)
         measured["grad_norm"] = optax.tree.norm(learning)
@@ -120,7 +138,7 @@ def make_step(
         )
 
     def init(variables):
-        params = variables["params"]
+        params, batch_stats = variables["params"], variables.get("batch_stats", {})
         names = (*weights, "loss", "top1", "grad_norm")
         dtype = jnp.result_type(*jax.tree.leaves(params))
         window = Window(
@@ -129,7 +147,7 @@ def make_step(
             first_bad={name: jnp.int32(NEVER) for name in names},
         )
         opt_state = transformation(params)[1].init(params)
-        return State(jnp.int32(0), params, variables["batch_stats"], opt_state, window)
+        return State(jnp.int32(0), params, batch_stats, opt_state, window)
 
     return init, step
 

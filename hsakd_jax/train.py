@@ -1,8 +1,6 @@
-"""One run: a resolved config and a directory in, a trained network and its results out."""
+"""One run: a resolved config and a directory in, a trained network and its results out; the loop."""
 
-import os
 import statistics
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +8,18 @@ import jax
 import jax.numpy as jnp
 from flax import serialization
 
-from hsakd_jax import data, evaluation, facts, objectives, optim
-from hsakd_jax.augment import augment, normalise
+from hsakd_jax import data, evaluation, facts, objectives, sampling
+from hsakd_jax.assemble import assemble
 from hsakd_jax.checkpoint import Checkpoints
-from hsakd_jax.devices import Devices
+from hsakd_jax.devices import Devices, agree, greatest, is_first_process
 from hsakd_jax.dispatch import make_advance
 from hsakd_jax.errors import Stopped, UserError
 from hsakd_jax.progress import Clock, Console
 from hsakd_jax.recipes import RECIPES
-from hsakd_jax.rotations import rotate
 from hsakd_jax.rundir import RunDirectory
 from hsakd_jax.signals import stop_requests
-from hsakd_jax.step import NEVER, State, Window, make_step
-from hsakd_jax.variables import build, read_variables, restore, start
+from hsakd_jax.step import NEVER, State, Window
+from hsakd_jax.variables import read_variables
 
 
 def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, console: Console) -> dict[str, Any]:
@@ -41,28 +38,19 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
       UserError: bad input, a directory of another config, a loss that is not finite, or a full disk.
       Stopped: after a signal, when the state is saved.
     """
-    directory, devices, settings = RunDirectory(workdir), Devices(), config["train"]
+    directory, devices, settings = RunDirectory(workdir, write=is_first_process()), Devices(), config["train"]
     if (results := directory.results()) is not None:
         directory.claim(config)  # refuses another config
         console.line(f"{directory.path}: done, {evaluation.describe(results['last'])}")
         return results
     images = len(splits.train.labels)
-    data.order(images, settings["batch"], config["seed"], 0)  # refuses a batch larger than the training set
+    sampling.order(images, settings["batch"], config["seed"], 0)  # refuses a batch larger than the training set
     steps_per_epoch = images // settings["batch"]
     total = settings["epochs"] * steps_per_epoch
     eval_steps = config["eval_every"] * steps_per_epoch
-    network = build(config["network"], settings["remat"])
-    variables = start(network, config["network"]["image_shape"], config["seed"], settings["init"])
-    taught_by = _teacher_directory(config, directory)
-    teacher, teacher_variables = _load_teacher(config, taught_by)
-    schedule = _schedule(settings, steps_per_epoch)
-    init, step = compile_step(config, network, teacher, devices, schedule)
-    state = init(variables)
-    rows = [jax.ShapeDtypeStruct((settings["batch"], *x.shape[1:]), x.dtype) for x in splits.train]
-    try:
-        step.eval_shape(state, teacher_variables, *rows)
-    except ValueError as error:  # such as branches that do not exist
-        raise UserError(str(error)) from error
+    network, teacher, teacher_variables, taught_by, schedule, state, step = assemble(
+        config, directory.path, splits.train, devices
+    )
 
     directory.claim(config)
     if late := [epoch for epoch in settings["milestones"] if epoch >= settings["epochs"]]:
@@ -70,30 +58,38 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
             f"warning: {directory.path}: no step comes after the milestones {', '.join(map(str, late))}, "
             f"the run has {settings['epochs']} epochs"
         )
-    normal = {"mean": config["data"]["mean"], "std": config["data"]["std"], "batch": config["eval_batch"]}
+    measure_with = {
+        "mean": config["data"]["mean"],
+        "std": config["data"]["std"],
+        "batch": config["eval_batch"],
+        "size": config["network"]["image_shape"][0],
+        "resize": config["data"]["resize"],
+    }
     dataset, split = (splits.validation, "validation") if splits.validation else (splits.test, "test")
     if teacher is not None and taught_by is not None:
-        accuracy = evaluation.make_evaluate(teacher, devices, **normal)(devices.replicate(teacher_variables), dataset)
+        accuracy = evaluation.make_evaluate(teacher, devices, **measure_with)(
+            devices.replicate(teacher_variables), dataset
+        )
         unfinished = "" if taught_by.results() else " (its run is not finished)"
         console.line(f"{taught_by.path}: teacher on {split}: {evaluation.describe(accuracy)}{unfinished}")
     # The reference chooses a teacher by its branches; other networks are judged without theirs, which saves the work.
-    if config["recipe"] == "teacher":
+    if RECIPES[config["recipe"]].objective == "teacher":
         judged, score, judgement = network, evaluation.best_branch, "greatest branch joint accuracy"
     else:
         judged, score, judgement = network.clone(branches=False), evaluation.mean_top1, "top-1"
-    measure = evaluation.make_evaluate(network, devices, **normal)
-    judge = measure if judged is network else evaluation.make_evaluate(judged, devices, **normal)
+    measure = evaluation.make_evaluate(network, devices, **measure_with)
+    judge = measure if judged is network else evaluation.make_evaluate(judged, devices, **measure_with)
 
     checkpoints = Checkpoints(directory.checkpoints)
     for line in checkpoints.damaged:
         console.line(f"warning: {line}; going on from the one before it")
-    done = (checkpoints.steps() or [0])[-1]
+    done = agree((checkpoints.steps() or [0])[-1])
     if done:
         state = serialization.from_state_dict(state, checkpoints.restore(done))
         console.line(f"{directory.path}: continuing at step {done} of {total}")
     directory.rewind(done)
     state, teacher_variables = devices.replicate((state, teacher_variables))
-    advance = make_advance(step, splits.train, devices, settings["batch"], config["seed"])
+    advance = make_advance(step, splits.train, devices, settings["batch"], config["seed"], size=measure_with["size"])
     clock = Clock(settings["batch"], total)
     with stop_requests() as asked:
         while done < total:
@@ -103,7 +99,8 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
                 jax.block_until_ready(state.step)  # later steps are not waited for
                 clock.start(done)
             at_eval = done % eval_steps == 0 or done == total
-            if at_eval or done % config["log_every"] == 0:
+            at_log = at_eval or done % config["log_every"] == 0
+            if at_log:
                 entry, state = _read(state, devices)
                 rates = {"lr": float(jnp.asarray(schedule(done - 1))), "images_per_s": clock.rate(done)}
                 entry = {"step": done, "epoch": done / steps_per_epoch, **entry, **rates}
@@ -119,17 +116,17 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
                 )
                 checkpoints.save(done, state, score(accuracy))
                 clock.skip(done)
-            if asked:
+            # Several processes talk of it at the lines of the log only.
+            if (at_log or jax.process_count() == 1) and (signal := greatest(asked[0] if asked else 0)):
                 if not at_eval:
                     _check_finite(jax.device_get(state.window))
                     checkpoints.save(done, state)
-                raise Stopped(
-                    f"{directory.path}: saved at step {done} of {total}; the same command continues", asked[0]
-                )
+                raise Stopped(f"{directory.path}: saved at step {done} of {total}; the same command continues", signal)
     checkpoints.close()
 
     best = directory.best()
-    variables = state.variables if best["step"] == done else devices.replicate(read_variables(directory, "best"))
+    best_step = agree(best["step"])
+    variables = state.variables if best_step == done else devices.replicate(read_variables(directory, "best"))
     results = {
         "last": {"epoch": settings["epochs"], **measure(state.variables, splits.test)},
         "best": {
@@ -140,6 +137,7 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
         "recipe": config["recipe"],
         "arch": config["network"]["arch"],
         "seed": config["seed"],
+        "teacher": _describe_teacher(taught_by),
         "train_images": images,
         "test_images": len(splits.test.labels),
         **facts.sizes(network, config["network"]["image_shape"]),
@@ -151,79 +149,12 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
     return results
 
 
-def _teacher_directory(config, directory: RunDirectory) -> RunDirectory | None:
-    """Where the teacher's run lies, told from the run's own directory if its path is relative."""
-    if config["teacher"] is None:
-        return None
-    return RunDirectory(os.path.normpath(directory.path / config["teacher"]["workdir"]))
-
-
-def _load_teacher(config, directory: RunDirectory | None):
-    """(network, variables) of the teacher, or (None, None)."""
+def _describe_teacher(directory: RunDirectory | None) -> dict[str, Any] | None:
+    """Which network the teacher is, how it was trained and what it reached."""
     if directory is None:
-        return None, None
-    path = directory.path
-    teacher, variables = restore(path, config["teacher"]["checkpoint"], config["teacher"].get("dtype", ""))
-    if teacher.num_classes != config["network"]["num_classes"]:
-        raise UserError(
-            f"the teacher {path} knows {teacher.num_classes} classes and the dataset has "
-            f"{config['network']['num_classes']}: choose a teacher of the same dataset"
-        )
-    reads_branches = bool(config["objective"].get("kl_aux", {}).get("weight"))
-    if reads_branches and not teacher.branches:
-        raise UserError(f"the teacher {path} has no branches, which kl_aux needs: train it with the recipe 'teacher'")
-    # Branches that no term reads are not computed.
-    return teacher.clone(branches=reads_branches), variables
-
-
-def _schedule(settings, steps_per_epoch):
-    """Learning rate by step; the config counts epochs."""
-    return optim.schedule(
-        settings["schedule"],
-        settings["lr"],
-        settings["epochs"] * steps_per_epoch,
-        warmup=settings["warmup"] * steps_per_epoch,
-        milestones=[epoch * steps_per_epoch for epoch in settings["milestones"]],
-        gamma=settings["gamma"],
-    )
-
-
-def compile_step(config, network, teacher, devices, schedule):
-    """(init, step): what starts a state, and the whole jitted step from uint8 images on.
-
-    Args:
-      config: of a run, as `pipeline.resolve` makes it.
-      network: Linen module.
-      teacher: Linen module, or None.
-      devices: where it runs.
-      schedule: learning rate by step.
-
-    Returns:
-      `init(variables) -> State` and `step(state, teacher's variables, uint8 [B, H, W, C], labels [B]) -> State`, which
-      takes the state's memory.
-
-    Raises:
-      UserError: every term has weight 0.
-    """
-    settings, terms = config["train"], config["objective"]
-    weights = {name: term["weight"] for name, term in terms.items() if term["weight"]}
-    if not weights:
-        raise UserError("every term of the objective has weight 0: give one a weight")
-    options = {n: {k: v for k, v in t.items() if k != "weight"} if n in weights else None for n, t in terms.items()}
-    sgd = optim.sgd(schedule, settings["momentum"], settings["weight_decay"], settings["nesterov"])
-    objective = partial(objectives.OBJECTIVES[config["recipe"]], **options)
-    init, update = make_step(network, objective, weights, sgd, settings["trainable"], teacher, settings["accumulate"])
-    source = config["data"]
-    # Not the key of the initialisers.
-    seed = jax.random.fold_in(jax.random.key(config["seed"]), 1)
-
-    def step(state, teacher_variables, images, labels):
-        images = augment(jax.random.fold_in(seed, state.step), images, pad=source["pad"], flip=source["flip"])
-        images = normalise(images, source["mean"], source["std"])
-        images = rotate(images) if RECIPES[config["recipe"]].rotated else images
-        return update(state, teacher_variables, images, labels)
-
-    return init, devices.jit(step, replicated=2, donate=True)
+        return None
+    config, results = directory.config(), directory.results() or {}
+    return {"arch": config["network"]["arch"], "recipe": config["recipe"], "last": results.get("last")}
 
 
 def _read(state: State, devices: Devices) -> tuple[dict[str, float], State]:

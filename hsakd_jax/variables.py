@@ -15,22 +15,25 @@ from hsakd_jax.nets.network import Network, Peers
 from hsakd_jax.rundir import RunDirectory
 
 
-def build(network: dict[str, Any], remat: bool = False) -> Network | Peers:
-    """The network that the section 'network' of a run's config describes; `remat` as in `Network`."""
-    one = create(network["arch"], network["num_classes"], network["branches"], network["dtype"]).clone(remat=remat)
+def build(network: dict[str, Any], **options: Any) -> Network | Peers:
+    """The network that the section 'network' of a run's config describes, with further options of `Network`."""
+    one = create(network["arch"], network["num_classes"], network["branches"], network["dtype"]).clone(**options)
     if not network["peers"]:
         return one
-    recipe = partial(Network, NETWORKS[network["arch"]](), network["num_classes"], dtype=one.dtype, remat=remat)
-    return Peers((recipe,) * network["peers"], network["branches"])
+    shared = {"num_classes": one.num_classes, "dtype": one.dtype, **options}
+    return Peers(tuple(partial(Network, NETWORKS[arch](), **shared) for arch in network["peers"]), network["branches"])
 
 
-def restore(run_dir: str | Path, checkpoint: str = "last", dtype: str = "") -> tuple[Network, dict[str, Any]]:
+def restore(
+    run_dir: str | Path, checkpoint: str = "last", dtype: str = "", peer: int = 1
+) -> tuple[Network, dict[str, Any]]:
     """Restores a trained network, on whatever devices are there.
 
     Args:
-      run_dir: a run directory; of a mutual run, the first network is taken.
+      run_dir: a run directory.
       checkpoint: 'last' or 'best' (by the accuracy that results.json names).
       dtype: compute dtype, as for `create`; '' for the one it was trained in.
+      peer: which network of a mutual run, counted from 1.
 
     Returns:
       The network and its variables, {'params', 'batch_stats'} of NumPy arrays.
@@ -41,10 +44,15 @@ def restore(run_dir: str | Path, checkpoint: str = "last", dtype: str = "") -> t
     directory = RunDirectory(run_dir)
     described = directory.config()["network"]
     network = build({**described, "dtype": dtype or described["dtype"]})
+    count = len(network.networks) if isinstance(network, Peers) else 1
+    if not 1 <= peer <= count:
+        raise UserError(f"{directory.path} has no network {peer}: name one from 1 to {count}")
     variables = read_variables(directory, checkpoint)
     if isinstance(network, Peers):
-        return network.networks[0](branches=network.branches), {c: tree["peer1"] for c, tree in variables.items()}
-    return network, variables
+        variables = {c: tree[f"peer{peer}"] for c, tree in variables.items()}
+        return network.networks[peer - 1](branches=network.branches), variables
+    # What an objective kept for itself is no part of the network.
+    return network, {c: {k: v for k, v in tree.items() if k != "objective"} for c, tree in variables.items()}
 
 
 def read_variables(directory: RunDirectory, checkpoint: str) -> dict[str, Any]:

@@ -1,7 +1,16 @@
 """What the benchmarks count and claim; their times are nobody's test."""
 
-import pytest
+import hashlib
+import json
+import subprocess
+import sys
 
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from benchmarks import input as photographs
 from benchmarks import scale, step
 from hsakd_jax.nets import create
 
@@ -36,3 +45,41 @@ def test_a_step_on_eight_devices_sends_no_more_than_it_must():
 def test_work_of_a_run_is_the_papers(pair, petaflops):
     """PAPER section 6: of 240 epochs of 50,000 images."""
     assert step.flops(pair) * 50_000 * 240 / 1e15 == pytest.approx(petaflops, rel=0.01)
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Two photographs, one class each."""
+    for i, wnid in enumerate(("n01440764", "n01443537")):
+        (tmp_path / wnid).mkdir()
+        values = np.random.default_rng(i).integers(0, 256, (12, 16, 3), np.uint8)
+        Image.fromarray(values).resize((512, 384), Image.Resampling.BICUBIC).save(tmp_path / wnid / f"{wnid}_1.JPEG")
+    return tmp_path
+
+
+def test_both_sides_read_photographs(images):
+    pytest.importorskip("torch")
+    words = ["--images", str(images), "--workers", "1", "--batch", "2", "--batches", "9", "--rounds", "1"]
+    line = [sys.executable, "-m", "benchmarks.input", *words]
+    found = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert not found.returncode, found.stderr
+    assert found.stdout.count("| 1 | images/s") == 2
+
+
+def test_crops_are_compared_with_the_references(images, tmp_path):
+    truth = {}
+    for path in photographs.find(str(images)):
+        image = Image.open(path).resize((341, 256), Image.Resampling.BILINEAR)
+        crop = np.asarray(image)[16 : 16 + 224, 58 : 58 + 224]
+        truth[path.parent.name] = {
+            "channel_means": crop.mean((0, 1)).tolist(),
+            "block_means": crop.reshape(7, 32, 7, 32, 3).mean((1, 3)).tolist(),
+            "sha256": hashlib.sha256(crop.tobytes()).hexdigest(),
+        }
+    (tmp_path / "golden.json").write_text(json.dumps({"images": truth}))
+    found = photographs.compare(str(images), str(tmp_path / "golden.json"))
+    assert found == {"images": 2, "worst_difference": pytest.approx(0, abs=1e-9), "equal": 2}
+    truth["n01440764"]["channel_means"][1] += 3
+    (tmp_path / "golden.json").write_text(json.dumps({"images": truth}))
+    found = photographs.compare(str(images), str(tmp_path / "golden.json"))
+    assert found["worst_difference"] == pytest.approx(3)

@@ -15,7 +15,9 @@ from conftest import ROOT
 from PIL import Image
 
 import hsakd_jax
-from hsakd_jax import data, train
+from hsakd_jax import assemble, data, facts
+from hsakd_jax.checkpoint import Checkpoints
+from hsakd_jax.recipes import GIVEN, RECIPES
 from hsakd_jax.rundir import RunDirectory
 
 CONFIG = "--config=configs/cifar100.py"
@@ -33,16 +35,20 @@ def pipeline(run_command, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "pipeline"
     done = run_command("main", f"{CONFIG}:tiny", f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
-    assert "student, HSAKD" in done.stdout
+    assert "HSAKD*" in done.stdout
     assert "teacher on test: top-1" in done.stdout
     return workdir
 
 
 def test_pipeline_results(pipeline):
     results = json.loads((pipeline / "results.json").read_text())
-    assert set(results) == {"teacher", "student"}
+    assert list(results) == ["teacher", "baseline", "student"]
+    assert results["student"]["teacher"]["recipe"] == "teacher"
+    assert results["student"]["teacher"]["last"] == results["teacher"]["last"]
     for recipe, result in results.items():
         assert result == json.loads((pipeline / recipe / "results.json").read_text())
+        if recipe == "baseline":
+            continue
         assert set(result["last"]) == {"epoch", "top1", "top5"} | {
             f"{kind}_{l}" for kind in ("joint", "class") for l in (1, 2, 3)
         }
@@ -63,7 +69,7 @@ def test_pipeline_results(pipeline):
 def test_a_finished_pipeline_is_recognised(pipeline, run_command):
     again = run_command("main", f"{CONFIG}:tiny", f"--workdir={pipeline}")
     assert again.returncode == 0
-    assert again.stdout.count(": done, ") == 2
+    assert again.stdout.count(": done, ") == 3
     assert "epoch" not in again.stdout.split("run  ")[0]
 
 
@@ -77,7 +83,7 @@ def test_evaluate_restores_on_other_devices(pipeline, run_command):
         k: result["last"][k] for k in ("top1", "top5", "joint_2", "class_3")
     }
     text = run_command("evaluate", f"--workdir={pipeline}", "--checkpoint=best").stdout
-    assert text.count("top-5") == 2
+    assert text.count("top-5") == 3
     assert text.index("teacher: resnet8_half") < text.index("student: resnet8_quarter")
     assert re.search(rf"branch 3 +{result['best']['joint_3']:.2f} ", text)
 
@@ -107,12 +113,53 @@ def test_tiny_recipes(recipe, pipeline, run_command, tmp_path):
         assert results["last"] == json.loads((pipeline / "student" / "results.json").read_text())["last"]
     if recipe == "kd":
         config = json.loads((tmp_path / "run" / "config.json").read_text())
-        loaded, _ = train._load_teacher(config, RunDirectory(pipeline / "teacher"))
+        loaded, _ = assemble.load_teacher(config, RunDirectory(pipeline / "teacher"))
         assert loaded.dtype == jax.numpy.bfloat16
     if recipe == "mutual":
         assert {"peer1/top1", "peer2/joint_3"} <= set(results["last"])
         network, variables = hsakd_jax.restore(tmp_path / "run")
         assert network.apply(variables, np.zeros((1, 8, 8, 1), np.float32)).logits.shape == (1, 10)
+
+
+def test_recipes_with_what_they_need(run_command, tmp_path):
+    """An objective with memory, one that takes a part over from its teacher's run, unlike peers, and a probe."""
+    runs = "('crd_25', 'sskd', 'student_frozen', 'mutual')"
+    done = run_command(
+        "main", f"{CONFIG}:tiny", f"--workdir={tmp_path}/runs", f"--config.runs={runs}",
+        "--config.peers=('', 'resnet8_half')", "--config.batch_norm_groups=2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "runs" / "results.json").read_text())
+    order = ["backbone", "crd_25", "sskd_teacher", "sskd", "teacher_frozen", "student_frozen", "mutual"]
+    assert list(results) == order
+    assert results["crd_25"]["train_images"] == round(results["backbone"]["train_images"] / 4, -1)
+    assert results["backbone"]["last"]["top1"] == results["sskd_teacher"]["last"]["top1"]
+    heads = [
+        Checkpoints(tmp_path / "runs" / run / "checkpoints", write=False).restore(22)["params"]["objective"]["sskd"]
+        for run in ("sskd_teacher", "sskd")
+    ]
+    jax.tree.map(np.testing.assert_array_equal, heads[0]["teacher_head"], heads[1]["teacher_head"])
+    _, variables = hsakd_jax.restore(tmp_path / "runs" / "sskd")
+    assert "objective" not in variables["params"]
+    second, _ = hsakd_jax.restore(tmp_path / "runs" / "mutual", peer=2)
+    assert facts.totals(second.clone(branches=False), (8, 8, 1))["parameters"] == 19_810
+    probe = run_command(
+        "main", f"{CONFIG}:probe_tiny", f"--workdir={tmp_path}/probe", f"--config.student.init={tmp_path}/runs/sskd",
+        "--config.data.crop=resized", "--config.data.image_size=8",
+    )  # fmt: skip
+    assert probe.returncode == 0, probe.stderr
+    _, probed = hsakd_jax.restore(tmp_path / "probe")
+    jax.tree.map(np.testing.assert_array_equal, variables["params"]["stage3"], probed["params"]["stage3"])
+    jax.tree.map(np.testing.assert_array_equal, variables["batch_stats"], probed["batch_stats"])
+
+
+@pytest.mark.slow
+def test_every_recipe(run_command, tmp_path):
+    names = tuple(name for name, kind in RECIPES.items() if kind.init != GIVEN)
+    done = run_command("main", f"{CONFIG}:tiny", f"--workdir={tmp_path}/runs", f"--config.runs={names}", timeout=1200)
+    assert done.returncode == 0, done.stderr
+    assert list(json.loads((tmp_path / "runs" / "results.json").read_text())) == list(names)
+    assert all(kind.title in done.stdout for kind in RECIPES.values() if kind.init != GIVEN)
 
 
 @pytest.fixture(scope="module")
@@ -187,14 +234,24 @@ BAD = {
     "batch and dataset": (["--config.student.batch=800"], ["batch of 800", "training images"]),
     "no epochs": (["--config.student.epochs=0"], ["student.epochs is 0"]),
     "image too small": (["--config.student.arch=resnet18_imagenet"], ["image too small for the network"]),
-    "peers": ([f"{CONFIG}:mutual_tiny", "--config.peers=1"], ["peers is 1"]),
+    "peers": ([f"{CONFIG}:mutual_tiny", "--config.peers=('',)"], ["a mutual run needs at least 2 networks"]),
+    "unknown peer": ([f"{CONFIG}:mutual_tiny", "--config.peers=('', 'resnet9')"], ["unknown network 'resnet9'"]),
+    "groups": (["--config.batch_norm_groups=5"], ["batch_norm_groups is 5", "a batch of 16"]),
+    "crop": (["--config.data.crop=random"], ["unknown crop 'random'", "pad or resized"]),
+    "side": (["--config.data.crop=resized"], ["data.image_size is 0"]),
+    "networks of a row": ([f"{CONFIG}:kd/a/b/c"], ["name teacher and student"]),
+    "network of a row": ([f"{CONFIG}:kd/resnet20/resnet_8"], ["unknown network 'resnet_8'"]),
+    "flags of processes": (
+        [f"{CONFIG}:baseline_tiny", "--coordinator=localhost:1"],
+        ["--coordinator=HOST:PORT, --processes=N and --process=I"],
+    ),
     "pattern": (["--config.student.trainable=("], ["not a regular expression"]),
     "channels": (["--config.data.mean=(0.5,0.5,0.5)"], ["mean has 3 numbers", "1 channels"]),
     "fraction": (["--config.data.fraction=1.5"], ["1.5"]),
     "trainable": (["--config.student.trainable=^heda"], ["no parameter matches"]),
     "all weights zero": (["--config.objective.baseline.task.weight=0."], ["weight 0"]),
     "workdir under a file": (["--workdir=/dev/null/run"], ["/dev/null/run"]),
-    "no teacher": ([f"{CONFIG}:kd_tiny"], ["needs a teacher", "--config.teacher.workdir"]),
+    "no start": ([f"{CONFIG}:probe_tiny"], ["probe needs a run to start from", "--config.student.init=RUN"]),
     "missing teacher": (
         [f"{CONFIG}:kd_tiny", "--config.teacher.workdir=/nowhere"],
         ["/nowhere is not a run directory"],
@@ -244,7 +301,9 @@ def test_a_teacher_without_branches_is_refused(alone, run_command, tmp_path):
 
 def test_a_pipeline_named_as_teacher_is_refused(pipeline, run_command, tmp_path):
     args = [f"--config.teacher.workdir={pipeline}", f"--workdir={tmp_path}/run"]
-    assert_refused(run_command("main", f"{CONFIG}:student_tiny", *args), "holds the runs student, teacher: name one")
+    assert_refused(
+        run_command("main", f"{CONFIG}:student_tiny", *args), "holds the runs baseline, student, teacher: name one"
+    )
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(run_command, tmp_path):

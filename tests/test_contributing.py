@@ -15,7 +15,7 @@ import test_networks
 import test_objectives
 from test_walls import ROOT, strangers
 
-from hsakd_jax import create, data, datasets, nets, objectives, pipeline, recipes
+from hsakd_jax import create, data, datasets, nets, objectives, pipeline, recipes, sampling
 from hsakd_jax.nets.network import Outputs
 
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
@@ -103,10 +103,11 @@ def test_objective(new_functions, new_lines, monkeypatch):
     test()
 
     config = runpy.run_path(str(ROOT / "configs/digits.py"))["get_config"](recipe).to_dict()
-    images = data.Dataset(np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int32))
-    resolved = pipeline.resolve(config, recipe, data.Splits(images, None, images, ("a", "b")), "runs/teacher")
+    images = sampling.Dataset(np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int32))
+    assert pipeline.recipes_of(config) == ["backbone", recipe]
+    resolved = pipeline.resolve(config, recipe, data.Splits(images, None, images, ("a", "b")))
     assert not resolved["network"]["branches"]
-    assert resolved["teacher"]["workdir"] == "runs/teacher"
+    assert resolved["teacher"]["workdir"] == "../backbone"
     assert set(resolved["objective"]) == {"task", term}
 
     # Odds of 1 to 3 for the second class: the label says the first one, the teacher the second.

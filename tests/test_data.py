@@ -1,4 +1,3 @@
-import itertools
 import json
 import shutil
 import sys
@@ -12,8 +11,6 @@ from hsakd_jax import data
 from hsakd_jax.errors import UserError
 
 CLASSES = 5
-GOLDEN_SHARE = [108, 136, 196, 227, 246, 266]
-GOLDEN_ORDER = [11, 41, 14, 10, 0, 34]
 
 
 class Toy(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -161,7 +158,7 @@ def test_several_configs_must_be_told_apart(copy):
     ("name", "guess"), [("cifar", "cifar10"), ("imagefolder", "image_folder"), ("toy/on", "toy/one"), ("qqq", None)]
 )
 def test_an_unknown_name_lists_what_there_is(prepared, name, guess):
-    with pytest.raises(UserError, match=r"digits, cifar10, cifar100, image_folder; .*toy/one") as error:
+    with pytest.raises(UserError, match=r"digits, cifar10, .*imagenet2012, image_folder.*; .*toy/one") as error:
         data.load(name, str(prepared))
     assert (f"did you mean {guess!r}" in str(error.value)) if guess else ("did you mean" not in str(error.value))
 
@@ -276,102 +273,3 @@ def test_a_share_out_of_range(prepared, options):
 def test_holding_out_all_of_a_class(prepared):
     with pytest.raises(UserError, match="no training image of class 0"):
         data.load("toy", str(prepared), validation=0.99)
-
-
-# A stratified share
-
-
-def test_stratified_keeps_the_share_of_each_class():
-    labels = np.repeat(np.arange(4), [100, 50, 10, 1])
-    chosen = data.stratified(labels, 0.1, seed=0)
-    np.testing.assert_array_equal(np.bincount(labels[chosen]), [10, 5, 1, 1])
-    assert (np.diff(chosen) > 0).all()
-    np.testing.assert_array_equal(data.stratified(labels, 1.0, seed=0), np.arange(161))
-
-
-def test_a_smaller_fraction_is_a_subset_of_a_larger_one():
-    labels = np.random.default_rng(0).integers(0, 7, 500)
-    shares = [set(data.stratified(labels, fraction, seed=5).tolist()) for fraction in (0.05, 0.1, 0.25, 0.5, 0.9, 1)]
-    assert all(a < b for a, b in itertools.pairwise(shares))
-
-
-def test_stratified_depends_on_the_seed_and_on_nothing_else():
-    labels = np.arange(300) % 3
-    assert data.stratified(labels, 0.02, seed=0).tolist() == data.stratified(labels.astype(np.int32), 0.02, 0).tolist()
-    assert data.stratified(labels, 0.02, seed=0).tolist() == GOLDEN_SHARE  # on every version of numpy
-    assert data.stratified(labels, 0.02, seed=1).tolist() != GOLDEN_SHARE
-
-
-# The order of training
-
-
-def test_each_epoch_is_a_permutation_without_its_remainder():
-    n, batch = 23, 5
-    epochs = [np.concatenate([data.order(n, batch, 0, 4 * e + i) for i in range(4)]) for e in range(3)]
-    for epoch in epochs:
-        assert len(np.unique(epoch)) == 20
-    assert not np.array_equal(epochs[0], epochs[1])
-    assert set(range(n)) == set(np.concatenate(epochs).tolist())
-
-
-def test_order_is_fixed_by_seed_and_step():
-    assert data.order(50, 6, seed=2, step=9).tolist() == GOLDEN_ORDER  # on every version of numpy
-    assert data.order(50, 6, seed=3, step=9).tolist() != GOLDEN_ORDER
-
-
-def test_batches_resume_anywhere():
-    n = 20
-    dataset = data.Dataset(np.arange(n, dtype=np.uint8).reshape(n, 1, 1, 1), np.arange(n, dtype=np.int32))
-    whole = list(itertools.islice(data.batches(dataset, 6, seed=1), 10))
-    for start in (0, 2, 3, 7):
-        for a, b in zip(whole[start:], data.batches(dataset, 6, seed=1, start_step=start), strict=False):
-            np.testing.assert_array_equal(a["image"], b["image"])
-            np.testing.assert_array_equal(a["label"], b["label"])
-    for step, batch in enumerate(whole):
-        assert batch["image"].shape == (6, 1, 1, 1)
-        assert batch["image"].dtype == np.uint8
-        assert batch["label"].dtype == np.int32
-        np.testing.assert_array_equal(batch["image"].ravel(), batch["label"])
-        np.testing.assert_array_equal(batch["label"], data.order(n, 6, 1, step))
-
-
-@pytest.mark.parametrize("size", [0, -1, 24])
-def test_a_batch_must_fit_the_training_set(size):
-    with pytest.raises(UserError, match="batch size from 1 to 23"):
-        data.order(23, size, 0, 0)
-
-
-def test_a_negative_seed():
-    with pytest.raises(UserError, match="seed -1"):
-        data.order(23, 5, -1, 0)
-    with pytest.raises(UserError, match="seed -1"):
-        data.stratified(np.zeros(3, int), 0.5, -1)
-
-
-# Evaluation
-
-
-@pytest.mark.parametrize(("n", "size"), [(10, 4), (8, 4), (3, 4), (0, 4)])
-def test_each_image_is_evaluated_once(n, size):
-    dataset = data.Dataset(
-        np.arange(1, n + 1, dtype=np.uint8).reshape(n, 1, 1, 1) * np.ones((1, 2, 2, 3), np.uint8),
-        np.arange(1, n + 1, dtype=np.int32),
-    )
-    found = list(data.eval_batches(dataset, size))
-    assert len(found) == -(-n // size)
-    for batch in found:
-        assert batch["image"].shape == (size, 2, 2, 3)
-        assert batch["image"].dtype == np.uint8
-        assert batch["label"].shape == (size,)
-        assert batch["label"].dtype == np.int32
-        assert batch["mask"].dtype == bool
-        assert not batch["image"][~batch["mask"]].any()
-        assert not batch["label"][~batch["mask"]].any()
-    for key in ("image", "label"):
-        seen = [row for batch in found for row in batch[key][batch["mask"]].tolist()]
-        assert seen == getattr(dataset, key + "s").tolist()
-
-
-def test_an_empty_evaluation_batch():
-    with pytest.raises(UserError, match="at least 1"):
-        next(data.eval_batches(data.Dataset(np.zeros((1, 1, 1, 1), np.uint8), np.zeros(1, np.int32)), 0))

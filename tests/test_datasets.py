@@ -3,6 +3,7 @@ import hashlib
 import http.server
 import io
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -10,15 +11,18 @@ import sys
 import tarfile
 import threading
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
+from tensorflow_datasets.core import shuffle
 
 from hsakd_jax import data
 from hsakd_jax.datasets import BUILDERS, download
+from hsakd_jax.datasets.prepare import prepare
 from hsakd_jax.errors import UserError
 from hsakd_jax.progress import Progress, duration
 
@@ -228,6 +232,271 @@ def test_cifar_without_a_network(tmp_path, monkeypatch):
         UserError, match=r"refused.*check the network.* put the file at .*/cifar-10-binary.tar.gz by hand"
     ):
         data.load("cifar10", str(tmp_path))
+
+
+# STL-10
+
+
+def add(tar, name, content):
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
+
+
+def stl_archive(path, without=()):
+    """A small archive laid out as the published one, and its images and labels by split."""
+    rng = np.random.default_rng(0)
+    names = [f"class{i}" for i in range(10)]
+    truth = {
+        split: (rng.integers(0, 256, (12, 96, 96, 3), np.uint8), np.arange(12) % 10) for split in ("train", "test")
+    }
+    path.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path / "stl10_binary.tar.gz", "w:gz") as tar:
+        folder = tarfile.TarInfo("stl10_binary")
+        folder.type = tarfile.DIRTYPE
+        tar.addfile(folder)
+        files = {}
+        for split in ("test", "train"):
+            images, labels = truth[split]
+            # Channel, column, row: the first value is red, and the second the pixel below it.
+            values = [image[y, x, c] for image in images for c in range(3) for x in range(96) for y in range(96)]
+            files[f"{split}_X.bin"] = bytes(values)
+            files[f"{split}_y.bin"] = bytes((labels + 1).tolist())
+        files["unlabeled_X.bin"] = bytes(3 * 96 * 96)
+        files["class_names.txt"] = "".join(f"{name}\n" for name in names).encode()
+        files["fold_indices.txt"] = b"0 1 2\n"
+        for name, content in files.items():
+            if name not in without:
+                add(tar, f"stl10_binary/{name}", content)
+    return path / "stl10_binary.tar.gz", truth
+
+
+@pytest.mark.parametrize("folder", ["", "downloads"])
+def test_stl10(tmp_path, monkeypatch, folder):
+    archive, truth = stl_archive(tmp_path / folder)
+    monkeypatch.setattr(BUILDERS["stl10"], "MD5", md5(archive))
+    splits = data.load("stl10", str(tmp_path))
+    assert "tensorflow" not in sys.modules
+    assert splits.class_names == tuple(f"class{i}" for i in range(10))
+    assert sorted(path.name for path in tmp_path.glob("stl10/1.0.0/*array_record*")) == [
+        f"stl10-{split}.array_record-00000-of-00001" for split in ("test", "train")
+    ]
+    for split, part in (("train", splits.train), ("test", splits.test)):
+        known = {image.tobytes(): label for image, label in zip(*truth[split], strict=True)}
+        assert len(known) == len(part.images) == 12
+        assert [known[image.tobytes()] for image in part.images] == part.labels.tolist()
+
+
+def test_stl10_without_a_file(tmp_path, monkeypatch):
+    archive, _ = stl_archive(tmp_path, without=["test_y.bin"])
+    monkeypatch.setattr(BUILDERS["stl10"], "MD5", md5(archive))
+    with pytest.raises(UserError, match=r"stl10_binary.tar.gz lacks test_y.bin: delete it and run again"):
+        data.load("stl10", str(tmp_path))
+
+
+def test_stl10_damaged(tmp_path):
+    stl_archive(tmp_path)
+    with pytest.raises(UserError, match=r"stl10_binary.tar.gz is damaged or another file"):
+        data.load("stl10", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["stl10", "imagenet2012"])
+def test_datasets_are_described_as_in_tfds(tmp_path, name):
+    # Theirs can't be made without TensorFlow's files: what it says of itself is read.
+    theirs = Path(tfds.core.tfds_path(f"datasets/{name}/{name}_dataset_builder.py")).read_text()
+    info = BUILDERS[name](data_dir=tmp_path).info
+    assert str(info.version) in theirs
+    for key in info.features:
+        assert re.search(rf"[\"']{key}[\"']: tfds.features.{type(info.features[key]).__name__}\(", theirs)
+    assert info.supervised_keys == ("image", "label")
+
+
+# Tiny-ImageNet
+
+
+def jpeg(image):
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+WNIDS = ["n02124075", "n01443537", "n04067472"]  # not in the order of their names, as published
+
+
+def tiny_files():
+    """The files of a small Tiny-ImageNet, laid out as published: class i has colour i, the first image is grey."""
+    colours = dict(zip(sorted(WNIDS), ("red", "lime", "blue"), strict=True))
+    files = {"wnids.txt": "\n".join(WNIDS).encode(), "words.txt": b"n02124075\tEgyptian cat\n"}
+    for wnid, colour in colours.items():
+        for i in range(4):
+            files[f"train/{wnid}/images/{wnid}_{i}.JPEG"] = jpeg(
+                flat((64, 64), 77, "L") if i == 0 else flat((64, 64), colour)
+            )
+        files[f"train/{wnid}/{wnid}_boxes.txt"] = f"{wnid}_0.JPEG\t0\t10\t63\t58\n".encode()
+    lines = []
+    for i, (wnid, colour) in enumerate(2 * list(colours.items())):
+        files[f"val/images/val_{i}.JPEG"] = jpeg(flat((64, 64), colour))
+        lines.append(f"val_{i}.JPEG\t{wnid}\t0\t32\t44\t62\n")
+    files["val/val_annotations.txt"] = "".join(lines).encode()
+    files["test/images/test_0.JPEG"] = jpeg(flat((64, 64), "white"))
+    return files
+
+
+def tiny_zip(path, files):
+    path.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path / "tiny-imagenet-200.zip", "w") as archive:
+        archive.mkdir("tiny-imagenet-200")
+        for name, content in files.items():
+            archive.writestr(f"tiny-imagenet-200/{name}", content)
+    return path / "tiny-imagenet-200.zip"
+
+
+def tiny_tree(path, files):
+    for name, content in files.items():
+        file = path / "tiny-imagenet-200" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["zip", "downloads", "tree"])
+def test_tiny_imagenet(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(BUILDERS["tiny_imagenet"], "CLASSES", 3)
+    files = tiny_files()
+    if kind == "tree":
+        tiny_tree(tmp_path, files)
+    else:
+        archive = tiny_zip(tmp_path / ("downloads" if kind == "downloads" else ""), files)
+        monkeypatch.setattr(BUILDERS["tiny_imagenet"], "MD5", md5(archive))
+    splits = data.load("tiny_imagenet", str(tmp_path))
+    assert "tensorflow" not in sys.modules
+    assert splits.class_names == tuple(sorted(WNIDS))
+    assert splits.train.images.shape == (12, 64, 64, 3)
+    assert splits.test.images.shape == (6, 64, 64, 3)
+    grey = 0
+    for image, label in zip([*splits.train.images, *splits.test.images], [*splits.train.labels, *splits.test.labels]):  # noqa: B905
+        colour = image[30, 30].astype(int)
+        if np.ptp(colour) == 0:
+            grey += 1
+            assert abs(colour - 77).max() <= 1
+        else:
+            assert colour.argmax() == label
+    assert grey == 3
+    builder = tfds.builder_from_directory(tmp_path / "tiny_imagenet/1.0.0")
+    source = builder.as_data_source("train", decoders={"image": tfds.decode.SkipDecoding()})
+    for example in source:
+        name = example["file_name"].decode()
+        assert example["image"] == files[f"train/{name.partition('_')[0]}/images/{name}"]  # as published
+
+
+@pytest.mark.parametrize(
+    ("gone", "message"),
+    [
+        ("val/images/val_3.JPEG", r"tiny-imagenet-200 lacks tiny-imagenet-200/val/images/val_3.JPEG: delete it"),
+        ("wnids.txt", r"tiny-imagenet-200 lacks wnids.txt: delete it"),
+        ("train/n01443537/", r"tiny-imagenet-200 has no training images of n01443537: delete it"),
+    ],
+)
+def test_tiny_imagenet_without_some_files(tmp_path, monkeypatch, gone, message):
+    monkeypatch.setattr(BUILDERS["tiny_imagenet"], "CLASSES", 3)
+    tiny_tree(tmp_path, {name: content for name, content in tiny_files().items() if not name.startswith(gone)})
+    with pytest.raises(UserError, match=message):
+        data.load("tiny_imagenet", str(tmp_path))
+
+
+def test_tiny_imagenet_damaged(tmp_path):
+    tiny_zip(tmp_path, tiny_files())
+    with pytest.raises(UserError, match=r"tiny-imagenet-200.zip is damaged or another file"):
+        data.load("tiny_imagenet", str(tmp_path))
+
+
+# ImageNet
+
+VAL_LABELS = ["n01751748", "n09193705", "n02105855"]  # of the first validation images, as published
+
+
+def imagenet_archives(path, classes=("n01440764", "n15075141"), validation=3):
+    """Small archives laid out as the published ones; image i of a class is i + 10 pixels wide."""
+    path.mkdir(parents=True, exist_ok=True)
+    files = {}
+    with tarfile.open(path / "ILSVRC2012_img_train.tar", "w") as outer:
+        for wnid in classes:
+            buffer = io.BytesIO()
+            with tarfile.open(fileobj=buffer, mode="w") as inner:
+                for i in (3, 1, 2):
+                    files[f"{wnid}_{i}.JPEG"] = jpeg(flat((i + 10, 20), "red"))
+                    add(inner, f"{wnid}_{i}.JPEG", files[f"{wnid}_{i}.JPEG"])
+            add(outer, f"{wnid}.tar", buffer.getvalue())
+    with tarfile.open(path / "ILSVRC2012_img_val.tar", "w") as tar:
+        for i in reversed(range(1, validation + 1)):  # not in the order of their names
+            files[f"ILSVRC2012_val_{i:08d}.JPEG"] = jpeg(flat((i + 30, 20), "blue"))
+            add(tar, f"ILSVRC2012_val_{i:08d}.JPEG", files[f"ILSVRC2012_val_{i:08d}.JPEG"])
+    return files
+
+
+@pytest.fixture
+def small_imagenet(monkeypatch):
+    monkeypatch.setattr(BUILDERS["imagenet2012"], "IMAGES", {"train": 6, "validation": 3})
+
+
+@pytest.mark.parametrize("buffer", [2**30, 1])
+@pytest.mark.parametrize("folder", ["", "downloads/manual"])
+def test_imagenet(tmp_path, monkeypatch, small_imagenet, folder, buffer):
+    monkeypatch.setattr(shuffle, "MAX_MEM_BUFFER_SIZE", buffer)  # what is larger is sorted on the disk
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = imagenet_archives(tmp_path / folder)
+    prepare(BUILDERS["imagenet2012"], tmp_path)
+    assert "tensorflow" not in sys.modules
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == limit
+    builder = tfds.builder_from_directory(tmp_path / "imagenet2012/5.1.0")
+    names = builder.info.features["label"].names
+    assert len(names) == 1000
+    assert names == sorted(names)
+    found = {}
+    for split in ("train", "validation"):
+        for example in builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()}):
+            file = example["file_name"].decode()
+            found[file] = example["image"]
+            wnid = VAL_LABELS[int(file[15:-5]) - 1] if split == "validation" else file.partition("_")[0]
+            assert names[example["label"]] == wnid
+    assert found == files
+    assert not list(tmp_path.rglob("*bucket*"))
+
+
+def test_imagenet_without_archives(tmp_path):
+    with pytest.raises(
+        UserError,
+        match=r"no ILSVRC2012_img_train.tar: .*/downloads/manual; or .* image_tree, which reads DIR/train/<wnid>",
+    ) as error:
+        prepare(BUILDERS["imagenet2012"], tmp_path)
+    assert "\n" not in str(error.value)
+    (tmp_path / "ILSVRC2012_img_train.tar").touch()
+    with pytest.raises(UserError, match=r"no ILSVRC2012_img_val.tar"):
+        prepare(BUILDERS["imagenet2012"], tmp_path)
+
+
+@pytest.mark.parametrize("file", ["train", "val"])
+@pytest.mark.parametrize("left", [0, 700, 3000, 11_000])
+def test_a_cut_imagenet_archive(tmp_path, small_imagenet, file, left):
+    imagenet_archives(tmp_path)
+    path = tmp_path / f"ILSVRC2012_img_{file}.tar"
+    content = path.read_bytes()
+    end = content.rindex(b"\xff\xd9")  # before the zeros that fill the archive
+    path.write_bytes(content[: min(left, end)] if file == "train" else content[: min(left, end) // 4])
+    with pytest.raises(UserError, match=rf"img_{file}.tar (is damaged after|has) \d .*: get it again"):
+        prepare(BUILDERS["imagenet2012"], tmp_path)
+    assert not (tmp_path / "imagenet2012/5.1.0").exists()
+
+
+def test_an_imagenet_archive_with_other_classes(tmp_path, small_imagenet):
+    imagenet_archives(tmp_path, classes=("n01440764", "n00000001"))
+    with pytest.raises(UserError, match=r"img_train.tar has a class n00000001, which ImageNet has not"):
+        prepare(BUILDERS["imagenet2012"], tmp_path)
+
+
+def test_an_imagenet_archive_with_more_images(tmp_path, small_imagenet):
+    imagenet_archives(tmp_path, validation=4)
+    with pytest.raises(UserError, match=r"img_val.tar has 4 images and should have 3"):
+        prepare(BUILDERS["imagenet2012"], tmp_path)
 
 
 # Downloads

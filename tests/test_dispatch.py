@@ -12,7 +12,7 @@ from hsakd_jax import dispatch
 
 SCRIPT = """
 import jax, numpy as np, sys
-from hsakd_jax import data, objectives, optim, create
+from hsakd_jax import sampling, objectives, optim, create
 from hsakd_jax.augment import augment, normalise
 from hsakd_jax.devices import Devices
 from hsakd_jax.dispatch import make_advance
@@ -26,12 +26,12 @@ variables = jax.tree.map(lambda x: np.asarray(x, np.float64), start(network, (8,
 weights = dict.fromkeys(("task", "joint"), 1.0)
 init, update = make_step(network, objectives.teacher, weights, optim.sgd(0.05, 0.9, 5e-4, True))
 
-def step(state, _, images, labels):
-    images = augment(jax.random.fold_in(jax.random.key(0), state.step), images, pad=1, flip=True)
+def step(state, _, images, labels, index):
+    images = augment(jax.random.fold_in(jax.random.key(0), state.step), images, crop="pad", pad=1, flip=True, size=8)
     return update(state, None, rotate(normalise(images, (0.3,), (0.4,), jnp.float64)), labels)
 
 g = np.random.default_rng(0)
-dataset = data.Dataset(g.integers(0, 255, (50, 8, 8, 1), np.uint8), g.integers(0, 10, 50).astype(np.int32))
+dataset = sampling.Dataset(g.integers(0, 255, (50, 8, 8, 1), np.uint8), g.integers(0, 10, 50).astype(np.int32))
 results = []
 for many, count in ((False, 1), (True, 1), (True, 8)):
     devices = Devices(jax.devices()[:count])
@@ -70,5 +70,5 @@ def test_accelerators_make_many_steps_a_call_where_the_images_fit(monkeypatch, b
     monkeypatch.setattr(dispatch, "RESIDENT", 64 if fits else 63)
     monkeypatch.setattr(dispatch, "_many_a_call", lambda *_: True)
     monkeypatch.setattr(dispatch, "_one_a_call", lambda *_: False)
-    dataset = dispatch.data.Dataset(np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int32))
+    dataset = dispatch.sampling.Dataset(np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int32))
     assert dispatch.make_advance(None, dataset, None, 1, 0) is many

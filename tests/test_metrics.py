@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hsakd_jax import create, data, metrics
+from hsakd_jax import create, metrics, sampling
 from hsakd_jax.devices import Devices
 from hsakd_jax.evaluation import make_evaluate
 from hsakd_jax.nets.network import Outputs
@@ -52,7 +52,7 @@ def test_every_image_counts_once_whatever_the_batch(batch):
     expected = 100 * np.mean(np.argmax(outputs.logits, -1) == labels)
     devices = Devices()
     evaluate = make_evaluate(network, devices, (0.3,), (0.4,), batch)
-    found = evaluate(devices.replicate(variables), data.Dataset(images, labels))
+    found = evaluate(devices.replicate(variables), sampling.Dataset(images, labels))
     assert found["top1"] == pytest.approx(expected)
     assert found["top5"] == 100
     assert len(jax.devices()) == 8

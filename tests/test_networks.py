@@ -86,6 +86,8 @@ def shuffle_v2(*widths):
 
 # Backbones with 100 classes, counted layer by layer; each formula also gives a golden count, so it is right itself.
 BY_HAND = {
+    # Published beside weiaicunzai's PyTorch networks.
+    "ResNet18": 11_220_132,
     "resnet14": resnet(14, 16, (16, 32, 64)),
     "resnet32": resnet(32, 16, (16, 32, 64)),
     "resnet44": resnet(44, 16, (16, 32, 64)),
@@ -195,7 +197,7 @@ HE, UNIFORM, NORMAL, ZERO = "he", "uniform", "normal", "zero"
 INITIALISERS = {
     "wrn": (HE, UNIFORM, ZERO, HE, UNIFORM, ZERO),
     "resnet": (HE, UNIFORM, UNIFORM, HE, UNIFORM, ZERO),
-    "ResNet50": (HE, UNIFORM, UNIFORM, HE, UNIFORM, UNIFORM),
+    "ResNet": (HE, UNIFORM, UNIFORM, HE, UNIFORM, UNIFORM),
     "imagenet": (HE, UNIFORM, UNIFORM, HE, UNIFORM, UNIFORM),
     "vgg": (HE, NORMAL, ZERO, UNIFORM, UNIFORM, UNIFORM),
     "mobilenetV2": (HE, NORMAL, ZERO, HE, NORMAL, ZERO),

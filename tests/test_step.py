@@ -4,8 +4,10 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ import reference
 from hsakd_jax import create, facts, objectives, optim
 from hsakd_jax.devices import Devices
 from hsakd_jax.errors import UserError
+from hsakd_jax.rivals import Sample
 from hsakd_jax.rotations import rotate
 from hsakd_jax.step import NEVER, make_step
 from hsakd_jax.variables import start
@@ -98,6 +101,53 @@ def test_a_pattern_that_matches_nothing_is_refused():
         init(variables)
 
 
+def test_batch_norm_groups_are_batches_of_their_own():
+    """Each group's rows come out as from a batch that is this group alone; running statistics are the groups' mean."""
+    network = create("resnet8_quarter", 10, branches=False)
+    variables, g = start(network, (8, 8, 1), 0), np.random.default_rng(0)
+    images = jnp.asarray(g.normal(size=(12, 8, 8, 1)), jnp.float32)
+    apply = partial(network.apply, variables, train=True, mutable=["batch_stats"])
+    each = [apply(part) for part in jnp.split(images, 3)]
+    grouped, updated = network.clone(batch_norm_groups=3).apply(variables, images, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(grouped.logits, jnp.concatenate([o.logits for o, _ in each]), rtol=1e-5, atol=1e-5)
+    mean = jax.tree.map(lambda *x: sum(x) / 3, *(u for _, u in each))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), dict(updated), dict(mean))
+
+
+def test_a_weight_may_follow_the_step():
+    network, g = create("resnet8_quarter", 10, branches=False), np.random.default_rng(0)
+    optimizer = optim.sgd(0.0, 0.0, 0.0, False)
+    init, step = make_step(network, objectives.baseline, {"task": lambda step: (step + 1) / 2}, optimizer)
+    images, labels = jnp.asarray(g.normal(size=(4, 8, 8, 1)), jnp.float32), jnp.zeros(4, jnp.int32)
+    state = step(init(start(network, (8, 8, 1), 0)), None, images, labels)
+    assert state.window.sums["loss"] == pytest.approx(float(state.window.sums["task"]) / 2)
+
+
+class Doubled(nn.Module):
+    """An objective with a parameter and a memory of its own."""
+
+    @nn.compact
+    def __call__(self, outputs, labels, teacher, sample):
+        factor = self.param("factor", lambda _: jnp.float32(2))
+        seen = self.variable("batch_stats", "seen", jnp.zeros, (), jnp.int32)
+        seen.value = seen.value + sample.index.sum(dtype=jnp.int32)
+        return {"task": factor * objectives.baseline(outputs, labels)["task"]}
+
+
+def test_an_objective_may_have_parameters_and_memory_of_its_own():
+    network, g = create("resnet8_quarter", 10, branches=False), np.random.default_rng(0)
+    variables = start(network, (8, 8, 1), 0)
+    variables = {
+        "params": {**variables["params"], "objective": {"factor": jnp.float32(2)}},
+        "batch_stats": {**variables["batch_stats"], "objective": {"seen": jnp.int32(0)}},
+    }
+    init, step = make_step(network, Doubled(), {"task": 1.0}, optim.sgd(0.1, 0.9, 0.0, False), accumulate=2)
+    images, labels = jnp.asarray(g.normal(size=(4, 8, 8, 1)), jnp.float32), jnp.zeros(4, jnp.int32)
+    state = jax.jit(step)(init(variables), None, images, labels, Sample(jnp.arange(4), labels, jax.random.key(0)))
+    assert state.batch_stats["objective"]["seen"] == 6
+    assert state.params["objective"]["factor"] == pytest.approx(2 - 0.1 * float(state.window.sums["task"]) / 2)
+
+
 def test_micro_batches_average_the_gradient():
     """Without BatchNorm coupling, two micro-batches give the gradient of the whole batch."""
     results = []
@@ -164,7 +214,7 @@ weights = dict.fromkeys(("task", "kl_aux", "kl_final"), 1.0)
 init, update = make_step(student, objectives.student, weights, optim.sgd(0.05, 0.9, 5e-4, True), True, teacher)
 
 def step(state, tv, images, labels):
-    images = augment(jax.random.fold_in(jax.random.key(0), state.step), images, pad=1, flip=True)
+    images = augment(jax.random.fold_in(jax.random.key(0), state.step), images, crop="pad", pad=1, flip=True, size=8)
     return update(state, tv, rotate(normalise(images, (0.3,), (0.4,), jnp.float64)), labels)
 
 g = np.random.default_rng(0)

@@ -16,6 +16,7 @@ ROOMS = {
     "rotations": "jax",
     "losses": "jax optax nets.kernels",
     "objectives": "jax losses nets.network rotations",
+    "rivals": "flax jax losses nets.kernels nets.network nets.parts objectives optax rotations",
     "metrics": "jax nets.network rotations",
     "optim": "errors jax nets.parts optax",
     "step": "flax jax metrics nets.parts optax optim",
@@ -29,7 +30,7 @@ ROOMS = {
     "errors": "",
     "files": "errors",
     "rundir": "errors files",
-    "checkpoint": "errors files flax jax numpy orbax",
+    "checkpoint": "devices errors files flax jax numpy orbax",
     "variables": "checkpoint errors flax jax nets nets.network rundir",
     # knows other people's files
     "nets.torch_names": "nets.*",
@@ -40,7 +41,9 @@ ROOMS = {
     # knows images
     "augment": "jax",
     "prediction": "augment datasets.pictures errors jax numpy progress rundir variables",
-    "data": "PIL datasets datasets.* errors numpy progress tensorflow_datasets",
+    "sampling": "errors numpy",
+    "photos": "PIL errors numpy sampling",
+    "data": "PIL datasets datasets.* errors numpy photos progress sampling tensorflow_datasets",
     "datasets": "datasets.*",
     "datasets.prepare": "absl errors tensorflow_datasets",
     "datasets.download": "errors progress",
@@ -48,19 +51,22 @@ ROOMS = {
     # knows a run
     "devices": "errors jax numpy",
     "facts": "flax jax nets.network",
-    "dispatch": "data devices jax numpy",
-    "evaluation": "augment data devices errors jax metrics nets.network progress rotations rundir variables",
-    "train": "augment checkpoint data devices dispatch errors evaluation facts flax jax objectives "
-    "optim progress recipes rotations rundir signals step variables",
+    "dispatch": "devices jax numpy photos sampling",
+    "evaluation": "augment data devices errors jax metrics nets.network photos progress rotations rundir sampling "
+    "variables",
+    "assemble": "augment devices errors flax jax nets.parts numpy objectives optax optim photos recipes rivals "
+    "rotations rundir sampling step variables",
+    "train": "assemble checkpoint data devices dispatch errors evaluation facts flax jax objectives "
+    "progress recipes rundir sampling signals step variables",
     # knows a command
     "recipes": "ml_collections",
     "configs.*": "recipes",
-    "pipeline": "data devices errors evaluation files nets progress recipes train",
+    "pipeline": "data devices errors evaluation files nets progress recipes rundir sampling train",
     "progress": "",
     "signals": "",
     "xla": "",
     "cli": "absl errors xla",
-    "main": "absl cli ml_collections pipeline progress",
+    "main": "absl cli devices ml_collections pipeline progress",
     "evaluate": "absl cli evaluation recipes rundir",
     "convert": "absl cli conversion errors progress",
     "export": "absl cli exporting",

@@ -5,14 +5,13 @@ contain: they are never read.
 """
 
 import tarfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from hsakd_jax.datasets.download import fetch
+from hsakd_jax.datasets.download import fetch, folder
 from hsakd_jax.progress import track
 
 _CITATION = """\
@@ -57,7 +56,7 @@ class Cifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager):
-        archive = fetch(self.URL, self.MD5, self._archive_directory())
+        archive = fetch(self.URL, self.MD5, folder(self.URL, self.data_dir_root))
         features: Any = self.info.features
         with tarfile.open(archive) as tar:
             for key, _, file in self.LABELS:
@@ -69,10 +68,6 @@ class Cifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         # Read where it lies: nothing is extracted to the disk.
         file: Any = tar.extractfile(f"{self.FOLDER}/{name}")
         return file.read()
-
-    def _archive_directory(self) -> Path:
-        root = Path(self.data_dir_root)
-        return root if (root / self.URL.rsplit("/", 1)[-1]).exists() else root / "downloads"
 
     def _generate_examples(self, split, data):
         keys = [key for key, _, _ in self.LABELS]

@@ -2,6 +2,7 @@
 
 import hashlib
 import http.client
+import os
 import time
 import urllib.error
 import urllib.request
@@ -13,6 +14,12 @@ from hsakd_jax.progress import Progress
 TIMEOUT = 30.0  # seconds without a byte before the connection counts as broken
 ATTEMPTS = 4  # in a row that bring nothing; each that brings something starts the count again
 PAUSE = 2.0  # seconds before the second attempt, doubled for each one after
+
+
+def folder(url: str, data_dir: str | os.PathLike[str]) -> Path:
+    """Where a published file lies or shall lie: `data_dir` if it is there, else its `downloads`."""
+    root = Path(data_dir)
+    return root if (root / url.rsplit("/", 1)[-1]).exists() else root / "downloads"
 
 
 def fetch(url: str, md5: str, directory: Path) -> Path:

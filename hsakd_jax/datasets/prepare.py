@@ -3,12 +3,17 @@
 import contextlib
 import fcntl
 import io
+import os
+import resource
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import tensorflow_datasets as tfds
 from absl import logging
+from tensorflow_datasets.core import shuffle
 
 from hsakd_jax.errors import UserError
 
@@ -46,7 +51,7 @@ def prepare(
             for left_over in folder.glob("incomplete.*"):
                 shutil.rmtree(left_over)
             print(f"Preparing {builder_class.name} in {path}", file=sys.stderr, flush=True)
-            with _quiet():
+            with _quiet(), _large():
                 builder_class(data_dir=data_dir, config=config).download_and_prepare(
                     file_format="array_record",
                     download_config=tfds.download.DownloadConfig(try_download_gcs=False),
@@ -88,3 +93,22 @@ def _quiet():
     finally:
         tfds.display_progress_bar(True)
         logging.set_verbosity(verbosity)
+
+
+@contextlib.contextmanager
+def _large():
+    """Lets TFDS sort what is larger than its buffer of 1 GB in a thousand plain files, which it opens by TensorFlow."""
+    module: Any = shuffle
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = soft + shuffle.BUCKETS_NUMBER
+    resource.setrlimit(resource.RLIMIT_NOFILE, (enough if hard == resource.RLIM_INFINITY else min(enough, hard), hard))
+    files = SimpleNamespace(GFile=open, exists=os.path.exists, remove=os.remove)
+    theirs = module.tf
+    module.tf = SimpleNamespace(
+        io=SimpleNamespace(gfile=files), errors=SimpleNamespace(ResourceExhaustedError=MemoryError)
+    )
+    try:
+        yield
+    finally:
+        module.tf = theirs
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -62,6 +62,7 @@ class Network(nn.Module):
       convolve: what computes a convolution; `jax.lax.conv_general_dilated` for a program that other backends run.
       remat: whether a stage's inside is computed again for its backward pass instead of kept (Chen et al. 2016, arXiv
         1604.06174), which takes less memory and more time.
+      batch_norm_groups: parts of the batch with statistics of their own (see `parts.BatchNorm`).
     """
 
     architecture: Architecture
@@ -70,6 +71,7 @@ class Network(nn.Module):
     dtype: Any = None
     convolve: Convolve = convolve
     remat: bool = False
+    batch_norm_groups: int = 1
 
     @nn.compact
     def __call__(self, images: Array, train: Train = False) -> Outputs:
@@ -85,7 +87,9 @@ class Network(nn.Module):
         """
         stem, stages, head, init, branch_init = self.architecture
         stages = tuple(map(_rematerialised, stages)) if self.remat else stages
-        backbone, branch = (Parts(i, self.dtype, train, self.convolve) for i in (init, branch_init))
+        # Flax traces one image to make the variables.
+        groups = 1 if self.is_initializing() else self.batch_norm_groups
+        backbone, branch = (Parts(i, self.dtype, train, self.convolve, groups) for i in (init, branch_init))
         x = stem(backbone, name="stem")(images) if stem else images
         features = []
         for l, stage in enumerate(stages, 1):

@@ -79,9 +79,12 @@ class BatchNorm(nn.Module):
 
     Attributes:
       train: whether this layer uses and updates batch statistics (see `is_trainable`, matched on its path).
+      groups: parts of neighbouring rows that are normalised each by its own statistics ("ghost" BatchNorm, Hoffer et
+        al. 2017, arXiv 1705.08741), on any number of devices; the running statistics take the parts' mean.
     """
 
     train: Train
+    groups: int = 1
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -92,9 +95,14 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, features)
         # The pattern speaks of parameters, so the layer asks about its own scale.
         if is_trainable(self.train, "/".join((*self.path, "scale"))):
-            y, mean, var = normalise_batch(x, scale, bias)
+            if self.groups == 1:
+                y, mean, var = normalise_batch(x, scale, bias)
+            else:
+                parts = x.reshape(self.groups, -1, *x.shape[1:])
+                y, mean, var = jax.vmap(normalise_batch, (0, None, None))(parts, scale, bias)
+                y, mean, var = y.reshape(x.shape), mean.mean(0), var.mean(0)
             if not self.is_initializing():
-                n = x.size // x.shape[-1]
+                n = x.size // x.shape[-1] // self.groups
                 if n < 2:
                     raise ValueError("BatchNorm in training mode needs more than one value a channel: larger batch")
                 running_mean.value = 0.9 * running_mean.value + 0.1 * mean
@@ -169,12 +177,14 @@ class Parts(NamedTuple):
       dtype: dtype of convolutions; None computes in the parameters' own dtype.
       train: mode of every BatchNorm (see `is_trainable`).
       convolve: what computes a convolution, in place of `jax.lax.conv_general_dilated`.
+      groups: of BatchNorm.
     """
 
     init: Init
     dtype: Any
     train: Train
     convolve: Convolve
+    groups: int = 1
 
     def conv(
         self,
@@ -209,7 +219,7 @@ class Parts(NamedTuple):
 
     def norm(self, x: Array, *, name: str) -> Array:
         """BatchNorm."""
-        return BatchNorm(self.train, name=name)(x)
+        return BatchNorm(self.train, self.groups, name=name)(x)
 
     def pool_fc(self, x: Array, features: int) -> tuple[Array, Array]:
         """Global average pool and linear layer 'fc': [B, H, W, C] -> [B, features] and [B, C], in at least float32."""

@@ -126,6 +126,7 @@ NETWORKS = {
     # For 8x8 digits: a student that is too small for them.
     "resnet8_quarter": partial(cifar, 8, 0.25),
     "resnet8_half": partial(cifar, 8, 0.5),
+    "ResNet18": partial(resnet, BasicBlock, (2, 2, 2, 2), (64, 128, 256, 512), partial(Stem, features=64)),
     "ResNet50": partial(resnet, Bottleneck, (3, 4, 6, 3), (64, 128, 256, 512), partial(Stem, features=64)),
     "resnet18_imagenet": partial(resnet, BasicBlock, (2, 2, 2, 2), (64, 128, 256, 512), ImageNetStem),
     "resnet34_imagenet": partial(resnet, BasicBlock, (3, 4, 6, 3), (64, 128, 256, 512), ImageNetStem),

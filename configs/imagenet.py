@@ -1,0 +1,64 @@
+"""ImageNet: ResNet-34 -> ResNet-18, with the paper's settings for a batch of 256 over all devices.
+
+python -m hsakd_jax.main --config=configs/imagenet.py:student --workdir=runs/imagenet --config.data.dir=DIR
+
+DIR holds ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar (or they lie in DIR/downloads/manual); or give
+--config.data.name=image_tree for DIR/train/<wnid>/*.JPEG and DIR/val/<wnid>/*.JPEG, which are read where they lie.
+
+| row | what | paper, top-1 / top-5 % |
+|---|---|---|
+| backbone, teacher | ResNet-34, plain and with its branches (Teacher*) | 73.31 / 91.42, 75.48 / 92.67 |
+| baseline, kd | ResNet-18 alone, plain distillation | 69.75 / 89.07, 70.66 / 89.88 |
+| at, cc, sp, rkd, crd, sskd | rivals | 70.70, 69.96, 70.62, 71.34, 71.38, 71.62 |
+| student_frozen, student | HSAKD, HSAKD* | 72.16 / 90.85, 72.39 / 91.00 |
+| mutual | ResNet-18, online | 71.49 |
+
+ResNet-50: student/resnet50_imagenet/resnet18_imagenet. The reference's eight GPUs had BatchNorm statistics of their
+own, of 32 images: --config.batch_norm_groups=8 does the same on any number of devices. For another batch,
+--config.student.lr_batch=256 scales the learning rate. 100 epochs; the time is not yet measured.
+"""
+
+from hsakd_jax import recipes
+
+
+def get_config(recipe="hsakd"):
+    """The config of a recipe."""
+    training = {
+        "dtype": "float32",
+        "epochs": 100,
+        "batch": 256,  # images a step over all devices; each is seen in its 4 rotations
+        "accumulate": 1,
+        "remat": False,
+        "lr": 0.1,
+        "lr_batch": 0,  # the batch that `lr` is meant for, to scale it to `batch`; 0 takes `lr` as it is
+        "schedule": "multi_step",
+        "milestones": (30, 60, 90),  # epochs
+        "gamma": 0.1,
+        "warmup": 0,  # epochs
+        "momentum": 0.9,
+        "nesterov": False,
+        "weight_decay": 1e-4,
+    }
+    return recipes.make(
+        recipe,
+        runs=("teacher", "baseline", "student"),
+        data={
+            "name": "imagenet2012",
+            "dir": "",
+            "image_size": 224,
+            "resize": 256,
+            "fraction": 1.0,
+            "validation": 0.0,
+            **recipes.NORMALISATION["imagenet2012"],
+            "crop": "resized",
+            "pad": 0,
+            "flip": True,
+        },
+        teacher={"arch": "resnet34_imagenet", **training},
+        student={"arch": "resnet18_imagenet", **training},
+        frozen=training,
+        seed=0,
+        eval_every=1,  # epochs
+        eval_batch=256,
+        log_every=50,  # steps
+    )

@@ -1,0 +1,182 @@
+"""Several processes, four virtual devices each, are one run."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT
+from test_resume import assert_same, records
+
+from hsakd_jax.checkpoint import Checkpoints
+from hsakd_jax.devices import connect
+from hsakd_jax.errors import UserError
+
+ARGS = ("--config=configs/cifar100.py:baseline_tiny", "--config.log_every=2")
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def start(line, devices, **env):
+    env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", **env}
+    return subprocess.Popen(
+        [sys.executable, *map(str, line)], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(processes, status=0):
+    shown = [process.communicate(timeout=240) for process in processes]
+    assert [process.returncode for process in processes] == [status] * len(processes), shown
+    return shown
+
+
+# Five student steps with augmentation, by whatever way the steps are dispatched.
+STEPS = """
+import sys
+import jax, numpy as np
+import jax.numpy as jnp
+from hsakd_jax import create, objectives, optim
+from hsakd_jax.augment import augment, normalise
+from hsakd_jax.devices import Devices, connect, is_first_process
+from hsakd_jax.dispatch import make_advance
+from hsakd_jax.rotations import rotate
+from hsakd_jax.sampling import Dataset
+from hsakd_jax.step import make_step
+from hsakd_jax.variables import start
+
+out, address, count, index = sys.argv[1:]
+connect(address, int(count), int(index))
+teacher, student = (create("resnet8_quarter", 10) for _ in range(2))
+tv, sv = (
+    jax.tree.map(lambda x: np.asarray(x, np.float64), start(network, (8, 8, 1), seed))
+    for seed, network in enumerate((teacher, student))
+)
+weights = dict.fromkeys(("task", "kl_aux", "kl_final"), 1.0)
+init, update = make_step(student, objectives.student, weights, optim.sgd(0.05, 0.9, 5e-4, True), True, teacher)
+
+def step(state, tv, images, labels, index):
+    key = jax.random.fold_in(jax.random.key(0), state.step)
+    images = augment(key, images, crop="pad", pad=1, flip=True, size=8)
+    return update(state, tv, rotate(normalise(images, (0.3,), (0.4,), jnp.float64)), labels)
+
+g = np.random.default_rng(0)
+dataset = Dataset(g.integers(0, 255, (80, 8, 8, 1), np.uint8), g.integers(0, 10, 80).astype(np.int32))
+devices = Devices()
+found = []
+for many in (False, True):
+    advance = make_advance(devices.jit(step, replicated=2, donate=True), dataset, devices, 32, 0, many)
+    state, taught = devices.replicate((init(sv), tv))
+    done = 0
+    while done < 5:
+        state, done = advance(state, taught, done, 5)
+    found += jax.tree.leaves(jax.device_get((state.params, state.batch_stats, state.window.sums)))
+assert all(x.dtype == np.float64 for x in found)
+if is_first_process():
+    np.savez(out, *found)
+"""
+
+
+def test_two_processes_compute_what_one_computes(tmp_path):
+    """Losses, parameters and statistics: 2 processes x 4 devices, 1 x 8 and 1 x 1, in float64."""
+    runs = []
+    for count, devices in ((1, 1), (1, 8), (2, 4)):
+        out, address = tmp_path / f"{count}x{devices}.npz", f"localhost:{free_port()}"
+        where = [(address, count, i) for i in range(count)] if count > 1 else [("", 0, -1)]
+        finish([start(("-c", STEPS, out, *w), devices, JAX_ENABLE_X64="1") for w in where])
+        with np.load(out) as arrays:
+            runs.append([arrays[name] for name in arrays.files])
+    half = len(runs[0]) // 2
+    for other in (runs[0][half:], *(r[part] for r in runs[1:] for part in (slice(half), slice(half, None)))):
+        for a, b in zip(runs[0][:half], other, strict=True):
+            assert np.max(np.abs(a - b) / np.maximum(np.abs(a), 1e-3)) <= 1e-8
+
+
+def launch(workdir):
+    address = f"localhost:{free_port()}"
+    flags = [(f"--coordinator={address}", "--processes=2", f"--process={i}") for i in range(2)]
+    return [start(("-m", "hsakd_jax.main", *ARGS, f"--workdir={workdir}", *f), 4) for f in flags]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("two") / "run"
+    (shown, _), (silent, _) = finish(launch(workdir))
+    assert "epoch 2/2" in shown
+    assert not [line for line in silent.splitlines() if not line.startswith("[Gloo]")]  # which says so from C++
+    return workdir
+
+
+def wait_for_step(workdir, step):
+    end = time.monotonic() + 120
+    while not any(record["step"] >= step for record in records(workdir)):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_run_of_two_is_a_run_of_one(uninterrupted, run_command, tmp_path):
+    """In float32 to rounding, which the first epoch keeps small."""
+    done = run_command("main", *ARGS, f"--workdir={tmp_path}/run", devices=8)
+    assert done.returncode == 0, done.stderr
+    one, two = (next(r for r in records(w) if "loss" in r) for w in (tmp_path / "run", uninterrupted))
+    assert {k: one[k] for k in ("step", "epoch")} == {k: two[k] for k in ("step", "epoch")}
+    assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)
+    states = [Checkpoints(w / "checkpoints", write=False).restore(22) for w in (tmp_path / "run", uninterrupted)]
+    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+
+
+@pytest.mark.parametrize("killed", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_one_process_killed_and_all_started_again(uninterrupted, tmp_path, killed):
+    workdir = tmp_path / "run"
+    processes = launch(workdir)
+    wait_for_step(workdir, 12)
+    processes[killed].kill()
+    end = time.monotonic() + 240
+    while processes[1 - killed].poll() is None:  # it can't go on alone, and ends by itself
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    for process in processes:
+        process.communicate()
+        assert process.returncode
+    (shown, _), _ = finish(launch(workdir))
+    assert "continuing at step" in shown
+    assert_same(workdir, uninterrupted)
+
+
+def test_sigterm_to_one_saves_and_ends_all(uninterrupted, tmp_path):
+    workdir = tmp_path / "run"
+    processes = launch(workdir)
+    wait_for_step(workdir, 4)
+    processes[1].send_signal(signal.SIGTERM)
+    (_, errors), _ = finish(processes, 128 + signal.SIGTERM)
+    assert "of 22; the same command continues" in errors
+    finish(launch(workdir))
+    assert_same(workdir, uninterrupted)
+
+
+def test_how_processes_find_one_another(monkeypatch):
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *given: calls.append(given))
+    connect(env={})
+    connect(env={"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "TPU_WORKER_HOSTNAMES": "localhost"})
+    assert not calls
+    for env in (
+        {"SLURM_NTASKS": "4", "SLURM_PROCID": "1"},
+        {"OMPI_COMM_WORLD_SIZE": "2"},
+        {"TPU_WORKER_HOSTNAMES": "t0,t1"},
+    ):
+        connect(env=env)
+    connect("host:1", 2, 1, env={})
+    assert calls == [(), (), (), ("host:1", 2, 1)]
+    with pytest.raises(UserError, match="give all three or none"):
+        connect("host:1", env={})
+    with pytest.raises(UserError, match="they count from 0 to 1"):
+        connect("host:1", 2, 2, env={})
