@@ -71,7 +71,8 @@ def our_epochs(pair: str, splits: data.Splits, epochs: int, folder: Path) -> tup
     # Random labels teach nothing, and a small rate keeps them from doing harm.
     config["student"] |= {"arch": student, "epochs": epochs, "milestones": (), "lr": 1e-4, "batch": BATCH}
     config |= {"log_every": min(50, len(splits.train.labels) // BATCH), "eval_batch": EVAL_BATCH}
-    run = pipeline.resolve(config, "student", splits, str(folder / "teacher"))
+    config["teacher"]["workdir"] = str(folder / "teacher")
+    run = pipeline.resolve(config, "student", splits)
     listener = Listener()
     result = train.run(run, folder / "student", splits, listener)
     return [b - a for a, b in itertools.pairwise(listener.times)], result["images_per_s"]
@@ -150,7 +151,7 @@ def evaluation_share(student: str, test: sampling.Dataset, rounds: int = 5) -> d
 def step_alone(pair: str, steps: int, rounds: int = 4) -> list[float]:
     """Seconds of a step on a batch that lies on the devices, in each round of `steps` but the first."""
     step, (state, taught), devices, dataset = bench.our_step(pair, BATCH, "float32")
-    rows, seconds = devices.shard(tuple(dataset)), []
+    rows, seconds = devices.shard(bench.batch_of(dataset)), []
     for _ in range(rounds):
         began = time.perf_counter()
         for _ in range(steps):

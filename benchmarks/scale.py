@@ -65,12 +65,12 @@ def costs(pair: str, batch: int, devices: int) -> dict[str, float]:
     }
 
 
-def compiled(pair: str, batch: int) -> dict[str, tuple[int, int]]:
-    """Collectives of the step compiled for all devices."""
+def compiled(pair: str, batch: int, groups: int = 1) -> dict[str, tuple[int, int]]:
+    """Collectives of the step compiled for all devices, with BatchNorm in that many groups."""
     from benchmarks import step
 
-    made, state, device_mesh, dataset = step.our_step(pair, batch, "float32")
-    rows = device_mesh.shard(tuple(dataset))
+    made, state, device_mesh, dataset = step.our_step(pair, batch, "float32", batch_norm_groups=groups)
+    rows = device_mesh.shard(step.batch_of(dataset))
     return collectives(made.lower(*state, *rows).compile().as_text())
 
 

@@ -32,7 +32,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.exports import random_variables
-from hsakd_jax import data, facts, pipeline, recipes, sampling, train
+from configs import cifar100
+from hsakd_jax import assemble, data, facts, pipeline, recipes, sampling
 from hsakd_jax.devices import Devices
 from hsakd_jax.dispatch import make_advance
 from hsakd_jax.nets import create
@@ -64,36 +65,35 @@ def make_data(pair: str, images: int) -> tuple[sampling.Dataset, int]:
     return dataset, classes
 
 
-def our_step(pair: str, batch: int, dtype: str, remat: bool = False):
+def our_step(pair: str, batch: int, dtype: str, **options):
     """(step, its first arguments, devices, images) of a student's run, as `train` makes them."""
     teacher_name, student_name = pair.split(":")
     dataset, classes = make_data(pair, batch)
     shape = dataset.images.shape[1:]
     network, teacher = create(student_name, classes, dtype=dtype), create(teacher_name, classes, dtype=dtype)
-    network = network.clone(remat=remat)
-    training = {
-        "arch": student_name, "dtype": dtype, "epochs": 1, "batch": batch, "accumulate": 1, "remat": remat, "lr": 1e-4,
-        "schedule": "cosine", "milestones": (), "gamma": 0.1, "warmup": 0, "momentum": 0.9, "nesterov": True,
-        "weight_decay": 5e-4,
-    }  # fmt: skip
-    source = {"name": "random", "pad": 4, "flip": True, **recipes.NORMALISATION["cifar100"]}
-    config = recipes.make(
-        "student", data=source, teacher=training, student=training, seed=0, eval_every=1, eval_batch=1, log_every=1
-    )
+    network = network.clone(**options)
+    config = cifar100.get_config("student").to_dict()
+    config["student"] |= {"arch": student_name, "dtype": dtype, "batch": batch, "lr": 1e-4}
+    config["teacher"] |= {"workdir": "none"}
     splits = data.Splits(dataset, None, dataset, tuple(map(str, range(classes))))
-    run = pipeline.resolve(config.to_dict(), "student", splits, "none")
+    run = pipeline.resolve(config, "student", splits)
     devices = Devices()
-    init, step = train.compile_step(run, network, teacher, devices, lambda _: 1e-4)
+    init, step = assemble.compile_step(run, network, teacher, devices, lambda _: 1e-4, dataset)
     arguments = devices.replicate((init(random_variables(network, shape)), random_variables(teacher, shape)))
     return step, arguments, devices, dataset
 
 
+def batch_of(dataset: sampling.Dataset) -> tuple[np.ndarray, ...]:
+    """A whole dataset as a batch: images, labels, positions."""
+    return (*dataset, np.arange(len(dataset.labels), dtype=np.int32))
+
+
 def ours(pair: str, batch: int, dtype: str, steps: int = 1, remat: bool = False) -> tuple[Step, dict]:
     """Our steps as a function that waits for their end, and what compiling one took and needs."""
-    step, (state, taught), devices, dataset = our_step(pair, batch, dtype, remat)
-    rows = devices.shard(dict(zip(("image", "label"), dataset, strict=True)))
+    step, (state, taught), devices, dataset = our_step(pair, batch, dtype, remat=remat)
+    rows = devices.shard(batch_of(dataset))
     began = time.perf_counter()
-    compiled = step.lower(state, taught, rows["image"], rows["label"]).compile()
+    compiled = step.lower(state, taught, *rows).compile()
     memory = compiled.memory_analysis()
     seconds = time.perf_counter() - began
     # On an accelerator another program makes several steps; its first call tells what compiling that takes.

@@ -104,7 +104,7 @@ def convert(
                 "image_shape": shape,
             },
             "classes": names,
-            "data": {"name": data, "dir": data_dir, "image_size": side if data == "image_folder" else 0, **normal},
+            "data": {"name": data, "dir": data_dir, **_sides(data, side, big), **normal},
             "eval_batch": 500,
         }
     )
@@ -116,6 +116,13 @@ def convert(
     directory.finish(results)
     console.line(f"{directory.path}: {results['parameters']['with_branches']:,} parameters")
     return results
+
+
+def _sides(data: str, side: int, big: bool) -> dict[str, Any]:
+    """How images come to the network's size: as they are, or as ImageNet's are for its networks."""
+    if big:
+        return {"crop": "resized", "image_size": side, "resize": round(side * 256 / 224)}
+    return {"image_size": side if data == "image_folder" else 0}
 
 
 def _class_names(path: str, num_classes: int) -> list[str]:

@@ -8,7 +8,7 @@ from hsakd_jax import data, sampling, train
 from hsakd_jax.devices import Devices, is_first_process
 from hsakd_jax.errors import UserError
 from hsakd_jax.evaluation import best_branch, mean_top1
-from hsakd_jax.files import write_json
+from hsakd_jax.files import read_json, write_json
 from hsakd_jax.nets import create
 from hsakd_jax.progress import Console, table
 from hsakd_jax.recipes import GIVEN, RECIPES, needed
@@ -23,7 +23,7 @@ def execute(config: dict[str, Any], workdir: str, console: Console) -> dict[str,
 
     Args:
       config: as `recipes.make` makes it.
-      workdir: of the run; of several runs, each has the subdirectory of its name.
+      workdir: of the run; of several runs, or where it holds some, each has the subdirectory of its name.
       console: where progress is shown.
 
     Returns:
@@ -36,7 +36,10 @@ def execute(config: dict[str, Any], workdir: str, console: Console) -> dict[str,
     check(config, names)
     splits = load(config)
     root = Path(workdir).expanduser()
-    one = len(names) == 1
+    # A folder that holds runs gets another one.
+    one = len(names) == 1 and not any(root.glob("*/config.json"))
+    if not one and (root / "config.json").exists():
+        raise UserError(f"{root} is a run, and {', '.join(names)} need a folder for several: choose another directory")
     # All before the first one trains: a mistake in the student shall not show after the teacher's hours.
     resolved = {name: resolve(config, name, splits) for name in names}
     results = {}
@@ -45,7 +48,8 @@ def execute(config: dict[str, Any], workdir: str, console: Console) -> dict[str,
     console.line("\n" + summary(results))
     if not one and is_first_process():
         try:
-            write_json(root / "results.json", results)
+            before = read_json(root / "results.json") if (root / "results.json").exists() else {}
+            write_json(root / "results.json", {**before, **results})
         except OSError as error:
             raise UserError(f"can't write to {root}: {error.strerror}; free some space") from error
     return results
@@ -63,17 +67,17 @@ def recipes_of(config: dict[str, Any]) -> list[str]:
     given = config["teacher"]["workdir"]
 
     def parents(name):
-        teacher, init = _teacher_recipe(config, name), RECIPES[name].init
-        return [
-            *([teacher] if teacher and not given else []),
-            *([init] if init and not _section(config, name)["init"] else []),
-        ]
+        found, init = [], RECIPES[name].init
+        if (teacher := _teacher_recipe(config, name)) and not given:
+            found.append(teacher)
+        if init not in ("", GIVEN) and not _section(config, name)["init"]:
+            found.append(init)
+        return found
 
-    # A teacher that is given is not trained, though the pipeline's runs name it.
-    runs = [
-        name for name in config["runs"] if len(config["runs"]) == 1 or not given or RECIPES[name].network != "teacher"
-    ]
-    return needed(runs, lambda name: [run for run in parents(name) if run != GIVEN])
+    runs = config["runs"]
+    if given and len(runs) > 1:  # though they name the teacher, it is not trained
+        runs = [name for name in runs if RECIPES[name].network != "teacher"]
+    return needed(runs, parents)
 
 
 def _teacher_recipe(config: dict[str, Any], name: str) -> str:

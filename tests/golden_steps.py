@@ -1,4 +1,4 @@
-"""Drives the golden step runs in float64 and prints the worst relative error of each group as JSON.
+"""Drives the golden step runs in float64, each by the recipe of its name, and prints the worst relative errors as JSON.
 
 A process of its own, since float64 is a switch of the whole process: `JAX_ENABLE_X64=1 python golden_steps.py KEY...`.
 """
@@ -10,14 +10,16 @@ import jax
 import numpy as np
 import reference
 
-from hsakd_jax import objectives, optim
+from hsakd_jax import optim
+from hsakd_jax.assemble import make_objective
 from hsakd_jax.nets.network import Network, Peers
+from hsakd_jax.recipes import RECIPES
 from hsakd_jax.rotations import rotate
 from hsakd_jax.step import make_step
 from hsakd_jax.weights import to_state_dict
 
 
-def recipe(name):
+def peer(name):
     """A network as a part of `Peers`."""
     from functools import partial
 
@@ -32,7 +34,7 @@ def run(key):
     kind, student, teacher = record["kind"], record.get("student", record.get("network")), record.get("teacher")
     arch, network = reference.create(student)
     if kind == "mutual":
-        network = Peers((recipe(student),) * 2)
+        network = Peers((peer(student),) * 2)
         each = [reference.variables(arch, f"golden-v1/net{i}") for i in (1, 2)]
         variables = {c: {f"peer{i}": v[c] for i, v in enumerate(each, 1)} for c in ("params", "batch_stats")}
     else:
@@ -41,11 +43,13 @@ def run(key):
     if teacher:
         teacher_arch, taught = reference.create(teacher)
         teacher_variables = reference.variables(teacher_arch)
-    names = [name for name in record["log"][0] if name not in ("loss", "grad_norm")]
+    recipe = RECIPES[kind]
+    assert (recipe.branches, recipe.rotated) == (student.endswith("_aux"), kind not in ("baseline", "kd"))
+    weights = {name: term["weight"] for name, term in recipe.terms.items() if term["weight"]}
+    assert {*weights, "loss", "grad_norm"} == set(record["log"][0])
     optimizer = optim.sgd(record["lr"], record["momentum"], record["weight_decay"], record["nesterov"])
-    train = "^branch" if kind == "teacher_frozen" else True
-    objective = objectives.OBJECTIVES[kind.removesuffix("_frozen")]
-    init, step = make_step(network, objective, dict.fromkeys(names, 1.0), optimizer, train, taught)
+    objective = make_objective({"recipe": kind, "objective": recipe.terms})
+    init, step = make_step(network, objective, weights, optimizer, recipe.trainable or True, taught)
     state, step = init(variables), jax.jit(step)
     errors = {"terms": 0.0, "grad_norm": 0.0, "norms": 0.0}
 
@@ -56,8 +60,7 @@ def run(key):
     for t, log in enumerate(record["log"]):
         tag = f"{kind}/{student}/{t}"
         images, labels = reference.inputs(tag, record["batch"], record["resolution"], record["num_classes"])
-        if kind not in ("baseline", "kd"):
-            images = rotate(images)
+        images = rotate(images) if recipe.rotated else images
         state = step(state, teacher_variables, images, labels)
         assert all(x.dtype == np.float64 for x in jax.tree.leaves((state.variables, state.window.sums)))
         for name, value in log.items():

@@ -2,8 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
-from hsakd_jax.augment import augment, normalise, random_crop, random_flip
+from hsakd_jax.augment import augment, centre_crop, normalise, random_crop, random_flip, random_resized_crop
 
 IMAGES = jnp.asarray(np.random.default_rng(0).integers(1, 256, (64, 6, 6, 3)), jnp.uint8)
 
@@ -33,14 +34,56 @@ def test_the_same_key_gives_the_same_images_on_any_number_of_devices():
     key, found = jax.random.key(5), []
     for count in (1, 8):
         devices = Devices(jax.devices()[:count])
-        crop = devices.jit(lambda key, x: augment(key, x, pad=2, flip=True), 1)
+        crop = devices.jit(lambda key, x: augment(key, x, crop="pad", pad=2, flip=True, size=6), 1)
         found.append(np.asarray(crop(devices.replicate(key), devices.shard(IMAGES))))
     assert (found[0] == found[1]).all()
-    assert (found[0] != np.asarray(augment(jax.random.key(6), IMAGES, pad=2, flip=True))).any()
+    assert (found[0] != np.asarray(augment(jax.random.key(6), IMAGES, crop="pad", pad=2, flip=True, size=6))).any()
 
 
 def test_without_augmentation_images_pass_unchanged():
-    assert (augment(jax.random.key(0), IMAGES, pad=0, flip=False) == IMAGES).all()
+    for crop in ("pad", "done"):
+        assert (augment(jax.random.key(0), IMAGES, crop=crop, pad=0, flip=False, size=6) == IMAGES).all()
+
+
+def ramps(height, width):
+    """Of each pixel its row and its column, and the image's number: [8, H, W, 3]."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([np.stack([rows, columns, np.full_like(rows, i)], -1) for i in range(8)]).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 96), (60, 80), (10, 200)])
+def test_resized_crops_are_parts_of_the_published_sizes(height, width):
+    """A ramp shows where a crop comes from: its slope is the side, its ends are the corners."""
+    images = np.concatenate([ramps(height, width)] * 16)
+    crops = np.asarray(augment(jax.random.key(0), jnp.asarray(images), crop="resized", pad=0, flip=False, size=32))
+    assert crops.shape == (128, 32, 32, 3)
+    assert (crops[..., 2] == images[:, :1, :1, 2]).all()
+    down, across = crops[:, :, 16, 0].astype(float), crops[:, 16, :, 1].astype(float)
+    # Half a pixel at either end is the filter's.
+    sides = [(x[:, 24] - x[:, 8]) * 2 for x in (down, across)]
+    area, ratio = sides[0] * sides[1] / (height * width), sides[1] / sides[0]
+    if (height, width) == (10, 200):  # ten draws seldom fit: the middle square
+        assert np.median(area) == pytest.approx(0.05, abs=0.01)
+        return
+    assert area.min() > 0.04
+    assert area.max() < 1.1
+    assert 0.4 < area.mean() < 0.65
+    assert 0.6 < ratio.min() < 0.9 < 1.1 < ratio.max() < 1.6
+    middles = down[:, 16] - height / 2, across[:, 16] - width / 2
+    assert all(m.std() > 3 and abs(m.mean()) < 6 for m in middles)
+    again = random_resized_crop(jax.random.key(0), jnp.asarray(images), 32)
+    assert (np.asarray(again) != crops).any()  # another key: `augment` splits its own
+
+
+@pytest.mark.parametrize(("size", "resize"), [(32, 32), (28, 32)])
+def test_centre_crops_are_pillows_to_a_grey_level(size, resize):
+    coarse = np.random.default_rng(0).integers(0, 256, (4, 12, 12, 3)).astype(np.uint8)
+    images = np.stack([np.asarray(Image.fromarray(x).resize((96, 96), Image.Resampling.BILINEAR)) for x in coarse])
+    scaled = [np.asarray(Image.fromarray(x).resize((resize, resize), Image.Resampling.BILINEAR)) for x in images]
+    at = (resize - size) // 2
+    expected = np.stack(scaled).astype(int)[:, at : at + size, at : at + size]
+    found = np.asarray(centre_crop(jnp.asarray(images), size, resize)).astype(int)
+    assert abs(found - expected).max() <= 1
 
 
 def test_normalise():

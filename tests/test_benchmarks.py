@@ -5,6 +5,8 @@ import json
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -26,11 +28,21 @@ def test_collectives_are_counted_from_a_programs_text():
     assert scale.collectives(program) == {"all-reduce": (2, 24 + 16 + 8 + 8), "all-gather": (1, 16)}
 
 
-def test_a_step_on_eight_devices_sends_no_more_than_it_must():
-    """Gradients once and BatchNorm's sums; what is above are the loss terms and the crop's corners."""
-    sent = sum(size for _, size in scale.compiled("resnet8:resnet8", 16).values())
-    least = sum(scale.minimum(create("resnet8", 100), (32, 32, 3)).values())
-    assert least <= sent <= 1.02 * least
+@pytest.mark.parametrize("groups", [1, 8])
+def test_a_step_on_eight_devices_sends_no_more_than_it_must(groups):
+    """Gradients once, and BatchNorm's sums: forward mean and variance, backward both together.
+
+    What is above are the loss terms and the crop's corners. A group a device keeps its sums to itself, but for the
+    running statistics, which are sent once.
+    """
+    found = scale.compiled("resnet8:resnet8", 16, groups)
+    least = scale.minimum(create("resnet8", 100), (32, 32, 3))
+    sent = sum(size for _, size in found.values())
+    assert sum(least.values()) <= sent <= 1.02 * sum(least.values())
+    shapes = jax.eval_shape(create("resnet8", 100).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    layers = len(jax.tree.leaves(shapes["batch_stats"])) // 2
+    count = sum(count for count, _ in found.values())
+    assert count <= (3 * layers if groups == 1 else 0) + 4, found
 
 
 @pytest.mark.parametrize(

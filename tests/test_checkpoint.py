@@ -129,6 +129,6 @@ def test_a_file_is_whole_or_the_old_one(tmp_path):
 
 def test_recipes_share_no_terms():
     section = {"arch": "resnet8", "epochs": 1}
-    config = make("hsakd", data={}, teacher=section, student=section, runs=("teacher", "student", "kd"))
+    config = make("hsakd", data={}, teacher=section, student=section, frozen={}, runs=("teacher", "student", "kd"))
     config.objective.teacher.task.weight = 7.0
     assert config.objective.student.task.weight == config.objective.kd.task.weight == 1.0

@@ -153,6 +153,33 @@ def test_recipes_with_what_they_need(run_command, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, variables["batch_stats"], probed["batch_stats"])
 
 
+def test_photographs(run_command, tmp_path):
+    """ImageNet's recipe on a tree of JPEGs, which is read where it lies."""
+    g = np.random.default_rng(0)
+    for split, count in (("train", 9), ("val", 4)):
+        for wnid in ("n01", "n02", "n03"):
+            (tmp_path / "tree" / split / wnid).mkdir(parents=True)
+            for i in range(count):
+                pixels = g.integers(0, 255, (4, 5, 3), np.uint8)
+                image = Image.fromarray(pixels).resize((60 + i, 48))
+                image.save(tmp_path / "tree" / split / wnid / f"{i}.JPEG")
+    before = sorted((tmp_path / "tree").rglob("*"))
+    sizes = [f"--config.{n}.{k}={v}" for n in ("teacher", "student") for k, v in (("batch", 8), ("epochs", 2))]
+    done = run_command(
+        "main", "--config=configs/imagenet.py:student/resnet8_half/resnet8_quarter", f"--workdir={tmp_path}/runs",
+        "--config.data.name=image_tree", f"--config.data.dir={tmp_path}/tree", "--config.data.image_size=32",
+        "--config.data.resize=36", "--config.eval_batch=5", "--config.student.lr_batch=256", *sizes,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert sorted((tmp_path / "tree").rglob("*")) == before
+    result = json.loads((tmp_path / "runs/student/results.json").read_text())
+    assert (result["train_images"], result["test_images"]) == (27, 12)
+    records = [json.loads(line) for line in (tmp_path / "runs/student/metrics.jsonl").read_text().splitlines()]
+    assert next(r["lr"] for r in records if "lr" in r) == pytest.approx(0.1 * 8 / 256)
+    found = json.loads(run_command("evaluate", f"--workdir={tmp_path}/runs/student", "--json").stdout)
+    assert found["top1"] == result["last"]["top1"]
+
+
 @pytest.mark.slow
 def test_every_recipe(run_command, tmp_path):
     names = tuple(name for name, kind in RECIPES.items() if kind.init != GIVEN)

@@ -72,6 +72,12 @@ ROOMS = {
     "export": "absl cli exporting",
     "predict": "absl cli errors prediction",
     "summary": "absl cli errors facts nets progress rotations rundir",
+    "results": "absl cli collected errors formats tables",
+    # knows the paper
+    "published": "",
+    "collected": "errors files published recipes",
+    "tables": "collected published recipes",
+    "formats": "progress published recipes tables",
     "": "nets nets.network variables weights",
 }
 
