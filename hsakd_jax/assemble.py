@@ -1,6 +1,5 @@
 """From a run's config to what trains: network, teacher, objective and the whole jitted step."""
 
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,10 +18,10 @@ from hsakd_jax.devices import Devices
 from hsakd_jax.errors import UserError
 from hsakd_jax.nets.parts import is_trainable
 from hsakd_jax.photos import Photos
-from hsakd_jax.recipes import RECIPES
+from hsakd_jax.recipes import GIVEN, RECIPES
 from hsakd_jax.rotations import ROTATIONS, rotate
-from hsakd_jax.rundir import RunDirectory
-from hsakd_jax.sampling import Dataset
+from hsakd_jax.rundir import RunDirectory, beside
+from hsakd_jax.sampling import Dataset, order
 from hsakd_jax.step import OBJECTIVE, State, make_step
 from hsakd_jax.variables import build, read_variables, restore, start
 
@@ -54,7 +53,7 @@ class Assembly(NamedTuple):
 
 
 def assemble(config: dict[str, Any], path: Path, train: Dataset | Photos, devices: Devices) -> Assembly:
-    """Makes all that a run trains with.
+    """Makes all that a run trains with; `rehearse` has found what can't be.
 
     Args:
       config: resolved, as `pipeline.resolve` makes it.
@@ -63,57 +62,97 @@ def assemble(config: dict[str, Any], path: Path, train: Dataset | Photos, device
       devices: where it runs.
 
     Raises:
-      UserError: a teacher or start that does not fit, terms that can't be computed, or numbers that make no run.
+      UserError: a teacher or start that does not fit.
     """
     settings, shape, seed = config["train"], config["network"]["image_shape"], config["seed"]
-    network = build(config["network"], remat=settings["remat"], batch_norm_groups=settings["batch_norm_groups"])
-    variables = start(network, shape, seed, _beside(path, settings["init"]) if settings["init"] else "")
-    taught_by = RunDirectory(_beside(path, config["teacher"]["workdir"])) if config["teacher"] else None
+    network = _network(config)
+    init_from = str(beside(path, settings["init"])) if settings["init"] else ""
+    variables = start(network, shape, seed, init_from, new_fc=RECIPES[config["recipe"]].init == GIVEN)
+    taught_by = RunDirectory(beside(path, config["teacher"]["workdir"])) if config["teacher"] else None
     teacher, teacher_variables = load_teacher(config, taught_by)
-    objective = make_objective(config)
     schedule = make_schedule(settings, len(train.labels))
     init, step = compile_step(config, network, teacher, devices, schedule, train)
+    own = _own(config, network, teacher, train, jax.jit)(variables, teacher_variables)
+    own = _take_over(own, settings["trainable"] or True, config["teacher"], taught_by)
+    variables = {c: {**tree, **own.get(c, {})} for c, tree in variables.items()}
+    return Assembly(network, teacher, teacher_variables, taught_by, schedule, init(variables), step)
+
+
+def rehearse(config: dict[str, Any], teacher: dict[str, Any] | None, train: Dataset | Photos, devices: Devices) -> None:
+    """Goes through the first step of a run on shapes alone, so that mistakes show before anything trains.
+
+    Args:
+      config: of the run.
+      teacher: config of its teacher's run, which need not have begun; None without one.
+      train: training images.
+      devices: where it will run.
+
+    Raises:
+      UserError: terms that can't be computed, such as of branches that do not exist, or numbers that make no run.
+    """
+    settings, shape = config["train"], config["network"]["image_shape"]
+    order(len(train.labels), settings["batch"], config["seed"], 0)  # refuses a batch larger than the training set
+    network, taught = _network(config), None
+    if teacher is not None and config["teacher"] is not None:
+        described = teacher["network"]
+        if described["peers"]:  # one of them teaches
+            described = {**described, "arch": described["peers"][config["teacher"].get("peer", 1) - 1], "peers": []}
+        taught = _fit(config, build(described), described, config["teacher"]["workdir"])
+    image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    init, step = compile_step(config, network, taught, devices, make_schedule(settings, len(train.labels)), train)
+    rows = (settings["batch"], *(shape if isinstance(train, Photos) else train.image_shape))
+    numbers = jax.ShapeDtypeStruct(rows[:1], jnp.int32)
     try:
-        if isinstance(objective, nn.Module):
-            both = (network, variables), (teacher, teacher_variables)
-            own = _start_objective(objective, *both, shape, RECIPES[config["recipe"]].rotated, train.labels, seed)
-            own = _take_over(own, settings["trainable"] or True, taught_by)
-            variables = {c: {**tree, **own.get(c, {})} for c, tree in variables.items()}
-        state = init(variables)
-        rows = (settings["batch"], *(shape if isinstance(train, Photos) else train.image_shape))
-        numbers = jax.ShapeDtypeStruct(rows[:1], jnp.int32)
-        step.eval_shape(state, teacher_variables, jax.ShapeDtypeStruct(rows, jnp.uint8), numbers, numbers)
-    except ValueError as error:  # such as branches that do not exist
+        variables = jax.eval_shape(network.init, jax.random.key(0), image)
+        theirs = None if taught is None else jax.eval_shape(taught.init, jax.random.key(0), image)
+        own = _own(config, network, taught, train, lambda f: partial(jax.eval_shape, f))(variables, theirs)
+        variables = {c: {**tree, **own.get(c, {})} for c, tree in variables.items()}
+        state = jax.eval_shape(init, variables)
+        step.eval_shape(state, theirs, jax.ShapeDtypeStruct(rows, jnp.uint8), numbers, numbers)
+    except ValueError as error:
         raise UserError(str(error)) from error
-    return Assembly(network, teacher, teacher_variables, taught_by, schedule, state, step)
 
 
-def _beside(path: Path, other: str) -> str:
-    """Where another run lies, told from the run's own directory if its path is relative."""
-    return os.path.normpath(path / other)
+def _network(config):
+    settings = config["train"]
+    return build(config["network"], remat=settings["remat"], batch_norm_groups=settings["batch_norm_groups"])
 
 
 def load_teacher(config: dict[str, Any], directory: RunDirectory | None) -> tuple[Any, Any]:
     """(network, variables) of the teacher, or (None, None).
 
     Raises:
-      UserError: it has other classes, or no branches where a term needs them.
+      UserError: it does not fit the run.
     """
     if directory is None:
         return None, None
     path = directory.path
     options = {name: config["teacher"][name] for name in ("dtype", "peer") if name in config["teacher"]}
     teacher, variables = restore(path, config["teacher"]["checkpoint"], **options)
-    if teacher.num_classes != config["network"]["num_classes"]:
-        raise UserError(
-            f"the teacher {path} knows {teacher.num_classes} classes and the dataset has "
-            f"{config['network']['num_classes']}: choose a teacher of the same dataset"
-        )
+    return _fit(config, teacher, directory.config()["network"], path), variables
+
+
+def _fit(config, teacher, described, path):
+    """The teacher as a run needs it.
+
+    Raises:
+      UserError: it has other classes or channels, or no branches where a term needs them.
+    """
+    ours = config["network"]
+    for what, theirs, own in (
+        ("classes", teacher.num_classes, ours["num_classes"]),
+        ("channels", described["image_shape"][-1], ours["image_shape"][-1]),
+    ):
+        if theirs != own:
+            raise UserError(
+                f"the teacher {path} knows {theirs} {what} and the dataset has {own}: choose a teacher of the same "
+                "dataset"
+            )
     reads_branches = bool(config["objective"].get("kl_aux", {}).get("weight"))
     if reads_branches and not teacher.branches:
         raise UserError(f"the teacher {path} has no branches, which kl_aux needs: train it with the recipe 'teacher'")
     # Branches that no term reads are not computed.
-    return teacher.clone(branches=reads_branches), variables
+    return teacher.clone(branches=reads_branches)
 
 
 def make_schedule(settings: dict[str, Any], images: int) -> optax.Schedule:
@@ -196,33 +235,36 @@ def _weight(weight: float, warmup: int) -> Any:
     return (lambda step: weight * jnp.minimum(1.0, (step + 1) / warmup)) if warmup else weight
 
 
-def _start_objective(objective, student, teacher, shape, rotated, classes, seed):
-    """What an objective has of its own at the start, under 'objective' in each collection."""
+def _own(config, network, teacher, train, run):
+    """A function of both networks' variables that gives what the objective has of its own, under 'objective'.
+
+    `run` makes a function that computes, or that tells shapes alone, of one that does.
+    """
+    objective, shape = make_objective(config), config["network"]["image_shape"]
     rows = 2
-    images = jnp.zeros((rows * (ROTATIONS if rotated else 1), *shape))
-    labels = jnp.zeros(rows, jnp.int32)
 
-    def init(key):
-        (network, variables), (taught_network, taught_variables) = student, teacher
+    def init(variables, taught_variables):
+        images = jnp.zeros((rows * (ROTATIONS if RECIPES[config["recipe"]].rotated else 1), *shape))
         outputs = network.apply(variables, images)
-        taught = taught_network.apply(taught_variables, images) if taught_network else None
-        sample = rivals.Sample(jnp.arange(rows), jnp.asarray(classes), key)
-        return objective.init(key, outputs, labels, taught, sample)
+        taught = None if teacher is None else teacher.apply(taught_variables, images)
+        key = jax.random.fold_in(jax.random.key(config["seed"]), 2)
+        sample = rivals.Sample(jnp.arange(rows), jnp.asarray(train.labels), key)
+        own = objective.init(key, outputs, jnp.zeros(rows, jnp.int32), taught, sample)
+        return {collection: {OBJECTIVE: tree} for collection, tree in own.items()}
 
-    own = jax.jit(init)(jax.random.fold_in(jax.random.key(seed), 2))
-    return {collection: {OBJECTIVE: tree} for collection, tree in own.items()}
+    return run(init) if isinstance(objective, nn.Module) else lambda *_: {}
 
 
-def _take_over(own, trainable, taught_by):
+def _take_over(own, trainable, options, taught_by):
     """What an objective has but does not train comes from the teacher's run, where that was trained."""
     if taught_by is None:
         return own
     flat: dict[tuple[str, ...], Any] = flatten_dict(own)
-    given: dict[tuple[str, ...], Any] = flatten_dict(read_variables(taught_by, "last"))
+    given: dict[tuple[str, ...], Any] = flatten_dict(read_variables(taught_by, options["checkpoint"]))
     fixed = [path for path in flat if path[0] == "params" and not is_trainable(trainable, "/".join(path[1:]))]
     if missing := [path for path in fixed if np.shape(given.get(path, 0)) != flat[path].shape]:
         raise UserError(
-            f"{taught_by.path} has not trained {'/'.join(missing[0][1:])}, which this recipe needs: train the teacher "
-            "with the recipe 'sskd_teacher'"
+            f"trainable={trainable!r} keeps {'/'.join(missing[0][1:])}, which {taught_by.path} has not trained: train "
+            "a teacher that does (for SSKD the recipe sskd_teacher), or let it learn"
         )
     return unflatten_dict({**flat, **{path: given[path] for path in fixed}})

@@ -10,6 +10,7 @@ from hsakd_jax.errors import UserError
 from hsakd_jax.files import read_json
 from hsakd_jax.published import SETTINGS, SLOW, SLOW_LR
 from hsakd_jax.recipes import GIVEN, RECIPES
+from hsakd_jax.rundir import beside, flat
 
 # These say nothing of what was trained; class names follow from the data.
 IGNORED = {
@@ -109,7 +110,7 @@ def _run(path: Path, config: dict[str, Any], results: dict[str, Any]) -> Run:
     # A probe is the result of what it probes.
     source, where = config, path
     if config["recipe"] == "probe":
-        origin = _beside(path, config["train"]["init"])
+        origin = beside(path, config["train"]["init"])
         if found := _config(origin):
             source, where = found, origin
     return Run(
@@ -134,15 +135,15 @@ def _dataset(config: dict[str, Any]) -> str:
 def _teacher(path: Path, config: dict[str, Any], results: dict[str, Any]) -> str:
     if not config.get("teacher"):
         return ""
-    found = _config(_beside(path, config["teacher"]["workdir"]))
+    found = _config(beside(path, config["teacher"]["workdir"]))
     return found["network"]["arch"] if found else (results.get("teacher") or {}).get("arch", UNKNOWN)
 
 
 def _describe(path: Path, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None, tuple[int, ...]]:
     """(settings, departures, seeds) of a run and of those that it needs."""
     recipe = config["recipe"]
-    flat = {**_flat(config), "recipe": same(recipe)}
-    settings = {key: value for key, value in flat.items() if key not in IGNORED}
+    everything = {**flat(config), "recipe": same(recipe)}
+    settings = {key: value for key, value in everything.items() if key not in IGNORED}
     reference = _reference(config)
     departures = None if reference is None else _differing(settings, reference)
     seeds = [config.get("seed", 0)]
@@ -154,7 +155,7 @@ def _describe(path: Path, config: dict[str, Any]) -> tuple[dict[str, Any], dict[
         expected = getattr(kind, role, "")
         if not where:
             continue
-        parent = _beside(path, where)
+        parent = beside(path, where)
         other = _config(parent)
         theirs: dict[str, Any] = {}
         wrong: dict[str, tuple[Any, Any]] | None = {"": ("not found", None)}
@@ -189,9 +190,9 @@ def _reference(config: dict[str, Any]) -> dict[str, Any] | None:
         **SETTINGS[dataset, schedule],
         "data.fraction": kind.share,
         "train.trainable": kind.trainable,
-        **_flat(kind.terms, "objective."),
+        **flat(kind.terms, "objective."),
     }
-    if dataset == "cifar100" and arch.startswith(SLOW):
+    if dataset == "cifar100" and arch.startswith(SLOW) and not kind.schedule:
         reference["train.lr"] = SLOW_LR
     if kind.objective == "mutual":
         reference["network.peers"] = [arch, arch]
@@ -206,11 +207,6 @@ def _differing(settings: dict[str, Any], reference: dict[str, Any]) -> dict[str,
     }
 
 
-def _beside(path: Path, other: str) -> Path:
-    """Where another run lies, told from the run's own directory if its path is relative."""
-    return Path(os.path.normpath(path / other))
-
-
 def _config(path: Path) -> dict[str, Any] | None:
     """The config of a run; None where there is none, or another program's."""
     found = _read(path / "config.json")
@@ -222,10 +218,3 @@ def _read(path: Path) -> Any:
         return read_json(path) if path.exists() else None
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}") from error
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

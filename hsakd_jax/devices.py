@@ -1,7 +1,9 @@
 """Where arrays live: one mesh axis 'data' over all processes' devices, batches split over it, the rest everywhere."""
 
+import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,7 +17,8 @@ from hsakd_jax.errors import UserError
 def connect(coordinator: str = "", processes: int = 0, process: int = -1, env: Mapping[str, str] = os.environ) -> None:
     """Joins the processes of a run; alone, it does nothing. Before anything else touches a device.
 
-    On TPU pods, under Slurm and under OpenMPI, JAX finds the others by itself.
+    On TPU pods, under Slurm and under OpenMPI, JAX finds the others by itself; under the latter two it gives each
+    process one of its machine's devices.
 
     Args:
       coordinator: 'HOST:PORT' of the first process, where JAX can't find it.
@@ -33,22 +36,32 @@ def connect(coordinator: str = "", processes: int = 0, process: int = -1, env: M
         )
     if all(explicit) and not process < processes:
         raise UserError(f"--process={process} of --processes={processes}: they count from 0 to {processes - 1}")
-    several = (
-        int(env.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in env,
-        int(env.get("OMPI_COMM_WORLD_SIZE", "1")) > 1,
-        "," in env.get("TPU_WORKER_HOSTNAMES", ""),
-        "MEGASCALE_COORDINATOR_ADDRESS" in env,
-    )
-    if not all(explicit) and not any(several):
+    if all(explicit):
+        _initialize(coordinator, processes, process)
         return
-    try:
-        if all(explicit):
-            jax.distributed.initialize(coordinator, processes, process)
-        else:
+    slurm = {"SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"} <= env.keys()
+    if (slurm and int(env["SLURM_NTASKS"]) > 1) or int(env.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
+        _initialize()
+    elif _on_tpu() and "COLAB_RELEASE_TAG" not in env:
+        try:
             jax.distributed.initialize()
+        except ValueError:  # JAX finds no others
+            return
+
+
+def _initialize(*given: Any) -> None:
+    try:
+        jax.distributed.initialize(*given)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"the other processes can't be reached ({reason}): check that all run this command") from error
+        raise UserError(
+            f"the other processes can't be reached ({reason}): check that all run this command, or give --coordinator, "
+            "--processes and --process"
+        ) from error
+
+
+def _on_tpu() -> bool:
+    return bool(importlib.util.find_spec("libtpu")) and any(Path(p).exists() for p in ("/dev/accel0", "/dev/vfio/0"))
 
 
 def is_first_process() -> bool:
@@ -78,7 +91,9 @@ class Devices:
     """
 
     def __init__(self, devices: Sequence[Any] | None = None):
-        self.mesh = Mesh(np.asarray(jax.devices() if devices is None else devices), ("data",))
+        # A process's devices are neighbours, so that its share of a batch is one piece.
+        everything = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+        self.mesh = Mesh(np.asarray(everything if devices is None else devices), ("data",))
         self.everywhere = NamedSharding(self.mesh, PartitionSpec())
         self.split = NamedSharding(self.mesh, PartitionSpec("data"))
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hsakd_jax import data, sampling, train
+from hsakd_jax.assemble import rehearse
 from hsakd_jax.devices import Devices, is_first_process
 from hsakd_jax.errors import UserError
 from hsakd_jax.evaluation import best_branch, mean_top1
@@ -42,9 +43,12 @@ def execute(config: dict[str, Any], workdir: str, console: Console) -> dict[str,
         raise UserError(f"{root} is a run, and {', '.join(names)} need a folder for several: choose another directory")
     # All before the first one trains: a mistake in the student shall not show after the teacher's hours.
     resolved = {name: resolve(config, name, splits) for name in names}
-    results = {}
+    paths = {name: root if one else root / name for name in names}
+    parts = {name: part(splits, name, config["seed"]) for name in names}
     for name, run in resolved.items():
-        results[name] = train.run(run, root if one else root / name, part(splits, name, config["seed"]), console)
+        if not RunDirectory(paths[name]).results():
+            rehearse(run, _teacher_config(config, resolved, name), parts[name].train, Devices())
+    results = {name: train.run(run, paths[name], parts[name], console) for name, run in resolved.items()}
     console.line("\n" + summary(results))
     if not one and is_first_process():
         try:
@@ -86,6 +90,14 @@ def _teacher_recipe(config: dict[str, Any], name: str) -> str:
     return config["teacher"]["run"] or own if own else ""
 
 
+def _teacher_config(config: dict[str, Any], resolved: dict[str, Any], name: str) -> dict[str, Any] | None:
+    """The config of the run that teaches this one."""
+    if not (teacher := _teacher_recipe(config, name)):
+        return None
+    given = config["teacher"]["workdir"]
+    return RunDirectory(given).config() if given else resolved[teacher]
+
+
 def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
     """Network and training numbers of a recipe."""
     kind = RECIPES[name]
@@ -115,6 +127,12 @@ def check(config: dict[str, Any], names: Sequence[str]) -> None:
         raise UserError(f"unknown crop {crop!r}: choose pad or resized")
     if crop == "resized" and side < 1:
         raise UserError(f"data.image_size is {side}: give the side of the crops")
+    if crop == "pad" and side and config["data"]["name"] != "image_folder":
+        raise UserError(f"data.image_size is {side}, which is for data.crop=resized and image_folder: leave it 0")
+    if 0 < config["data"]["resize"] < side:
+        raise UserError(f"data.resize is {config['data']['resize']}: give at least data.image_size, {side}, or 0")
+    if not all(isinstance(peer, str) for peer in config["peers"]):
+        raise UserError(f"peers is {config['peers']}: name a network for each, such as ('resnet20', 'wrn_16_2')")
     for name in names:
         kind, section = RECIPES[name], _section(config, name)
         where = kind.schedule or kind.network
@@ -178,15 +196,21 @@ def resolve(config: dict[str, Any], name: str, splits: data.Splits) -> dict[str,
     )
     *_, channels = shape = splits.train.image_shape
     side = source["image_size"]
+    if source["crop"] == "pad" and not all(shape):
+        raise UserError(
+            f"{source['name']} has images of many sizes: give --config.data.crop=resized with "
+            "--config.data.image_size=PIXELS and --config.data.resize=PIXELS"
+        )
+    peers = [peer or section["arch"] for peer in config["peers"]] if kind.objective == "mutual" else []
     training = {k: v for k, v in section.items() if k not in NETWORK_KEYS}
     return {
         "recipe": name,
         "seed": config["seed"],
         "network": {
-            "arch": section["arch"],
+            "arch": peers[0] if peers else section["arch"],
             "dtype": section["dtype"],
             "branches": kind.branches,
-            "peers": [peer or section["arch"] for peer in config["peers"]] if kind.objective == "mutual" else [],
+            "peers": peers,
             "num_classes": len(splits.class_names),
             "image_shape": [side, side, channels] if source["crop"] == "resized" else list(shape),
         },

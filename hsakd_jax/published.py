@@ -236,6 +236,7 @@ TABLES = {
 # on ImageNet the paper's follow from its eight GPUs.
 _ALL: dict[str, Any] = {
     "network.dtype": "float32",
+    "teacher.dtype": "float32",
     "data.validation": 0.0,
     "data.flip": True,
     "train.accumulate": 1,

@@ -3,7 +3,7 @@
 A term is a function `term(outputs, labels, teacher, sample, **options)` of a plain batch, SSKD's of a rotated one, and
 gives a scalar in at least float32. It is called inside `Rival`, so it may create layers; they start as PyTorch's do.
 The options' defaults, and the weights in `recipes`, are the published ones: those of CRD's benchmark (Tian et al. 2020,
-arXiv 1910.10699), from which HSAKD's table quotes, where no other source is named.
+arXiv 1910.10699) where no other source is named. HSAKD's table combines the methods with plain distillation.
 """
 
 import math

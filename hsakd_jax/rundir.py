@@ -1,6 +1,7 @@
 """A run directory describes itself: config.json, metrics.jsonl, checkpoints/, results.json."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class RunDirectory:
         """
         config = json.loads(json.dumps(config))  # tuples as lists, as they will be read
         if (self.path / "config.json").exists():
-            old, new = _flat(self.config()), _flat(config)
+            old, new = flat(self.config()), flat(config)
             keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and k not in MAY_DIFFER)
             if keys:
                 differing = ", ".join(f"{k} ({old.get(k)} there, {new.get(k)} asked for)" for k in keys)
@@ -124,8 +125,14 @@ def _visible(path: Path) -> list[Path]:
     return [p for p in path.iterdir() if not p.name.startswith(".")]
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+def beside(path: Path, other: str) -> Path:
+    """Where another run lies, told from the run's own directory if its path is relative."""
+    return Path(os.path.normpath(path / other))
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, its keys joined by dots."""
+    found = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import serialization
 
-from hsakd_jax import data, evaluation, facts, objectives, sampling
+from hsakd_jax import data, evaluation, facts, objectives
 from hsakd_jax.assemble import assemble
 from hsakd_jax.checkpoint import Checkpoints
 from hsakd_jax.devices import Devices, agree, greatest, is_first_process
@@ -19,7 +19,6 @@ from hsakd_jax.recipes import RECIPES
 from hsakd_jax.rundir import RunDirectory
 from hsakd_jax.signals import stop_requests
 from hsakd_jax.step import NEVER, State, Window
-from hsakd_jax.variables import read_variables
 
 
 def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, console: Console) -> dict[str, Any]:
@@ -39,12 +38,14 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
       Stopped: after a signal, when the state is saved.
     """
     directory, devices, settings = RunDirectory(workdir, write=is_first_process()), Devices(), config["train"]
-    if (results := directory.results()) is not None:
-        directory.claim(config)  # refuses another config
+    results = directory.results()
+    if agree(results is not None):
+        if results is None:
+            raise UserError(f"{directory.path} is not the same for all processes: give a folder that they share")
+        _claim(directory, config)  # refuses another config
         console.line(f"{directory.path}: done, {evaluation.describe(results['last'])}")
         return results
     images = len(splits.train.labels)
-    sampling.order(images, settings["batch"], config["seed"], 0)  # refuses a batch larger than the training set
     steps_per_epoch = images // settings["batch"]
     total = settings["epochs"] * steps_per_epoch
     eval_steps = config["eval_every"] * steps_per_epoch
@@ -52,7 +53,7 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
         config, directory.path, splits.train, devices
     )
 
-    directory.claim(config)
+    _claim(directory, config)
     if late := [epoch for epoch in settings["milestones"] if epoch >= settings["epochs"]]:
         console.line(
             f"warning: {directory.path}: no step comes after the milestones {', '.join(map(str, late))}, "
@@ -73,7 +74,8 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
         unfinished = "" if taught_by.results() else " (its run is not finished)"
         console.line(f"{taught_by.path}: teacher on {split}: {evaluation.describe(accuracy)}{unfinished}")
     # The reference chooses a teacher by its branches; other networks are judged without theirs, which saves the work.
-    if RECIPES[config["recipe"]].objective == "teacher":
+    kind = RECIPES[config["recipe"]]
+    if (kind.network, kind.objective) == ("teacher", "teacher"):
         judged, score, judgement = network, evaluation.best_branch, "greatest branch joint accuracy"
     else:
         judged, score, judgement = network.clone(branches=False), evaluation.mean_top1, "top-1"
@@ -107,7 +109,11 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
                 directory.record(entry)
                 console.progress(f"{directory.path}: {_describe(entry, total, settings['epochs'], clock)}")
             if at_eval:
-                accuracy = judge(state.variables, dataset)
+                try:
+                    accuracy = judge(state.variables, dataset)
+                except UserError:  # such as an image that can't be read: the epoch shall not be lost
+                    checkpoints.save(done, state)
+                    raise
                 entry = {"step": done, "epoch": done / steps_per_epoch, "split": split, **accuracy}
                 directory.record({**entry, "score": score(accuracy)})
                 console.line(
@@ -122,22 +128,24 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
                     _check_finite(jax.device_get(state.window))
                     checkpoints.save(done, state)
                 raise Stopped(f"{directory.path}: saved at step {done} of {total}; the same command continues", signal)
-    checkpoints.close()
-
     best = directory.best()
     best_step = agree(best["step"])
-    variables = state.variables if best_step == done else devices.replicate(read_variables(directory, "best"))
+    best_state = state.variables
+    if best_step != done:
+        saved = checkpoints.restore(best_step)
+        best_state = devices.replicate({name: saved[name] for name in best_state})
+    checkpoints.close()
     results = {
         "last": {"epoch": settings["epochs"], **measure(state.variables, splits.test)},
         "best": {
             "epoch": round(best["epoch"]),
             "chosen_by": f"{judgement} on {split}",
-            **measure(variables, splits.test),
+            **measure(best_state, splits.test),
         },
         "recipe": config["recipe"],
-        "arch": config["network"]["arch"],
+        "arch": "+".join(dict.fromkeys(config["network"]["peers"] or [config["network"]["arch"]])),
         "seed": config["seed"],
-        "teacher": _describe_teacher(taught_by),
+        "teacher": _describe_teacher(taught_by, config["teacher"]),
         "train_images": images,
         "test_images": len(splits.test.labels),
         **facts.sizes(network, config["network"]["image_shape"]),
@@ -149,12 +157,26 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
     return results
 
 
-def _describe_teacher(directory: RunDirectory | None) -> dict[str, Any] | None:
+def _claim(directory: RunDirectory, config: dict[str, Any]) -> None:
+    """The first process makes the directory that of `config`; where it can't, all end."""
+    error = None
+    if is_first_process():
+        try:
+            directory.claim(config)
+        except UserError as found:
+            error = found
+    if agree(error is not None):
+        raise error or UserError(f"{directory.path} is refused by the first process, which says why")
+
+
+def _describe_teacher(directory: RunDirectory | None, options: dict[str, Any] | None) -> dict[str, Any] | None:
     """Which network the teacher is, how it was trained and what it reached."""
-    if directory is None:
+    if directory is None or options is None:
         return None
     config, results = directory.config(), directory.results() or {}
-    return {"arch": config["network"]["arch"], "recipe": config["recipe"], "last": results.get("last")}
+    network = config["network"]
+    arch = network["peers"][options.get("peer", 1) - 1] if network["peers"] else network["arch"]
+    return {"arch": arch, "recipe": config["recipe"], "last": results.get("last")}
 
 
 def _read(state: State, devices: Devices) -> tuple[dict[str, float], State]:

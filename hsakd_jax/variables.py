@@ -18,10 +18,13 @@ from hsakd_jax.rundir import RunDirectory
 def build(network: dict[str, Any], **options: Any) -> Network | Peers:
     """The network that the section 'network' of a run's config describes, with further options of `Network`."""
     one = create(network["arch"], network["num_classes"], network["branches"], network["dtype"]).clone(**options)
-    if not network["peers"]:
+    peers = network["peers"]
+    if not peers:
         return one
+    if isinstance(peers, int):  # as runs of earlier versions have it
+        peers = [network["arch"]] * peers
     shared = {"num_classes": one.num_classes, "dtype": one.dtype, **options}
-    return Peers(tuple(partial(Network, NETWORKS[arch](), **shared) for arch in network["peers"]), network["branches"])
+    return Peers(tuple(partial(Network, NETWORKS[arch](), **shared) for arch in peers), network["branches"])
 
 
 def restore(
@@ -71,7 +74,9 @@ def read_variables(directory: RunDirectory, checkpoint: str) -> dict[str, Any]:
     return {"params": state["params"], "batch_stats": state["batch_stats"]}
 
 
-def start(network: Network | Peers, image_shape: tuple[int, ...], seed: int, init: str = "") -> dict[str, Any]:
+def start(
+    network: Network | Peers, image_shape: tuple[int, ...], seed: int, init: str = "", new_fc: bool = False
+) -> dict[str, Any]:
     """Variables to train from.
 
     Args:
@@ -80,6 +85,7 @@ def start(network: Network | Peers, image_shape: tuple[int, ...], seed: int, ini
       seed: of the initialisers.
       init: a run directory whose last parameters are taken wherever path and shape are the same; '' for none. The
         last layer may differ, since it belongs to a dataset; the rest of the backbone may not.
+      new_fc: whether the last layer is a fresh one in any case.
 
     Raises:
       UserError: the images are too small for the network, or `init` is of another network.
@@ -94,6 +100,8 @@ def start(network: Network | Peers, image_shape: tuple[int, ...], seed: int, ini
         return variables
     flat: dict[tuple[str, ...], Any] = flatten_dict(variables)
     given: dict[tuple[str, ...], Any] = flatten_dict(restore(init)[1])
+    if new_fc:
+        given = {path: leaf for path, leaf in given.items() if path[1:3] != ("head", "fc")}
     taken = {path: leaf for path, leaf in given.items() if path in flat and flat[path].shape == leaf.shape}
     missing = [p for p in flat if p not in taken and not p[1].startswith("branch") and p[1:3] != ("head", "fc")]
     if missing:

@@ -283,6 +283,22 @@ BAD = {
         [f"{CONFIG}:kd_tiny", "--config.teacher.workdir=/nowhere"],
         ["/nowhere is not a run directory"],
     ),
+    "image size": (["--config.data.image_size=32"], ["data.image_size is 32", "leave it 0"]),
+    "resize": (
+        ["--config.data.crop=resized", "--config.data.image_size=8", "--config.data.resize=7"],
+        ["data.resize is 7"],
+    ),
+    "peers of before": ([f"{CONFIG}:mutual_tiny", "--config.peers=2"], ["peers"]),
+    "network of a probe": ([f"{CONFIG}:probe/resnet20"], ["a probe has the network of"]),
+    "term of a student": (
+        [f"{CONFIG}:fitnet_tiny", "--config.objective.fitnet.fitnet.stage=4"],
+        ["fitnet: choose a stage that has a partner"],
+    ),
+    "schedule of a student": ([f"{CONFIG}:tiny", "--config.student.schedule=step"], ["unknown schedule 'step'"]),
+    "missing teacher of one run": (
+        [f"{CONFIG}:tiny", "--config.teacher.workdir=/nowhere", "--config.runs=('baseline','student')"],
+        ["/nowhere is not a run directory"],
+    ),
     "stray word": (["now"], ["unexpected argument 'now'"]),
 }
 
@@ -465,7 +481,7 @@ def test_evaluate_bad_input(pipeline, run_command, tmp_path):
 def test_help_is_quick_and_needs_no_jax():
     code = "import sys; sys.argv = ['main', '--help']; import hsakd_jax.main as m; assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-    for command in ("main", "evaluate", "convert", "export", "predict", "summary"):
+    for command in ("main", "evaluate", "convert", "export", "predict", "results", "summary"):
         shown = subprocess.run(
             [sys.executable, "-m", f"hsakd_jax.{command}", "--help"],
             cwd=ROOT,

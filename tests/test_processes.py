@@ -14,7 +14,7 @@ from conftest import ROOT
 from test_resume import assert_same, records
 
 from hsakd_jax.checkpoint import Checkpoints
-from hsakd_jax.devices import connect
+from hsakd_jax.devices import Devices, connect
 from hsakd_jax.errors import UserError
 
 ARGS = ("--config=configs/cifar100.py:baseline_tiny", "--config.log_every=2")
@@ -162,20 +162,31 @@ def test_sigterm_to_one_saves_and_ends_all(uninterrupted, tmp_path):
     assert_same(workdir, uninterrupted)
 
 
+def test_a_process_has_neighbouring_rows(monkeypatch):
+    """Whatever the order in which JAX lists the devices."""
+    everything = jax.devices()
+    monkeypatch.setattr(jax, "devices", lambda: everything[::2] + everything[1::2])
+    assert list(Devices().mesh.devices) == everything
+    assert Devices().share(16) == slice(0, 16)
+
+
 def test_how_processes_find_one_another(monkeypatch):
     calls = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *given: calls.append(given))
     connect(env={})
-    connect(env={"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "TPU_WORKER_HOSTNAMES": "localhost"})
+    step = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}
+    connect(env={**step, "SLURM_NTASKS": "1"})
+    connect(env={"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"})  # in a batch script, outside srun
     assert not calls
-    for env in (
-        {"SLURM_NTASKS": "4", "SLURM_PROCID": "1"},
-        {"OMPI_COMM_WORLD_SIZE": "2"},
-        {"TPU_WORKER_HOSTNAMES": "t0,t1"},
-    ):
-        connect(env=env)
+    connect(env={**step, "SLURM_NTASKS": "4"})
+    connect(env={"OMPI_COMM_WORLD_SIZE": "2"})
     connect("host:1", 2, 1, env={})
-    assert calls == [(), (), (), ("host:1", 2, 1)]
+    assert calls == [(), (), ("host:1", 2, 1)]
+    monkeypatch.setattr("hsakd_jax.devices._on_tpu", lambda: True)
+    connect(env={})
+    connect(env={"COLAB_RELEASE_TAG": "release"})
+    assert calls.pop() == ()
+    assert len(calls) == 3
     with pytest.raises(UserError, match="give all three or none"):
         connect("host:1", env={})
     with pytest.raises(UserError, match="they count from 0 to 1"):

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import ROOT
+from PIL import Image
 
 from hsakd_jax.checkpoint import Checkpoints
 
@@ -34,8 +35,8 @@ def uninterrupted(run_command, tmp_path_factory):
     return workdir
 
 
-def launch(workdir):
-    line = [sys.executable, "-m", "hsakd_jax.main", *ARGS, f"--workdir={workdir}"]
+def launch(workdir, args=ARGS):
+    line = [sys.executable, "-m", "hsakd_jax.main", *args, f"--workdir={workdir}"]
     env = {**os.environ, "XLA_FLAGS": ""}
     return subprocess.Popen(line, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -116,6 +117,38 @@ def test_sigterm_saves_and_the_same_command_continues(uninterrupted, tmp_path):
     assert process.returncode == 0, errors
     assert f"continuing at step {saved} of 66" in shown
     assert_same(workdir, uninterrupted)
+
+
+@pytest.mark.parametrize("what", ["crd", pytest.param("photographs", marks=pytest.mark.slow)])
+def test_what_else_a_run_remembers(what, run_command, tmp_path):
+    """CRD's memory between micro-batches, and the decoding of photographs: stopped and continued, bit for bit."""
+    if what == "crd":
+        args = ["--config=configs/cifar100.py:crd_tiny", "--config.student.accumulate=2"]
+    else:
+        for split in ("train", "val"):
+            for name in "ab":
+                (tmp_path / "tree" / split / name).mkdir(parents=True)
+                for i in range(40):
+                    pixels = np.random.default_rng(i).integers(0, 255, (40, 50, 3), np.uint8)
+                    Image.fromarray(pixels).save(tmp_path / "tree" / split / name / f"{i}.JPEG")
+        args = [
+            "--config=configs/cifar100.py:baseline_tiny", f"--config.data.dir={tmp_path}/tree",
+            "--config.data.name=image_tree", "--config.data.crop=resized", "--config.data.image_size=32",
+            "--config.data.mean=(0.5,)", "--config.data.std=(0.5,)", "--config.data.fraction=1.0",
+        ]  # fmt: skip
+    args += ["--config.student.epochs=4", "--config.log_every=1"]
+    whole = run_command("main", *args, f"--workdir={tmp_path}/whole")
+    assert whole.returncode == 0, whole.stderr
+    workdir = tmp_path / "run"
+    process = launch(workdir, args)
+    run = workdir / "crd" if what == "crd" else workdir
+    wait_for(lambda: len(records(run)) >= 5, process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    done = run_command("main", *args, f"--workdir={workdir}")
+    assert "continuing at step" in done.stdout, done.stderr
+    assert_same(workdir, tmp_path / "whole")
 
 
 def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_it_used(uninterrupted, tmp_path):

@@ -13,6 +13,11 @@ from hsakd_jax.nets.network import Outputs
 from hsakd_jax.recipes import RECIPES
 from hsakd_jax.rivals import Rival, Sample
 
+try:
+    from jax import enable_x64
+except ImportError:  # where jax is 0.7
+    from jax.experimental import enable_x64
+
 B, N, IMAGES = 4, 5, 12
 LABELS = jnp.array([4, 0, 2, 0], jnp.int32)
 CLASSES = np.array([1, 4, 0, 2, 2, 0, 1, 3, 0, 3, 1, 4])
@@ -368,7 +373,7 @@ def test_dtypes(terms, name):
     def apply(variables, s, t):
         return rival.apply(variables, s, LABELS, t, SAMPLE, mutable=["batch_stats"])
 
-    with jax.enable_x64(name == "float64"):
+    with enable_x64(name == "float64"):
         if name == "float64":
             given, dtype = jax.tree.map(lambda x: np.asarray(x, np.float64), given), "float64"
         else:

@@ -61,7 +61,7 @@ ROOMS = {
     # knows a command
     "recipes": "ml_collections",
     "configs.*": "recipes",
-    "pipeline": "data devices errors evaluation files nets progress recipes rundir sampling train",
+    "pipeline": "assemble data devices errors evaluation files nets progress recipes rundir sampling train",
     "progress": "",
     "signals": "",
     "xla": "",
@@ -75,7 +75,7 @@ ROOMS = {
     "results": "absl cli collected errors formats tables",
     # knows the paper
     "published": "",
-    "collected": "errors files published recipes",
+    "collected": "errors files published recipes rundir",
     "tables": "collected published recipes",
     "formats": "progress published recipes tables",
     "": "nets nets.network variables weights",
