@@ -1,6 +1,6 @@
 """What a training step costs each device as devices are added: work, memory, what is sent, what must be read.
 
-    python -m benchmarks.scale [--pair wrn_40_2:wrn_16_2] [--batch 64] [--devices 8] [--compile]
+    python -m benchmarks.scale [--pair wrn_40_2:wrn_16_2] [--batch 64] [--devices 8] [--compile] [--groups 1]
 
 Counts come from shapes; --compile checks what is sent against the step compiled for that many virtual devices.
 """
@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--devices", type=int, default=8)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--groups", type=int, default=1, help="of BatchNorm")
     args = parser.parse_args()
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={args.devices}"
     xla.prepare()
@@ -88,7 +89,7 @@ def main() -> None:
     for name, value in costs(args.pair, args.batch, args.devices).items():
         print(f"  {name}: {value:,.2f}")
     if args.compile:
-        for name, (count, size) in compiled(args.pair, args.batch).items():
+        for name, (count, size) in compiled(args.pair, args.batch, args.groups).items():
             print(f"  compiled: {count} {name}, {size / 2**20:,.2f} MiB")
 
 

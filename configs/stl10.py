@@ -4,7 +4,7 @@ python -m hsakd_jax.main --config=configs/stl10.py --workdir=runs/probe --config
 
 The paper's top-1 for the MobileNetV2 distilled from VGG13: alone 67.76, KD 67.90, CRD 70.09, SSKD 71.03, HSAKD 74.66 %.
 100 epochs of 5,000 images; a minute or two on an accelerator are to be expected, not yet measured. The network is
-RUN's: --config.student.arch=NAME, or probe/NAME behind the colon.
+RUN's.
 """
 
 from hsakd_jax import recipes

@@ -206,9 +206,9 @@ def make(
         # Copies: a ConfigDict would keep what recipes share shared.
         "objective": {run: copy.deepcopy(kind.terms) for run, kind in RECIPES.items()},
     }
-    _name_networks(config, base, networks)
     if name.endswith("_tiny"):
         _make_tiny(config)
+    _name_networks(config, base, networks)
     return ConfigDict(config)
 
 

@@ -405,4 +405,7 @@ def test_every_term_has_a_recipe_with_its_published_weight():
     }  # fmt: skip
     found = {name: term["weight"] for r in RECIPES.values() for name, term in r.terms.items() if name in rivals.TERMS}
     assert found == weights
+    # As in the paper's table beside plain distillation, whose place DKD takes; SSKD weighs its own.
+    plain = {name: r.terms["kl"]["weight"] for name, r in RECIPES.items() if r.objective == "rival" and "kl" in r.terms}
+    assert plain == {name: {"dkd": 0, "sskd": 0.9}.get(name.partition("_")[0], 1) for name in plain}
     assert set(weights) == set(rivals.TERMS)
