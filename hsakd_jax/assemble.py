@@ -23,7 +23,7 @@ from hsakd_jax.rotations import ROTATIONS, rotate
 from hsakd_jax.rundir import RunDirectory, beside
 from hsakd_jax.sampling import Dataset, order
 from hsakd_jax.step import OBJECTIVE, State, make_step
-from hsakd_jax.variables import build, read_variables, restore, start
+from hsakd_jax.variables import build, peers, read_variables, restore, start
 
 # What a term's options say of its weight rather than of its formula.
 WEIGHING = ("weight", "warmup")
@@ -94,10 +94,7 @@ def rehearse(config: dict[str, Any], teacher: dict[str, Any] | None, train: Data
     order(len(train.labels), settings["batch"], config["seed"], 0)  # refuses a batch larger than the training set
     network, taught = _network(config), None
     if teacher is not None and config["teacher"] is not None:
-        described = teacher["network"]
-        if described["peers"]:  # one of them teaches
-            described = {**described, "arch": described["peers"][config["teacher"].get("peer", 1) - 1], "peers": []}
-        taught = _fit(config, build(described), described, config["teacher"]["workdir"])
+        taught = _fit(config, build(_one(teacher["network"], config["teacher"])), teacher, config["teacher"]["workdir"])
     image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     init, step = compile_step(config, network, taught, devices, make_schedule(settings, len(train.labels)), train)
     rows = (settings["batch"], *(shape if isinstance(train, Photos) else train.image_shape))
@@ -111,6 +108,14 @@ def rehearse(config: dict[str, Any], teacher: dict[str, Any] | None, train: Data
         step.eval_shape(state, theirs, jax.ShapeDtypeStruct(rows, jnp.uint8), numbers, numbers)
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def _one(network, options):
+    """The network that teaches, where a run has several."""
+    names, peer = peers(network), options.get("peer", 1)
+    if not 1 <= peer <= (len(names) or 1):
+        raise UserError(f"{options['workdir']} has no network {peer}: name one from 1 to {len(names) or 1}")
+    return {**network, "arch": names[peer - 1], "peers": []} if names else network
 
 
 def _network(config):
@@ -129,7 +134,7 @@ def load_teacher(config: dict[str, Any], directory: RunDirectory | None) -> tupl
     path = directory.path
     options = {name: config["teacher"][name] for name in ("dtype", "peer") if name in config["teacher"]}
     teacher, variables = restore(path, config["teacher"]["checkpoint"], **options)
-    return _fit(config, teacher, directory.config()["network"], path), variables
+    return _fit(config, teacher, directory.config(), path), variables
 
 
 def _fit(config, teacher, described, path):
@@ -141,13 +146,20 @@ def _fit(config, teacher, described, path):
     ours = config["network"]
     for what, theirs, own in (
         ("classes", teacher.num_classes, ours["num_classes"]),
-        ("channels", described["image_shape"][-1], ours["image_shape"][-1]),
+        ("channels", described["network"]["image_shape"][-1], ours["image_shape"][-1]),
     ):
         if theirs != own:
             raise UserError(
                 f"the teacher {path} knows {theirs} {what} and the dataset has {own}: choose a teacher of the same "
                 "dataset"
             )
+    # A converted checkpoint may not know what its classes are called.
+    if described["classes"] and list(described["classes"]) != list(config["classes"]):
+        theirs, own = next((a, b) for a, b in zip(described["classes"], config["classes"], strict=True) if a != b)
+        raise UserError(
+            f"the teacher {path} knows other classes than the dataset has, {theirs} for {own}: choose a teacher of the "
+            "same dataset"
+        )
     reads_branches = bool(config["objective"].get("kl_aux", {}).get("weight"))
     if reads_branches and not teacher.branches:
         raise UserError(f"the teacher {path} has no branches, which kl_aux needs: train it with the recipe 'teacher'")

@@ -77,6 +77,8 @@ def _explain(error: Exception) -> str:
         hint = f"did you mean {near[0][1]!r}?" if near else "the config file has them all"
         return f"unknown config key {key[0]!r}: {hint}"
     text = " ".join(str(error).split())
+    if wrong := re.fullmatch(r"flag --(\S+?)=(.*): (?:invalid literal for|could not convert string to).*", text):
+        return f"--{wrong[1]}={wrong[2]}: give a number"
     if attempt := re.search(r"Failed loading config file.*?Attempted \[[^]]*\]: (\S+) (.*)", text):
         return f"the config file {attempt[1]} can't be loaded ({attempt[2]}): name one of configs/"
     return text.rsplit("Error: ", 1)[1] if "Traceback" in text else text

@@ -119,7 +119,7 @@ def _run(path: Path, config: dict[str, Any], results: dict[str, Any]) -> Run:
         row=source["recipe"],
         dataset=_dataset(config),
         teacher=_teacher(where, source, results if source is config else {}),
-        student=config["network"]["arch"],
+        student=results.get("arch", config["network"]["arch"]),
         settings=settings,
         departures=departures,
         seeds=seeds,

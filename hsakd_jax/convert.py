@@ -5,7 +5,7 @@
 
 CHECKPOINT is a file of HSAKD, CRD, SSKD, mdistiller or torchvision (torch.save, in either form) or safetensors.
 Network and number of classes are found from its tensors, unless --arch names the network. RUN then serves as
---config.teacher.workdir=RUN, as --config.teacher.init=RUN (a backbone whose branches are to be trained), and for
+--config.teacher.workdir=RUN, as --config.frozen.init=RUN (a backbone whose branches are to be trained), and for
 evaluate, export and predict. --classes names a file with one class a line.
 """
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ def connect(coordinator: str = "", processes: int = 0, process: int = -1, env: M
         raise UserError(
             "--coordinator=HOST:PORT, --processes=N and --process=I belong together: give all three or none"
         )
+    if all(explicit) and not re.fullmatch(r".+:\d+", coordinator):
+        raise UserError(f"--coordinator={coordinator}: give HOST:PORT, such as {coordinator.partition(':')[0]}:1234")
     if all(explicit) and not process < processes:
         raise UserError(f"--process={process} of --processes={processes}: they count from 0 to {processes - 1}")
     if all(explicit):

@@ -1,5 +1,6 @@
 """From a command's config to its runs, one after the other, and the table that compares them."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ def execute(config: dict[str, Any], workdir: str, console: Console) -> dict[str,
     resolved = {name: resolve(config, name, splits) for name in names}
     paths = {name: root if one else root / name for name in names}
     parts = {name: part(splits, name, config["seed"]) for name in names}
+    for name, run in resolved.items():
+        RunDirectory(paths[name]).check(run)
     for name, run in resolved.items():
         if not RunDirectory(paths[name]).results():
             rehearse(run, _teacher_config(config, resolved, name), parts[name].train, Devices())
@@ -133,6 +136,7 @@ def check(config: dict[str, Any], names: Sequence[str]) -> None:
         raise UserError(f"data.resize is {config['data']['resize']}: give at least data.image_size, {side}, or 0")
     if not all(isinstance(peer, str) for peer in config["peers"]):
         raise UserError(f"peers is {config['peers']}: name a network for each, such as ('resnet20', 'wrn_16_2')")
+    _refuse_unused(config, names)
     for name in names:
         kind, section = RECIPES[name], _section(config, name)
         where = kind.schedule or kind.network
@@ -142,6 +146,11 @@ def check(config: dict[str, Any], names: Sequence[str]) -> None:
         for key in ("epochs", "batch", "accumulate"):
             if section[key] < 1:
                 raise UserError(f"{where}.{key} is {section[key]}: give at least 1")
+        for key in ("lr", "momentum", "weight_decay", "gamma", "warmup"):
+            if not 0 <= section[key] < math.inf:
+                raise UserError(f"{where}.{key} is {section[key]}: give a number of at least 0")
+        if not all(isinstance(epoch, int | float) for epoch in section["milestones"]):
+            raise UserError(f"{where}.milestones is {section['milestones']}: give epochs, such as (150, 180, 210)")
         Devices().check_batch(section["batch"], section["accumulate"])
         if section["lr_batch"] < 0:
             raise UserError(f"{where}.lr_batch is {section['lr_batch']}: give a batch, or 0 to leave the learning rate")
@@ -155,6 +164,21 @@ def check(config: dict[str, Any], names: Sequence[str]) -> None:
             raise UserError(f"peers is {config['peers']}: a mutual run needs at least 2 networks")
         if kind.init == GIVEN and not section["init"]:
             raise UserError(f"the recipe {name} needs a run to start from: give --config.{where}.init=RUN")
+
+
+def _refuse_unused(config: dict[str, Any], names: Sequence[str]) -> None:
+    """What was changed for recipes that are not to run was changed by mistake."""
+    for name, terms in config["objective"].items():
+        for term, options in terms.items() if name not in names else ():
+            # The tiny form has fewer negatives.
+            changed = [k for k, v in options.items() if v != RECIPES[name].terms[term][k] and k != "negatives"]
+            if changed:
+                raise UserError(
+                    f"objective.{name}.{term}.{changed[0]} is changed, but {name} is not to run: change "
+                    f"objective.{names[-1]}, or name the recipe {name}"
+                )
+    if any(config["peers"]) and not any(RECIPES[name].objective == "mutual" for name in names):
+        raise UserError(f"peers are named, but no recipe of {', '.join(names)} trains several: name mutual")
 
 
 def load(config: dict[str, Any]) -> data.Splits:

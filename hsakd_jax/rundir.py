@@ -1,7 +1,9 @@
 """A run directory describes itself: config.json, metrics.jsonl, checkpoints/, results.json."""
 
+import fcntl
 import json
 import os
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +24,16 @@ class RunDirectory:
 
     def __init__(self, path: str | Path, write: bool = True):
         self._write = write
+        self._lock: Any = None
         self.path = Path(path).expanduser()
         self.checkpoints = self.path / "checkpoints"
         self._metrics = self.path / "metrics.jsonl"
 
-    def claim(self, config: dict[str, Any]) -> None:
-        """Makes the directory that of `config`.
+    def check(self, config: dict[str, Any]) -> None:
+        """Refuses a directory that is not that of `config` and can't become it; writes nothing.
 
         Raises:
-          UserError: it belongs to another config, holds something else, or can't be written.
+          UserError: it belongs to another config, or holds something else.
         """
         config = json.loads(json.dumps(config))  # tuples as lists, as they will be read
         if (self.path / "config.json").exists():
@@ -43,13 +46,29 @@ class RunDirectory:
             runs = sorted(p.parent.name for p in self.path.glob("*/config.json"))
             held = f"; it holds the runs {', '.join(runs)}" if runs else ""
             raise UserError(f"{self.path} exists and is not a run directory{held}: choose another directory")
+
+    def claim(self, config: dict[str, Any]) -> None:
+        """Makes the directory that of `config`, and of this process as long as this object lives.
+
+        Raises:
+          UserError: as `check`; or another process trains there, or it can't be written.
+        """
+        self.check(config)
         if not self._write:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             for draft in self.path.glob(".*.draft"):
                 draft.unlink(missing_ok=True)
+            if self._lock is None:
+                lock = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
+                self._lock = weakref.finalize(self, os.close, lock)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which ends with the process, killed or not
             write_json(self.path / "config.json", config)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another process trains in {self.path}: wait for it, or choose another directory"
+            ) from error
         except OSError as error:
             raise UserError(f"can't write to {self.path}: {error.strerror}; choose another directory") from error
 

@@ -19,6 +19,7 @@ from hsakd_jax.recipes import RECIPES
 from hsakd_jax.rundir import RunDirectory
 from hsakd_jax.signals import stop_requests
 from hsakd_jax.step import NEVER, State, Window
+from hsakd_jax.variables import peers
 
 
 def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, console: Console) -> dict[str, Any]:
@@ -174,8 +175,8 @@ def _describe_teacher(directory: RunDirectory | None, options: dict[str, Any] | 
     if directory is None or options is None:
         return None
     config, results = directory.config(), directory.results() or {}
-    network = config["network"]
-    arch = network["peers"][options.get("peer", 1) - 1] if network["peers"] else network["arch"]
+    names = peers(config["network"])
+    arch = names[options.get("peer", 1) - 1] if names else config["network"]["arch"]
     return {"arch": arch, "recipe": config["recipe"], "last": results.get("last")}
 
 

@@ -15,16 +15,20 @@ from hsakd_jax.nets.network import Network, Peers
 from hsakd_jax.rundir import RunDirectory
 
 
+def peers(network: dict[str, Any]) -> list[str]:
+    """The networks of a mutual run, from the section 'network' of its config; [] of any other."""
+    found = network["peers"]
+    # As a number in runs of earlier versions.
+    return [network["arch"]] * found if isinstance(found, int) else found
+
+
 def build(network: dict[str, Any], **options: Any) -> Network | Peers:
     """The network that the section 'network' of a run's config describes, with further options of `Network`."""
     one = create(network["arch"], network["num_classes"], network["branches"], network["dtype"]).clone(**options)
-    peers = network["peers"]
-    if not peers:
+    if not (names := peers(network)):
         return one
-    if isinstance(peers, int):  # as runs of earlier versions have it
-        peers = [network["arch"]] * peers
     shared = {"num_classes": one.num_classes, "dtype": one.dtype, **options}
-    return Peers(tuple(partial(Network, NETWORKS[arch](), **shared) for arch in peers), network["branches"])
+    return Peers(tuple(partial(Network, NETWORKS[arch](), **shared) for arch in names), network["branches"])
 
 
 def restore(

@@ -92,7 +92,7 @@ def test_a_run_directory_belongs_to_its_config(tmp_path):
 def test_a_kill_while_claiming_leaves_a_directory_that_can_be_claimed(tmp_path):
     (tmp_path / ".config.json.123.draft").write_text("{")
     RunDirectory(tmp_path).claim(CONFIG)
-    assert [p.name for p in tmp_path.iterdir()] == ["config.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "config.json"]
 
 
 def test_records_are_rewound_to_the_checkpoint(tmp_path):

@@ -299,6 +299,18 @@ BAD = {
         [f"{CONFIG}:tiny", "--config.teacher.workdir=/nowhere", "--config.runs=('baseline','student')"],
         ["/nowhere is not a run directory"],
     ),
+    "learning rate": (["--config.student.lr=nan"], ["student.lr is nan"]),
+    "milestones": (["--config.student.milestones=abc"], ["student.milestones is", "give epochs"]),
+    "no number": (["--config.student.epochs=three"], ["--config.student.epochs=three: give a number"]),
+    "term of another recipe": (
+        ["--config.objective.student.kl_aux.weight=0.5"],
+        ["objective.student.kl_aux.weight is changed, but student is not to run", "change objective.baseline"],
+    ),
+    "peers of a lone network": (["--config.peers=('resnet8','resnet14')"], ["peers are named"]),
+    "no port": (
+        [f"{CONFIG}:baseline_tiny", "--coordinator=localhost", "--processes=2", "--process=0"],
+        ["--coordinator=localhost: give HOST:PORT, such as localhost:1234"],
+    ),
     "stray word": (["now"], ["unexpected argument 'now'"]),
 }
 
@@ -320,6 +332,24 @@ def test_a_workdir_of_another_config_is_refused(pipeline, run_command):
     assert_refused(done, "belongs to another config", "seed (0 there, 1 asked for)", "train.lr (0.05 there, 0.1")
 
 
+def test_all_workdirs_are_looked_at_before_anything_trains(pipeline, run_command, tmp_path):
+    shutil.copytree(pipeline / "student", tmp_path / "student")
+    done = run_command("main", f"{CONFIG}:tiny", f"--workdir={tmp_path}", "--config.student.epochs=3")
+    assert_refused(done, "student belongs to another config: ", "train.epochs (2 there, 3 asked for)")
+    assert not (tmp_path / "teacher").exists()
+
+
+def test_a_workdir_in_use_is_refused(pipeline, run_command, tmp_path):
+    shutil.copytree(pipeline / "teacher", tmp_path / "run")
+    (tmp_path / "run" / "results.json").unlink()
+    directory = RunDirectory(tmp_path / "run")
+    directory.claim(directory.config())
+    args = ["main", f"{CONFIG}:teacher_tiny", f"--workdir={tmp_path}/run"]
+    assert_refused(run_command(*args), "another process trains in")
+    del directory
+    assert run_command(*args).returncode == 0
+
+
 def test_a_foreign_workdir_is_refused(run_command, tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     done = run_command("main", f"{CONFIG}:baseline_tiny", f"--workdir={tmp_path}")
@@ -335,6 +365,11 @@ def test_a_teacher_of_other_classes_is_refused(pipeline, run_command, tmp_path):
     (foreign / "config.json").write_text(json.dumps(config))
     args = [f"--config.teacher.workdir={foreign}", f"--workdir={tmp_path}/run"]
     assert_refused(run_command("main", f"{CONFIG}:student_tiny", *args), "knows 100 classes", "the dataset has 10")
+    config["network"]["num_classes"], config["classes"][3] = 10, "zebra"
+    (foreign / "config.json").write_text(json.dumps(config))
+    assert_refused(run_command("main", f"{CONFIG}:student_tiny", *args), "knows other classes", "zebra for 3")
+    args = [f"--config.teacher.workdir={pipeline}/teacher", "--config.teacher.peer=2", f"--workdir={tmp_path}/run"]
+    assert_refused(run_command("main", f"{CONFIG}:student_tiny", *args), "has no network 2: name one from 1 to 1")
 
 
 def test_a_teacher_without_branches_is_refused(alone, run_command, tmp_path):

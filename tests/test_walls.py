@@ -72,7 +72,11 @@ ROOMS = {
     "export": "absl cli exporting",
     "predict": "absl cli errors prediction",
     "summary": "absl cli errors facts nets progress rotations rundir",
+    "report": "PIL absl cli collected errors figures files matplotlib numpy opinions recipes rundir tables",
     "results": "absl cli collected errors formats tables",
+    # knows what people look at
+    "figures": "matplotlib numpy",
+    "opinions": "augment data datasets errors jax numpy photos progress rundir sampling variables",
     # knows the paper
     "published": "",
     "collected": "errors files published recipes rundir",
