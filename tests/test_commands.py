@@ -516,7 +516,7 @@ def test_evaluate_bad_input(pipeline, run_command, tmp_path):
 def test_help_is_quick_and_needs_no_jax():
     code = "import sys; sys.argv = ['main', '--help']; import hsakd_jax.main as m; assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-    for command in ("main", "evaluate", "convert", "export", "predict", "results", "summary"):
+    for command in ("main", "evaluate", "convert", "export", "predict", "report", "results", "summary"):
         shown = subprocess.run(
             [sys.executable, "-m", f"hsakd_jax.{command}", "--help"],
             cwd=ROOT,

@@ -72,7 +72,8 @@ ROOMS = {
     "export": "absl cli exporting",
     "predict": "absl cli errors prediction",
     "summary": "absl cli errors facts nets progress rotations rundir",
-    "report": "PIL absl cli collected errors figures files matplotlib numpy opinions recipes rundir tables",
+    "report": "absl cli collected errors files matplotlib page",
+    "page": "PIL collected errors figures numpy opinions recipes rundir tables",
     "results": "absl cli collected errors formats tables",
     # knows what people look at
     "figures": "matplotlib numpy",

@@ -1,0 +1,734 @@
+"""The page that `report` writes: sections of HTML around figures, for the runs of each dataset."""
+
+import base64
+import html
+import io
+import json
+import re
+import runpy
+import shlex
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from hsakd_jax.collected import Run
+    from hsakd_jax.opinions import Opinions
+
+
+CONFIGS = Path(__file__).parent.parent / "configs"  # there in a checkout
+PAIRS, CLASSES, MISTAKES = 10, 20, 24  # that are shown
+BOOKKEEPING = {"step", "epoch", "loss", "grad_norm", "top1", "lr", "images_per_s"}
+TERMS = {
+    "task": "cross-entropy with the labels",
+    "joint": "cross-entropy of the branches with the class and the rotation",
+    "kl": "distance from the teacher's classes",
+    "kl_aux": "distance of the branches from the teacher's branches",
+    "kl_final": "distance from the teacher's classes, in all rotations",
+}
+CSS = """
+:root { color-scheme: light dark; %s }
+@media (prefers-color-scheme: dark) { :root { %s } }
+body { background: var(--ground); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; margin: 0 auto;
+  max-width: 66rem; padding: 1.5rem 1rem 4rem; }
+h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .5rem; text-wrap: balance; }
+h1 span { white-space: nowrap; }
+h1:not(:first-child) { margin-top: 4rem; }
+h2 { font-size: 1.2rem; margin: 2.5rem 0 .3rem; }
+h3 { font-size: 1.05rem; margin: 2rem 0 .3rem; }
+p { margin: .4rem 0; max-width: 48rem; }
+.soft, figcaption, summary { color: var(--soft); }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .92rem; margin: 1rem 0 .6rem; font-variant-numeric: tabular-nums; }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem .3rem 0; text-align: right; white-space: nowrap; }
+th { color: var(--soft); font-weight: normal; }
+th:first-child, td:first-child, .left { text-align: left; }
+figure { margin: .5rem 0 0; }
+figcaption { font-size: .9rem; max-width: 48rem; }
+figure svg { display: block; height: auto; min-width: 36rem; width: 100%%; }
+figure svg text { font-family: inherit !important; }
+pre { background: color-mix(in srgb, var(--line) 35%%, transparent); overflow-x: auto; padding: .6rem; font-size: .8rem;
+  white-space: pre-wrap; }
+pre span { display: inline-block; overflow-wrap: anywhere; }
+.mistakes { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); margin: .8rem 0; }
+.mistakes div { font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere; }
+.mistakes img { display: block; image-rendering: pixelated; margin-bottom: .3rem; width: 100%%; }
+"""
+
+
+class Group(NamedTuple):
+    """Runs that differ in their seed alone.
+
+    Attributes:
+      label: unique among the groups of a dataset.
+      colour: a key of `figures.COLOURS`.
+      runs: at least one.
+      gains: top-1 over the student alone, of each run that has one to compare with.
+    """
+
+    label: str
+    colour: str
+    runs: "list[Run]"
+    gains: list[float]
+
+    def accuracies(self, when: str) -> list[float]:
+        """Top-1 in % of each run; `when` is 'last' or 'best'."""
+        return [run.accuracy(when, "top1") or 0.0 for run in self.runs]
+
+
+def make(
+    runs: "Sequence[Run]", unfinished: Sequence[Path] = (), data_dir: str | None = None
+) -> tuple[str, dict[str, Callable[[], bytes]]]:
+    """The page, and what draws each of its figures as PNG, by name.
+
+    Args:
+      runs: finished ones.
+      unfinished: directories that are named, no more.
+      data_dir: where the test images lie now; None for where the runs found them.
+    """
+    from hsakd_jax import figures
+
+    pictures: dict[str, Callable[[], bytes]] = {}
+    datasets = list(dict.fromkeys(run.dataset for run in runs))
+    parts = [_Part([r for r in runs if r.dataset == name], pictures, len(datasets) > 1) for name in datasets]
+    body = [line for part in parts for line in part.lines(data_dir)]
+    if unfinished:
+        body.append(_p(f"Not finished, and not shown: {', '.join(map(str, unfinished))}.", "soft"))
+    light, dark = (" ".join(f"--{key}: {both[i]};" for key, both in figures.COLOURS.items()) for i in (0, 1))
+    title = _e(f"hsakd_jax: {', '.join(datasets)}")
+    head = (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{title}</title>\n<style>{CSS % (light, dark)}</style>\n</head>\n<body>\n"
+    )
+    page = head + "\n".join(body) + "\n</body>\n</html>\n"
+    return page.encode("ascii", "xmlcharrefreplace").decode(), pictures  # whatever the locale writes
+
+
+class _Part:
+    """The runs of one dataset."""
+
+    def __init__(self, runs: "list[Run]", pictures: dict[str, Callable[[], bytes]], several: bool):
+        from hsakd_jax.rundir import RunDirectory
+
+        self.dataset, self.pictures = runs[0].dataset, pictures
+        self.prefix = f"{''.join(c if c.isalnum() else '_' for c in self.dataset)}-" if several else ""
+        self.runs = runs
+        self.configs = {run.path: RunDirectory(run.path).config() for run in runs}
+        self.records = {run.path: _records(run.path) for run in runs}
+        self.groups = group(runs)
+        self.subject = _subject(self.groups)
+
+    def lines(self, data_dir: str | None) -> list[str]:
+        """The lines of its HTML."""
+        return [
+            f"<h1>{_e(self._headline()).replace('top-1', '<span>top-1</span>')}</h1>",
+            *self._setting(),
+            *self._evidence(),
+            *self._results(),
+            *self._accuracy(),
+            *self._branches(),
+            *self._losses(),
+            *self._pace(),
+            *self._predictions(data_dir),
+        ]
+
+    def _headline(self) -> str:
+        subject = self.subject
+        run, reached = subject.runs[0], statistics.mean(subject.accuracies("last"))
+        line = f"{subject.label}: {run.student} reaches {reached:.2f} % top-1 on {self.dataset}"
+        if subject.gains and not _is_alone(subject):
+            change = statistics.mean(subject.gains)
+            line += f", {abs(change):.2f} points {'more' if change >= 0 else 'less'} than alone"
+        taught = [top1 for r in subject.runs if (top1 := self._teachers_top1(r)) is not None]
+        if len(taught) == len(subject.runs):
+            gap = statistics.mean(taught) - reached
+            line += f", {abs(gap):.2f} {'below' if gap >= 0 else 'above'} its teacher {run.teacher}"
+        return line + (f" (mean of {len(subject.runs)} seeds)" if len(subject.runs) > 1 else "")
+
+    def _teachers_top1(self, run: "Run") -> float | None:
+        from hsakd_jax.rundir import beside
+
+        given = self.configs[run.path].get("teacher") or {}
+        where = beside(run.path, given["workdir"]).resolve() if given else None
+        there = next((other.results for other in self.runs if other.path.resolve() == where), None)
+        return _top1((there or run.results.get("teacher") or {}).get("last") or {})
+
+    def _setting(self) -> list[str]:
+        config = self.configs[self.runs[0].path]
+        shape = "x".join(map(str, config["network"]["image_shape"]))
+        trained = sorted({r.results["train_images"] for r in self.runs if "train_images" in r.results})
+        words = f"{len(self.runs)} {'run' if len(self.runs) == 1 else 'runs'} on {self.dataset}: "
+        words += f"{' or '.join(f'{n:,}' for n in trained)} training images, " if trained else ""
+        images = self.subject.runs[0].results.get("test_images")
+        words += f"{images:,} test images, " if images else ""
+        words += f"{config['network']['num_classes']} classes, images of {shape}. "
+        done: dict[str, list[str]] = {}
+        for g in self.groups:
+            titles = done.setdefault(_recipe_words(g.runs[0].recipe), [])
+            titles += [title for title in [_title(g.runs[0].recipe)] if title not in titles]
+        said = [f"<b>{_e(', '.join(titles))}</b> {what}" for what, titles in done.items() if what]
+        chosen = {str(r.results["best"].get("chosen_by", "?")) for r in self.runs}
+        notes = "Top-1: share of the test images that are named right, in %, after the last epoch and after the best "
+        notes += f"one, chosen by {' or '.join(sorted(chosen))}. Sizes are those of what is deployed."
+        if any(len(g.runs) > 1 for g in self.groups):
+            notes += " Of several seeds: mean (standard deviation); a gain compares within each."
+        return [f"<p>{_e(words)}{'; '.join(said)}.</p>", self._table(), _p(notes, "soft")]
+
+    def _table(self) -> str:
+        rows = []
+        for g in self.groups:
+            run, train = g.runs[0], self.configs[g.runs[0].path]["train"]
+            rows.append(
+                [
+                    f'<span style="color: var(--{g.colour})">&#9679;</span> {_e(g.label)}',
+                    f"<b>{_mean(g.accuracies('last'))}</b>",
+                    _mean(g.accuracies("best")),
+                    _mean(g.gains, "+") if g.gains and not _is_alone(g) else "",
+                    _e(run.results.get("arch") or run.student),
+                    _e(run.teacher),
+                    _e(", ".join(str(r.seeds[0]) for r in g.runs)),
+                    _e(train.get("epochs", "")),
+                    _count(run, "parameters"),
+                    _count(run, "multiply_adds"),
+                ]
+            )
+        header = ["run", "top-1 last", "best", "gain", "network", "taught by", "seed", "epochs", "parameters"]
+        header += ["multiply-adds"]
+        kept = [i for i in range(len(header)) if any(row[i] for row in rows)]
+        left = {4, 5}
+
+        def cells(tag, row):
+            return "".join(f"<{tag}{' class=left' if i in left else ''}>{row[i]}</{tag}>" for i in kept)
+
+        lines = [f"<tr>{cells('td', row)}</tr>" for row in rows]
+        table = f"<table>\n<tr>{cells('th', header)}</tr>\n" + "\n".join(lines) + "\n</table>"
+        return f'<div class="wide">{table}</div>'
+
+    def _evidence(self) -> list[str]:
+        kinds: dict[tuple[str, str], list[str]] = {}
+        for run in self.runs:
+            found = run.results
+            commit = re.sub(r"\b([0-9a-f]{12})[0-9a-f]*", r"\1", str(found.get("git") or "unknown"))
+            where = f"Trained on {found.get('device', 'an unknown device')}, commit {commit}"
+            versions = ", ".join(f"{name} {version}" for name, version in (found.get("versions") or {}).items())
+            kinds.setdefault((where, versions), []).append(str(run.path))
+        lines = []
+        for (where, versions), paths in kinds.items():
+            more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+            whose = f" ({', '.join(paths[:3])}{more})" if len(kinds) > 1 else ""
+            lines += [_p(f"{where}, with {versions or 'unknown versions'}{whose}.", "soft")]
+        lines.append("<details><summary>Commands that repeat each run</summary>")
+        for run in self.runs:
+            again = repeat(run, self.configs[run.path])
+            lines.append(_p(f"{run.path}{'' if again else ': not known, since configs/ is not there'}", "soft"))
+            spans = "".join(f"<span>{_e(shlex.quote(word))} </span>" for word in shlex.split(again))
+            lines += [f"<pre>{spans}</pre>"] if again else []
+        return [*lines, "</details>"]
+
+    def _results(self) -> list[str]:
+        from hsakd_jax import figures
+
+        if len(self.groups) < 2:
+            return []
+        rows = []
+        for g in self.groups:
+            last = g.accuracies("last")
+            gain = f" ({statistics.mean(g.gains):+.2f})" if g.gains and not _is_alone(g) else ""
+            rows.append(
+                figures.Row(
+                    g.label,
+                    g.colour,
+                    statistics.mean(last),
+                    f"{statistics.mean(last):.2f}{gain}",
+                    statistics.stdev(last) if len(last) > 1 else None,
+                    statistics.mean(g.accuracies("best")),
+                )
+            )
+        caption = "Dot: last epoch. Ring: best epoch. In brackets: points gained over the student alone."
+        if any(len(g.runs) > 1 for g in self.groups):
+            caption += " Whisker: one standard deviation over seeds."
+        return self._figure(
+            "results",
+            "Teacher, student alone, students",
+            caption,
+            lambda: figures.dots(rows, "top-1 on test images, %"),
+        )
+
+    def _accuracy(self) -> list[str]:
+        from hsakd_jax import figures
+
+        lines, splits = [], set()
+        for g in self.groups:
+            tests = [[e for e in self.records[run.path] if "score" in e] for run in g.runs]
+            curve = _curve(g, tests, _top1)
+            if curve:
+                splits |= {str(e.get("split", "test")) for entries in tests for e in entries}
+                rings = [_best(entries) for entries in tests if entries]
+                lines.append(curve._replace(rings=[(e["epoch"], _top1(e)) for e in rings]))
+        if not lines:
+            return [_p("Accuracy over time is not shown: no metrics.jsonl holds an evaluation.", "soft")]
+        band = " Band: one standard deviation over seeds." if any(len(c.spread) for c in lines) else ""
+        each = " of each seed" if band else ""
+        caption = f"Dot: last epoch. Ring: best epoch{each}.{band}"
+        return self._figure(
+            "accuracy",
+            "Accuracy over time",
+            caption,
+            lambda: figures.curves([("", lines)], "epoch", f"top-1 on {' or '.join(sorted(splits))} images, %"),
+        )
+
+    def _branches(self) -> list[str]:
+        from hsakd_jax import figures
+
+        panels = []
+        for kind in ("joint", "class"):
+            lines = []
+            for g in self.groups:
+                levels = [l for l in range(1, 10) if all(_branch(run, kind, l) is not None for run in g.runs)]
+                values = [[_branch(run, kind, l) or 0.0 for run in g.runs] for l in levels]
+                if levels:
+                    means = [statistics.mean(v) for v in values]
+                    spread = [statistics.stdev(v) for v in values] if len(g.runs) > 1 else ()
+                    lines.append(figures.Curve(g.label, g.colour, levels, means, spread))
+            if lines:
+                panels.append(({"joint": "class and rotation (joint)", "class": "class"}[kind], lines))
+        if not panels:
+            return [_p("Branches are not shown: no run was trained with any.", "soft")]
+        caption = (
+            "Last epoch, over all four rotations of each test image; branch l sits behind stage l of the network. "
+            "Left: the likeliest pair of class and rotation is right. Right: the class is, after the logits of its "
+            "four rotations are summed, which is the reference's measure and may lie below."
+        )
+        return self._figure(
+            "branches",
+            "What the branches know",
+            caption,
+            lambda: figures.curves(panels, "branch", "right, %", columns=2),
+        )
+
+    def _losses(self) -> list[str]:
+        from hsakd_jax import figures
+
+        panels, terms = [], []
+        for g in self.groups:
+            logs = [[e for e in self.records[run.path] if "loss" in e] for run in g.runs]
+            names = list(dict.fromkeys(k for log in logs for e in log for k in e if k not in BOOKKEEPING))
+            lines = []
+            terms += [name for name in names if name not in terms]
+            # A term has one colour in all panels, none that stands for a run elsewhere.
+            colours = {name: f"c{'23457'[i % 5]}" for i, name in enumerate(terms)}
+            for name, colour in [("loss", "ink"), *((name, colours[name]) for name in names)]:
+                curve = _curve(g, logs, lambda e, name=name: e.get(name))
+                if curve and not (name == "loss" and len(names) == 1):
+                    lines.append(curve._replace(label="sum" if name == "loss" else name, colour=colour))
+            if lines:
+                panels.append((g.label, lines))
+        if not panels:
+            return [_p("Losses are not shown: no metrics.jsonl holds a line of training.", "soft")]
+        known = [f"{name}: {TERMS[name]}" for name in terms if name in TERMS]
+        caption = f"{'; '.join(known)}. " if known else ""
+        caption += "Means between two lines of the log, each term before its weight; sum: with the weights."
+        columns = min(2, len(panels))
+        return self._figure(
+            "losses", "Loss terms", caption, lambda: figures.curves(panels, "epoch", "loss", columns, zero=True)
+        )
+
+    def _pace(self) -> list[str]:
+        from hsakd_jax import figures
+
+        found: list[figures.Curve] = []
+        named: list[list[str]] = []
+        for g in self.groups:
+            logs = [[e for e in self.records[run.path] if "lr" in e] for run in g.runs[:1]]
+            curve = _curve(g, logs, lambda e: e["lr"])
+            if curve is None:
+                continue
+            for other, labels in zip(found, named, strict=True):
+                if (other.x, other.y) == (curve.x, curve.y):  # one line over another would hide it
+                    labels.append(g.label)
+                    break
+            else:
+                found.append(curve)
+                named.append([g.label])
+        labels = [", ".join(some) if len(some) < 3 else f"{len(some)} of the runs" for some in named]
+        labels = ["all runs"] if len(found) == 1 else labels
+        lines = []
+        if found:
+            found = [curve._replace(label=label) for curve, label in zip(found, labels, strict=True)]
+            lines += self._figure(
+                "schedule",
+                "Learning rate",
+                "",
+                lambda: figures.curves([("", found)], "epoch", "learning rate", height=2.5, zero=True),
+            )
+        rates = [(g, [r.results["images_per_s"] for r in g.runs if r.results.get("images_per_s")]) for g in self.groups]
+        rows = [figures.Row(g.label, g.colour, statistics.mean(r), f"{statistics.mean(r):,.0f}") for g, r in rates if r]
+        if rows:
+            devices = " or ".join(sorted({str(r.results.get("device")) for r in self.runs if "device" in r.results}))
+            caption = f"Median over the run, without evaluation{f', on {devices}' if devices else ''}. "
+            caption += "Runs with branches see each image in four rotations, and students ask their teacher too."
+            lines += self._figure(
+                "speed", "Speed of training", caption, lambda: figures.bars(rows, "training images a second")
+            )
+        return lines
+
+    def _predictions(self, data_dir: str | None) -> list[str]:
+        from hsakd_jax import opinions
+        from hsakd_jax.errors import UserError
+        from hsakd_jax.rundir import beside
+
+        run = self.subject.runs[0]  # not the luckiest one
+        asked = {"student": opinions.Asked(run.path)}
+        given = self.configs[run.path].get("teacher") or {}
+        peers = self.configs[run.path]["network"].get("peers")
+        missing = ["of its networks the first is asked"] if peers else []
+        if given:
+            teacher = beside(run.path, given["workdir"])
+            asked["teacher"] = opinions.Asked(teacher, given.get("checkpoint", "last"), given.get("peer", 1))
+        elif not _is_alone(self.subject):
+            missing.append("it has no teacher")
+        alone = _partner(run, [r for r in self.runs if r.recipe == "baseline"])
+        if alone and not _is_alone(self.subject):
+            asked["alone"] = opinions.Asked(alone.path)
+        elif not _is_alone(self.subject):
+            missing.append("there is no run of the student alone with its data, epochs and batch to compare with")
+        try:
+            said = opinions.ask(asked, MISTAKES, data_dir)
+        except UserError as error:
+            return [_p(f"Its answers to the test images are not shown: {error}.", "soft")]
+        missing += [f"its {key} is not asked ({why})" for key, why in said.silent.items()]
+        names = [str(name) for name in self.configs[run.path]["classes"]]
+        who = f"{self.subject.label}, seed {run.seeds[0]}" if len(self.subject.runs) > 1 else self.subject.label
+        lines = [f"<h2>What {_e(who)} is wrong about</h2>"]
+        lines += [_p(f"{'; '.join(missing).capitalize()}.", "soft")] if missing else []
+        return [*lines, *self._confusions(said, names), *self._classes(said, names), *self._mistakes(said, names)]
+
+    def _confusions(self, said: "Opinions", names: list[str]) -> list[str]:
+        import numpy as np
+
+        from hsakd_jax import figures
+
+        def counts(key):
+            table = np.zeros((len(names), len(names)), int)
+            np.add.at(table, (said.labels, said.answers[key].classes), 1)
+            return table
+
+        tables = {key: counts(key) for key in said.answers}
+        wrong = tables["student"] - np.diag(np.diag(tables["student"]))
+        order = np.argsort(-wrong, axis=None, kind="stable")[:PAIRS]
+        pairs = [(i, j) for i, j in (np.unravel_index(k, wrong.shape) for k in order) if wrong[i, j]]
+        if not pairs:
+            return [_p("It is right about every test image.")]
+        keys = [key for key in ("alone", "teacher") if key in tables]
+        rows = [
+            figures.Row(
+                f"{figures.short(names[i], 20)} → {figures.short(names[j], 20)}",
+                self.subject.colour,
+                int(wrong[i, j]),
+                f"{wrong[i, j]} of {tables['student'][i].sum()}",
+                others=[int(tables[key][i, j]) for key in keys],
+            )
+            for i, j in pairs
+        ]
+        points = [({"alone": "student alone", "teacher": "its teacher"}[key], self._colour(key)) for key in keys]
+        return self._figure(
+            "confusions",
+            "Most confused pairs of classes",
+            "A → B: test images of A that are taken for B, and of how many.",
+            lambda: figures.bars(rows, "test images", points, self.subject.label),
+            "h3",
+        )
+
+    def _classes(self, said: "Opinions", names: list[str]) -> list[str]:
+        import numpy as np
+
+        from hsakd_jax import figures
+
+        if "alone" not in said.answers:
+            return []
+        images = np.bincount(said.labels, minlength=len(names))
+        right = {
+            key: np.bincount(said.labels[said.answers[key].classes == said.labels], minlength=len(names))
+            for key in ("student", "alone")
+        }
+        shown = np.flatnonzero(images)
+        change = 100 * (right["student"] - right["alone"])[shown] / images[shown]
+        order = np.argsort(-change, kind="stable")
+        caption = (
+            f"{(change > 0).sum()} classes are named right more often than by the student alone, {(change < 0).sum()} "
+            f"less often, {(change == 0).sum()} as often."
+        )
+        if len(order) > CLASSES:
+            order = np.concatenate([order[: CLASSES // 2], order[-(CLASSES // 2) :]])
+            caption += f" The {CLASSES // 2} greatest gains and losses are shown."
+        caption += f" One image of a class is {100 / np.median(images[shown]):.1f} points."
+        rows = [
+            figures.Row(names[shown[i]], "c1" if change[i] < 0 else "c0", float(change[i]), f"{change[i]:+.1f}")
+            for i in order
+        ]
+        return self._figure(
+            "classes",
+            "Change by class, against the student alone",
+            caption,
+            lambda: figures.bars(rows, "change of the share that is named right, points"),
+            "h3",
+        )
+
+    def _mistakes(self, said: "Opinions", names: list[str]) -> list[str]:
+        from hsakd_jax import figures
+
+        if not said.mistakes:
+            return []
+        answers, labels = said.answers, said.labels
+        wrong = answers["student"].classes != labels
+        caption = f"It is wrong about {wrong.sum():,} of {len(labels):,} test images"
+        if "teacher" in answers:
+            known = int((answers["teacher"].classes[wrong] == labels[wrong]).sum())
+            caption += f"; its teacher is right about {known:,} of these"
+        caption += f". Shown are the {len(said.mistakes)} about which it is most certain."
+        cards, pictures = [], []
+        for i, pixels in said.mistakes.items():
+            lines, short = [f"true: {names[labels[i]]}"], [f"true: {names[labels[i]]}"]
+            for key in ("student", "teacher"):
+                if key in answers:
+                    answer, probability = answers[key].classes[i], answers[key].probabilities[i]
+                    mark = "" if key == "student" else " ✓" if answer == labels[i] else " ✗"
+                    for some, name in ((lines, names[answer]), (short, figures.short(names[answer], 14))):
+                        some.append(f"{key}: {name} ({100 * probability:.0f} %){mark}")
+            image = f'<img src="{_data_uri(pixels)}" alt="{_e("test image of " + names[labels[i]])}">'
+            cards.append(f"<div>{image}{'<br>'.join(map(_e, lines))}</div>")
+            pictures.append(figures.Picture(pixels, short))
+        self.pictures[f"{self.prefix}mistakes"] = lambda: figures.png(figures.gallery(pictures))
+        return ["<h3>Mistakes</h3>", _p(caption, "soft"), f'<div class="mistakes">{"".join(cards)}</div>']
+
+    def _colour(self, key: str) -> str:
+        return {"alone": "c1", "teacher": "c6"}[key]
+
+    def _figure(self, name: str, title: str, caption: str, draw: Callable[[], Any], level: str = "h2") -> list[str]:
+        from hsakd_jax import figures
+
+        name = self.prefix + name
+        drawn = draw()
+        self.pictures[name] = lambda: figures.png(drawn)
+        words = f"<figcaption>{_e(caption)}</figcaption>" if caption else ""
+        picture = figures.svg(drawn, name, _e(title))
+        return [f"<{level}>{_e(title)}</{level}>", f'<figure>{words}<div class="wide">{picture}</div></figure>']
+
+
+def group(runs: "Sequence[Run]") -> list[Group]:
+    """Runs by their settings, in the order of the recipes."""
+    from hsakd_jax.recipes import RECIPES
+
+    order = {recipe: i for i, recipe in enumerate(RECIPES)}
+    found: dict[str, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: (order.get(run.recipe, len(order)), run.seeds[0])):
+        found.setdefault(run.recipe + repr(sorted(run.settings.items())), []).append(run)
+    groups = list(found.values())
+
+    def titles(runs: "list[Run]") -> list[str]:
+        title, path = _title(runs[0].recipe), runs[0].path
+        return [title, f"{title} ({runs[0].student})", f"{title} ({path.name})", f"{title} ({path.parent.name})"]
+
+    def label(runs: "list[Run]") -> str:
+        for i, title in enumerate(titles(runs)):
+            if sum(titles(other)[i] == title for other in groups) == 1:
+                return title
+        return str(runs[0].path)
+
+    alone = [run for run in runs if run.recipe == "baseline"]
+    made = []
+    for members in groups:
+        partners = [(run, _partner(run, alone)) for run in members]
+        gains = [_top1_of(run) - _top1_of(partner) for run, partner in partners if partner and partner is not run]
+        made.append(Group(label(members), "", members, gains))
+    subject = _subject(made)
+    free = iter([f"c{2 + i % 6}" for i in range(len(made)) if i % 6 != 4])
+    taken = []
+    for one in made:
+        if one is subject:
+            colour = "c0"
+        elif _is_alone(one) and one.runs[0].student == subject.runs[0].student and "c1" not in taken:
+            colour = "c1"
+        elif _teaches(one.runs[0]) and "c6" not in taken:
+            colour = "c6"
+        else:
+            colour = next(free, "c7")
+        taken.append(colour)
+    return [one._replace(colour=colour) for one, colour in zip(made, taken, strict=True)]
+
+
+def repeat(run: "Run", config: dict[str, Any]) -> str:
+    """The command that trains a run once more, beside it; '' where no config file is found."""
+    from hsakd_jax.recipes import RECIPES
+    from hsakd_jax.rundir import beside, flat
+    from hsakd_jax.tables import CONFIGS as NAMES
+
+    path = CONFIGS / f"{NAMES.get(run.dataset, run.dataset)}.py"
+    path = path if path.exists() else CONFIGS / "cifar100.py"
+    kind = RECIPES.get(run.recipe)
+    if kind is None or not path.exists():
+        return ""
+    base = flat(runpy.run_path(str(path))["get_config"](run.recipe).to_dict())
+    network, taught = config["network"], config.get("teacher") or {}
+    peers = network.get("peers") if isinstance(network.get("peers"), list) else []
+    wanted = {
+        **{key: config.get(key) for key in ("seed", "eval_every", "log_every", "eval_batch")},
+        **flat(config["data"], "data."),
+        **flat(config["objective"], f"objective.{run.recipe}."),
+        f"{kind.network}.arch": network["arch"],
+        f"{kind.network}.dtype": network["dtype"],
+        "batch_norm_groups": config["train"].get("batch_norm_groups"),
+    }
+    wanted["data.fraction"] = round(config["data"]["fraction"] / kind.share, 9)
+    if peers and set(peers) != {network["arch"]}:
+        wanted["peers"] = ["" if peer == network["arch"] else peer for peer in peers]
+    for key, value in config["train"].items():
+        if key == "init" and value:
+            value = str(beside(run.path, value).resolve())
+        if not (key == "trainable" and value == kind.trainable):
+            sections = (kind.schedule, kind.network)
+            wanted[next((f"{s}.{key}" for s in sections if f"{s}.{key}" in base), "")] = value
+    if taught:
+        wanted["teacher.workdir"] = str(beside(run.path, taught["workdir"]).resolve())
+        names = {"checkpoint": "checkpoint", "peer": "peer", "dtype": "inference_dtype"}
+        wanted |= {f"teacher.{names[key]}": value for key, value in taught.items() if key in names}
+    words = [f"--config=configs/{path.name}:{run.recipe}", f"--workdir={run.path.resolve()}-again"]
+    for key, value in wanted.items():
+        # An option that there was not, or is no longer, is left as it is.
+        if value is not None and key in base and json.loads(json.dumps(base[key])) != value:
+            value = tuple(value) if isinstance(value, list) else value
+            words.append(f"--config.{key}={value}")
+    return shlex.join(["python", "-m", "hsakd_jax.main", *words])
+
+
+def _title(recipe: str) -> str:
+    from hsakd_jax.recipes import RECIPES
+
+    return RECIPES[recipe].title if recipe in RECIPES else recipe
+
+
+def _recipe_words(recipe: str) -> str:
+    from hsakd_jax.recipes import RECIPES
+
+    if recipe == "probe":
+        return "is a new last layer on a trained backbone"
+    return {
+        "baseline": "learns from the labels alone",
+        "kd": "learns from the labels and from its teacher's classes",
+        "teacher": "has branches that learn to tell class and rotation",
+        "student": "learns from the labels and from its teacher's classes and branches, in four rotations",
+        "mutual": "trains several networks that teach one another, whose mean is shown",
+        "rival": "learns from the labels and from its teacher by another method",
+    }.get(RECIPES[recipe].objective if recipe in RECIPES else "", "")
+
+
+def _subject(groups: Sequence[Group]) -> Group:
+    """What the report is about: the best student, of one that was taught if there is any."""
+    from hsakd_jax.recipes import RECIPES
+
+    def rank(one):
+        kind = RECIPES.get(one.runs[0].recipe)
+        reached = statistics.mean(one.accuracies("last"))
+        if kind is None or kind.network != "student":
+            return 0, reached
+        return 3 if kind.teacher else 1 if _is_alone(one) else 2, reached
+
+    return max(groups, key=rank)
+
+
+def _is_alone(one: Group) -> bool:
+    return one.runs[0].recipe == "baseline"
+
+
+def _teaches(run: "Run") -> bool:
+    from hsakd_jax.recipes import RECIPES
+
+    return run.recipe in RECIPES and RECIPES[run.recipe].network == "teacher"
+
+
+def _partner(run: "Run", alone: "Iterable[Run]") -> "Run | None":
+    """The student alone that a run gained on: of its network, data, epochs and batch, best of its folder or seed."""
+    if _teaches(run):
+        return None
+    keys = ("data.name", "data.fraction", "data.validation", "train.epochs", "train.batch")
+    found = [
+        other
+        for other in alone
+        if other.student == run.student and all(other.settings.get(k) == run.settings.get(k) for k in keys)
+    ]
+    for alike in (
+        lambda other: other.path.parent == run.path.parent,
+        lambda other: other.seeds[0] == run.seeds[0],
+    ):
+        found = [other for other in found if alike(other)] or found
+    return found[0] if found else None
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    from hsakd_jax.errors import UserError
+    from hsakd_jax.rundir import RunDirectory
+
+    try:
+        entries = RunDirectory(path).records()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}/metrics.jsonl can't be read ({error}): leave the run out") from error
+    return [e for e in entries if isinstance(e, dict) and {"step", "epoch"} <= e.keys()]
+
+
+def _curve(one: Group, logs: list[list[dict[str, Any]]], read: Callable[[dict], float | None]) -> Any:
+    """Mean and deviation where all runs that have a log have a value; None where there is none."""
+    from hsakd_jax import figures
+
+    series = [{e["epoch"]: value for e in log if (value := read(e)) is not None} for log in logs if log]
+    common = sorted(set.intersection(*map(set, series))) if series else []
+    if not common:
+        return None
+    values = [[values[x] for values in series] for x in common]
+    spread = [statistics.stdev(v) for v in values] if len(series) > 1 else ()
+    return figures.Curve(one.label, one.colour, common, [statistics.mean(v) for v in values], spread)
+
+
+def _top1(entry: dict[str, Any]) -> float | None:
+    found = [value for name, value in entry.items() if name.rpartition("/")[2] == "top1"]
+    return statistics.mean(found) if found else None
+
+
+def _top1_of(run: "Run") -> float:
+    return run.accuracy("last", "top1") or 0.0
+
+
+def _best(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    return max(entries, key=lambda e: (e["score"], e["step"]))
+
+
+def _branch(run: "Run", kind: str, l: int) -> float | None:
+    found = [value for name, value in run.results["last"].items() if name.rpartition("/")[2] == f"{kind}_{l}"]
+    return statistics.mean(found) if found else None
+
+
+def _count(run: "Run", key: str) -> str:
+    found = (run.results.get(key) or {}).get("backbone")
+    return "" if found is None else f"{found:,}"
+
+
+def _mean(values: Sequence[float], sign: str = "") -> str:
+    deviation = f" <small>({statistics.stdev(values):.2f})</small>" if len(values) > 1 else ""
+    return f"{statistics.mean(values):{sign}.2f}{deviation}"
+
+
+def _data_uri(pixels: Any) -> str:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels if pixels.shape[-1] > 1 else pixels[..., 0]).save(file, "png")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _e(text: Any) -> str:
+    return html.escape(str(text))
+
+
+def _p(text: str, kind: str = "") -> str:
+    return f"<p{f' class={kind}' if kind else ''}>{_e(text)}</p>"

@@ -1,0 +1,70 @@
+"""Makes a page of runs: what was trained, how it went, what it is wrong about.
+
+    python -m hsakd_jax.report RUN... --output=report.html [--png=DIR] [--data_dir=DIR]
+
+RUN is the directory of one run or a folder of several, such as a pipeline's, which is searched in depth. The page is
+one file that needs nothing else. Runs that differ in their seed alone are shown as their mean with a band of one
+standard deviation.
+
+The last checkpoints answer the test images once more; --data_dir says where these lie now. What can't be shown, since
+a run or the data is not there, is left out and named. --png writes each figure as a PNG too. Figures need matplotlib:
+pip install 'hsakd_jax[report]'.
+"""
+
+import os
+from pathlib import Path
+
+from absl import flags
+
+from hsakd_jax.cli import command
+
+_OUTPUT = flags.DEFINE_string("output", "", "the page, FILE.html.")
+_PNG = flags.DEFINE_string("png", "", "a folder for the figures as PNG.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "where the data lies, if not where the run found it.")
+
+
+def main(folders: list[str]) -> None:
+    """Writes the report."""
+    from hsakd_jax import collected, page
+    from hsakd_jax.errors import UserError
+    from hsakd_jax.files import write_text
+
+    output, pngs = Path(_OUTPUT.value).expanduser(), Path(_PNG.value).expanduser() if _PNG.value else None
+    if output.suffix not in (".html", ".htm") or output.is_dir():
+        raise UserError(f"--output={output}: name a file that ends in .html")
+    if not output.parent.is_dir():
+        raise UserError(f"{output.parent} is no folder: make it, or choose another --output")
+    if pngs and pngs.exists() and not pngs.is_dir():
+        raise UserError(f"--png={pngs} is a file: name a folder")
+    runs, unfinished = collected.find(folders)
+    if not runs:
+        waiting = f"{', '.join(map(str, unfinished))} is not finished: let it go on"
+        raise UserError(
+            waiting if unfinished else f"{', '.join(folders)}: no run there (it has a config.json): check the path"
+        )
+    try:
+        import matplotlib as _  # noqa: F401
+    except ImportError as error:
+        raise UserError("a report needs matplotlib: pip install 'hsakd_jax[report]'") from error
+    content, pictures = page.make(runs, unfinished, _DATA_DIR.value)
+    try:
+        if pngs:
+            pngs.mkdir(parents=True, exist_ok=True)
+            for name, draw in pictures.items():
+                draft = pngs / f".{name}.{os.getpid()}.draft"
+                try:
+                    draft.write_bytes(draw())
+                    draft.replace(pngs / f"{name}.png")
+                finally:
+                    draft.unlink(missing_ok=True)
+        write_text(output, content)
+    except OSError as error:
+        raise UserError(
+            f"can't write {' or '.join(map(str, filter(None, (output, pngs))))}: {error.strerror}"
+        ) from error
+    amount = f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {len(pictures)} figures"
+    print(f"{output}: {amount}" + (f", also in {pngs}" if pngs else ""))
+
+
+if __name__ == "__main__":
+    command(main, __doc__, "output", words="RUN...")

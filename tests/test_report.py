@@ -1,0 +1,354 @@
+"""The page of runs: made-up run folders for words and figures, small networks and a real run for what they answer."""
+
+import ast
+import functools
+import html
+import json
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+pytest.importorskip("matplotlib")
+
+from hsakd_jax import collected, create, data, figures, opinions, pipeline, restore
+from hsakd_jax import page as room
+from hsakd_jax.augment import normalise
+from hsakd_jax.checkpoint import Checkpoints
+from hsakd_jax.errors import UserError
+from hsakd_jax.variables import start
+
+CLASSES = [str(i) for i in range(10)]
+
+
+def make(path, recipe, top1, seed=0, config="digits", classes=CLASSES, trained=False, log=True, **options):
+    """A finished run of digits as training leaves it, by default without checkpoints; `options`: 'student__lr'."""
+    command = runpy.run_path(str(ROOT / "configs" / f"{config}.py"))["get_config"](recipe).to_dict() | {"seed": seed}
+    command["data"]["name"] = "digits"
+    for key, value in options.items():
+        *sections, name = key.split("__")
+        functools.reduce(dict.__getitem__, sections, command)[name] = value
+    splits = SimpleNamespace(train=SimpleNamespace(image_shape=(8, 8, 1)), class_names=classes)
+    resolved = pipeline.resolve(command, recipe, splits)
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps(resolved))
+    branches = {f"{kind}_{l}": 10.0 * l + seed for kind in ("joint", "class") for l in (1, 2, 3)}
+    last = {"epoch": 4, "top1": top1, "top5": 99.0, **(branches if resolved["network"]["branches"] else {})}
+    results = {
+        "last": last,
+        "best": {**last, "epoch": 2, "top1": top1 + 1, "chosen_by": "top-1 on test"},
+        "recipe": recipe,
+        "arch": resolved["network"]["arch"],
+        "seed": seed,
+        "train_images": 100,
+        "test_images": 896,
+        "parameters": {"with_branches": 9999, "backbone": 5142},
+        "multiply_adds": {"with_branches": 99999, "backbone": 49568},
+        "images_per_s": 1234.5,
+        "versions": {"jax": "0.10.2"},
+        "device": "1 x cpu",
+        "git": "0123456789abcdef0123456789abcdef01234567",
+    }
+    (path / "results.json").write_text(json.dumps(results))
+    terms = [name for name, options in resolved["objective"].items() if options["weight"]]
+    with (path / "metrics.jsonl").open("w") as file:
+        for epoch in range(1, 5) if log else ():
+            entry = {"step": 5 * epoch, "epoch": float(epoch)}
+            rates = {"loss": 3 / epoch, "top1": 0.1, "lr": 0.05 / epoch, "images_per_s": 1200.0, "grad_norm": 1.0}
+            file.write(json.dumps({**entry, **rates, **{name: (1 + seed) / epoch for name in terms}}) + "\n")
+            score = top1 + 1 if epoch == 2 else top1
+            file.write(json.dumps({**entry, "split": "test", "top1": score, "score": score}) + "\n")
+    if trained:
+        network = create(resolved["network"]["arch"], len(classes), False)  # without branches, which are not asked
+        variables = start(network, (8, 8, 1), seed=len(path.name))
+        checkpoints = Checkpoints(path / "checkpoints")
+        checkpoints.save(20, {"params": variables["params"], "batch_stats": variables["batch_stats"]})
+        checkpoints.close()
+    return path
+
+
+def page_of(*folders):
+    """The page of all runs in folders and the names of its figures, after a look at what makes every page whole."""
+    page, pictures = room.make(*collected.find([str(folder) for folder in folders]))
+    check(page)
+    return page, pictures
+
+
+class Reader(HTMLParser):
+    """Reads a page, in which every element must be closed."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.refs, self.tags = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.note(attrs)
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.note(attrs)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def note(self, attrs):
+        for name, value in attrs:
+            assert not name.startswith("on")
+            if name == "id":
+                self.ids.append(value)
+            if name.endswith("href") or (value and "url(#" in value):
+                self.refs.append(re.search(r"#([^)]*)", value)[1])
+            if name == "src":
+                assert value.startswith("data:image/png;base64,")
+
+
+def check(page):
+    reader = Reader()
+    reader.feed(page)
+    assert not reader.open
+    assert len(set(reader.ids)) == len(reader.ids)
+    assert set(reader.refs) <= set(reader.ids)
+    assert "script" not in reader.tags
+    assert "http" not in page
+    # No colour that the dark page would not change.
+    assert not re.search(r"#[0-9a-f]{6}\b", page[page.index("</style>") :])
+
+
+def text(page):
+    """What a person reads of a page."""
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", re.sub(r"(?s)<(svg|style).*?</\1>", "", page))).split())
+
+
+def test_a_pipeline_of_two_seeds(tmp_path):
+    for seed in (0, 1):
+        for recipe, top1 in (("teacher", 94.0), ("baseline", 80.0 + seed), ("kd", 82.0), ("student", 90.0 + 3 * seed)):
+            make(tmp_path / str(seed) / recipe, recipe, top1, seed)
+    (tmp_path / "later").mkdir()
+    (tmp_path / "later" / "config.json").write_text((tmp_path / "0" / "kd" / "config.json").read_text())
+    page, pictures = page_of(tmp_path)
+    said = text(page)
+    assert "HSAKD*: resnet8_quarter reaches 91.50 % top-1 on digits, 11.00 points more than alone" in said
+    assert "2.50 below its teacher resnet8 (mean of 2 seeds)" in said
+    assert "8 runs on digits: 100 training images, 896 test images, 10 classes, images of 8x8x1." in said
+    assert re.search(r"HSAKD\* 91\.50 \(2\.12\) 92\.50 \(2\.12\) \+11\.00 \(1\.41\) resnet8_quarter resnet8 0, 1", said)
+    assert "5,142 49,568" in said
+    assert "Trained on 1 x cpu, commit 0123456789ab, with jax 0.10.2." in said
+    assert "Band: one standard deviation over seeds" in said
+    assert f"python -m hsakd_jax.main --config=configs/digits.py:kd --workdir={tmp_path}/1/kd-again" in said
+    assert f"are not shown: {tmp_path}/0/student has no checkpoint yet" in said
+    assert f"Not finished, and not shown: {tmp_path}/later." in said
+    assert set(pictures) == {"results", "accuracy", "branches", "losses", "schedule", "speed"}
+    for draw in pictures.values():
+        assert draw().startswith(b"\x89PNG")
+
+
+def test_what_is_missing_is_named(tmp_path):
+    make(tmp_path / "run", "baseline", 80.0, log=False)
+    page, pictures = page_of(tmp_path)
+    said = text(page)
+    assert "student alone: resnet8_quarter reaches 80.00 % top-1 on digits" in said
+    assert "than alone" not in said
+    for part in ("Accuracy over time is", "Branches are", "Losses are", "Its answers to the test images are"):
+        assert f"{part} not shown" in said
+    assert set(pictures) == {"speed"}
+
+
+def test_runs_of_several_settings_and_datasets(tmp_path):
+    make(tmp_path / "a", "kd", 80.0)
+    make(tmp_path / "b", "kd", 81.0, student__lr=0.1)
+    make(tmp_path / "c", "kd", 82.0, student__arch="resnet8")
+    make(tmp_path / "d", "kd", 83.0, data__name="mnist")
+    with (tmp_path / "c" / "metrics.jsonl").open("a") as file:
+        file.write('7\n{"step": 25}\n{"step": 30, "ep')  # cut off by a kill
+    runs, _ = collected.find([tmp_path])
+    groups = room.group(runs[:3])
+    assert [g.label for g in groups] == ["KD (a)", "KD (b)", "KD (resnet8)"]
+    assert len({g.colour for g in groups}) == 3
+    make(tmp_path / "e" / "alone", "baseline", 70.0)
+    make(tmp_path / "f" / "alone", "baseline", 60.0, student__epochs=7)  # nothing to compare with
+    page, pictures = page_of(tmp_path)
+    assert page.count("<h1>") == 2
+    assert re.search(r"KD \(a\) 80\.00 81\.00 \+10\.00 resnet8_quarter \? 0 120", text(page))
+    assert "KD (resnet8) 82.00 83.00 resnet8 ? 0 120" in text(page)
+    assert {"digits-accuracy", "mnist-speed"} <= set(pictures)
+
+
+def test_names_are_untrusted(tmp_path):
+    name = "<script>x & $\\frac{"
+    make(tmp_path / name, "kd", 80.0)
+    make(tmp_path / "other", "kd", 80.0, student__lr=0.1)
+    page, _ = page_of(tmp_path)
+    assert page.count(html.escape(f"KD ({name})")) > 1
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options"),
+    [
+        ("baseline", {}),
+        ("student", {"student__lr": 0.1, "student__milestones": (2, 3), "data__mean": (0.25,), "seed": 7}),
+        ("student", {"objective__student__kl_aux__branches": (1, 3), "teacher__checkpoint": "best", "eval_every": 3}),
+        ("teacher_frozen", {"frozen__epochs": 5, "batch_norm_groups": 4, "student__epochs": 3}),
+        ("mutual", {"peers": ("", "resnet8"), "student__dtype": "bfloat16"}),
+        ("kd_25", {"data__fraction": 0.5, "teacher__inference_dtype": "bfloat16", "student__nesterov": False}),
+        ("sskd", {"student__schedule": "multi_step", "data__dir": "/my data"}),
+    ],
+)
+def test_the_command_repeats_the_run(recipe, options, tmp_path):
+    path = make(tmp_path / "a run", recipe, 80.0, **{"seed": 0, **options})
+    (run,), _ = collected.find([tmp_path])
+    wanted = json.loads((path / "config.json").read_text())
+    line = shlex.split(room.repeat(run, wanted))
+    assert line[:4] == ["python", "-m", "hsakd_jax.main", f"--config=configs/digits.py:{recipe}"]
+    assert line[4] == f"--workdir={path}-again"
+    command = runpy.run_path(str(ROOT / "configs/digits.py"))["get_config"](recipe)
+    for word in line[5:]:
+        key, value = re.fullmatch(r"--config\.([\w.]+)=(.*)", word).groups()
+        old = command.to_dict()
+        for part in key.split("."):
+            old = old[part]
+        new = value if isinstance(old, str) else ast.literal_eval(value)
+        command.update_from_flattened_dict({key: new})
+    splits = SimpleNamespace(train=SimpleNamespace(image_shape=(8, 8, 1)), class_names=CLASSES)
+    found = json.loads(json.dumps(pipeline.resolve(command.to_dict(), recipe, splits)))
+    for config in (found, wanted):  # by another way to the same place
+        for section, key in (("teacher", "workdir"), ("train", "init")):
+            if config[section]:
+                config[section][key] = (path / config[section][key]).resolve()
+    assert found == wanted
+
+
+def test_no_configs_no_command(tmp_path, monkeypatch):
+    make(tmp_path / "run", "kd", 80.0)
+    monkeypatch.setattr(room, "CONFIGS", tmp_path / "none")
+    assert "not known, since configs/ is not there" in page_of(tmp_path)[0]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits", splits=("test",)).test
+
+
+def test_opinions_and_their_figures(digits, tmp_path):
+    for recipe in ("teacher", "baseline", "student"):
+        make(tmp_path / recipe, recipe, 10.0, trained=True, teacher__arch="resnet8_quarter")
+    asked = {key: opinions.Asked(tmp_path / key) for key in ("student", "teacher")}
+    said = opinions.ask(asked | {"absent": opinions.Asked(tmp_path / "absent")}, 5)
+    np.testing.assert_array_equal(said.labels, digits.labels)
+    assert said.silent == {"absent": f"{tmp_path}/absent is not a run directory (no config.json): check the path"}
+    for key in asked:
+        network, variables = restore(tmp_path / key)
+        images = normalise(jax.numpy.asarray(digits.images), (0.31,), (0.38,))
+        probabilities = jax.nn.softmax(jax.jit(network.clone(branches=False).apply)(variables, images).logits)
+        assert (said.answers[key].classes == probabilities.argmax(-1)).mean() > 0.99  # batches round otherwise
+        np.testing.assert_allclose(said.answers[key].probabilities, probabilities.max(-1), rtol=1e-3)
+    certain = np.where(said.answers["student"].classes != digits.labels, said.answers["student"].probabilities, 0)
+    assert list(said.mistakes) == list(np.argsort(-certain, kind="stable")[:5])
+    for i, image in said.mistakes.items():
+        np.testing.assert_array_equal(image, digits.images[i])
+
+    page, pictures = page_of(tmp_path)
+    shown = text(page)
+    wrong = int((said.answers["student"].classes != digits.labels).sum())
+    assert f"It is wrong about {wrong} of 896 test images; its teacher is right about" in shown
+    assert re.search(r"true: \d student: \d \(\d+ %\) teacher: \d \(\d+ %\) [✓✗]", shown)
+    assert page.count("<img ") == room.MISTAKES
+    for name in ("confusions", "classes", "mistakes"):
+        assert pictures[name]().startswith(b"\x89PNG")
+
+
+def test_data_that_is_gone(digits, tmp_path):
+    make(tmp_path / "run", "baseline", 10.0, trained=True, data__dir="/nowhere")
+    with pytest.raises(UserError, match="its data digits is not in /nowhere: give --data_dir=DIR"):
+        opinions.ask({"student": opinions.Asked(tmp_path / "run")}, 5)
+    assert "are not shown: its data digits is not in /nowhere" in text(page_of(tmp_path)[0])
+    make(tmp_path / "other", "baseline", 10.0, trained=True, classes=list("abcdefghij"))
+    with pytest.raises(UserError, match="has other classes than the run"):
+        opinions.ask({"student": opinions.Asked(tmp_path / "other")}, 5)
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_a_browser_shows_it(scheme, tmp_path):
+    make(tmp_path / "kd", "kd", 82.0)
+    make(tmp_path / "baseline", "baseline", 80.0)
+    (tmp_path / "page.html").write_text(page_of(tmp_path)[0])
+    settings = f"--blink-settings=preferredColorScheme={['dark', 'light'].index(scheme)}"
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--window-size=1000,3000"]
+    picture = f"--screenshot={tmp_path}/page.png"
+    line = ["chromium", *options, f"--user-data-dir={tmp_path}/browser", settings, picture, f"{tmp_path}/page.html"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=100)
+    assert "CONSOLE" not in done.stderr
+    pixels = np.asarray(Image.open(tmp_path / "page.png").convert("RGB")).reshape(-1, 3)
+    colours = {tuple(bytes.fromhex(figures.COLOURS[key][scheme == "dark"][1:])) for key in ("ground", "c0", "c1")}
+    assert colours <= set(map(tuple, pixels.tolist()))
+
+
+def test_help_is_quick():
+    code = "import sys, hsakd_jax.report; assert not {'jax', 'matplotlib', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    line = [sys.executable, "-m", "hsakd_jax.report", "--help"]
+    assert "python -m hsakd_jax.report RUN..." in subprocess.run(line, cwd=ROOT, capture_output=True, text=True).stdout
+
+
+def test_names_at_the_ends_of_lines_stay_apart():
+    for places in ([0.1, 0.1, 0.1], [0.9, 0.95, 1.0], [0.0, 0.5, 1.0], [0.5] * 20):
+        found = figures._spread(places, 0.1)
+        assert (np.diff(found) > 0.0999).all()
+        assert max(found) <= max(1.0, 0.1 * (len(places) - 1))
+    assert figures._spread([0.0, 0.5, 1.0], 0.1) == [0.0, 0.5, 1.0]
+
+
+def test_the_command(digits, run_command, tmp_path):
+    """A real run, from its first step to the page."""
+    done = run_command("main", "--config=configs/digits.py:baseline_tiny", f"--workdir={tmp_path}/run")
+    assert done.returncode == 0, done.stderr
+    output, pngs = tmp_path / "page.html", tmp_path / "png"
+    done = run_command("report", tmp_path / "run", f"--output={output}", f"--png={pngs}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{output}: 1 run, 6 figures, also in {pngs}\n"
+    page = output.read_text()
+    check(page)
+    assert "What student alone is wrong about" in page
+    names = {"accuracy", "losses", "schedule", "speed", "confusions", "mistakes"}
+    assert {p.name for p in pngs.iterdir()} == {f"{name}.png" for name in names}
+
+
+BAD = {
+    "no output": ([], "--output is missing"),
+    "not a page": (["--output={}/x.txt"], "name a file that ends in .html"),
+    "no folder for it": (["--output={}/none/x.html"], "none is no folder"),
+    "a file for a folder": (["--output={}/x.html", "--png={}/file"], "file is a file: name a folder"),
+    "no run": (["--output={}/x.html"], "no run there"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input(what, run_command, tmp_path):
+    args, words = BAD[what]
+    (tmp_path / "file").write_text("")
+    done = run_command("report", tmp_path, *(arg.format(tmp_path) for arg in args))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert words in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_unfinished_run_is_named(run_command, tmp_path):
+    (make(tmp_path / "run", "kd", 80.0) / "results.json").unlink()
+    done = run_command("report", tmp_path, f"--output={tmp_path}/x.html")
+    assert done.returncode == 2
+    assert done.stderr == f"error: {tmp_path}/run is not finished: let it go on\n"
+    assert not (tmp_path / "x.html").exists()
