@@ -122,6 +122,7 @@ def wait_for_step(workdir, step):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_run_of_two_is_a_run_of_one(uninterrupted, run_command, tmp_path):
     """In float32 to rounding, which the first epoch keeps small."""
     done = run_command("main", *ARGS, f"--workdir={tmp_path}/run", devices=8)
@@ -133,7 +134,8 @@ def test_a_run_of_two_is_a_run_of_one(uninterrupted, run_command, tmp_path):
     assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
 
 
-@pytest.mark.parametrize("killed", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
 def test_one_process_killed_and_all_started_again(uninterrupted, tmp_path, killed):
     workdir = tmp_path / "run"
     processes = launch(workdir)
@@ -151,6 +153,7 @@ def test_one_process_killed_and_all_started_again(uninterrupted, tmp_path, kille
     assert_same(workdir, uninterrupted)
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_saves_and_ends_all(uninterrupted, tmp_path):
     workdir = tmp_path / "run"
     processes = launch(workdir)
