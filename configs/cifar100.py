@@ -40,31 +40,20 @@ from hsakd_jax import recipes
 def get_config(recipe="hsakd"):
     """The config of a recipe."""
     training = {
-        "dtype": "float32",
+        **recipes.TRAINING,
         "epochs": 240,
         "batch": 64,  # images a step; each is seen in its 4 rotations
-        "accumulate": 1,
-        "remat": False,
         "lr": 0.05,
-        "lr_batch": 0,  # the batch that `lr` is meant for, to scale it to `batch`; 0 takes `lr` as it is
         "schedule": "multi_step",
         "milestones": (150, 180, 210),  # epochs
-        "gamma": 0.1,
-        "warmup": 0,  # epochs
-        "momentum": 0.9,
-        "nesterov": True,
         "weight_decay": 5e-4,
     }
     return recipes.make(
         recipe,
         runs=("teacher", "baseline", "student"),
         data={
+            **recipes.DATA,
             "name": "cifar100",
-            "dir": "",
-            "image_size": 0,
-            "resize": 0,
-            "fraction": 1.0,
-            "validation": 0.0,
             **recipes.NORMALISATION["cifar100"],
             "crop": "pad",
             "pad": 4,

@@ -25,18 +25,12 @@ from hsakd_jax import recipes
 def get_config(recipe="hsakd"):
     """The config of a recipe."""
     training = {
-        "dtype": "float32",
+        **recipes.TRAINING,
         "epochs": 100,
         "batch": 256,  # images a step over all devices; each is seen in its 4 rotations
-        "accumulate": 1,
-        "remat": False,
         "lr": 0.1,
-        "lr_batch": 0,  # the batch that `lr` is meant for, to scale it to `batch`; 0 takes `lr` as it is
         "schedule": "multi_step",
         "milestones": (30, 60, 90),  # epochs
-        "gamma": 0.1,
-        "warmup": 0,  # epochs
-        "momentum": 0.9,
         "nesterov": False,
         "weight_decay": 1e-4,
     }
@@ -44,12 +38,10 @@ def get_config(recipe="hsakd"):
         recipe,
         runs=("teacher", "baseline", "student"),
         data={
+            **recipes.DATA,
             "name": "imagenet2012",
-            "dir": "",
             "image_size": 224,
             "resize": 256,
-            "fraction": 1.0,
-            "validation": 0.0,
             **recipes.NORMALISATION["imagenet2012"],
             "crop": "resized",
             "pad": 0,

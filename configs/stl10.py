@@ -13,30 +13,20 @@ from hsakd_jax import recipes
 def get_config(recipe="probe"):
     """The config of a recipe."""
     training = {
-        "dtype": "float32",
+        **recipes.TRAINING,
         "epochs": 100,
         "batch": 64,  # images a step
-        "accumulate": 1,
-        "remat": False,
         "lr": 0.1,
-        "lr_batch": 0,  # the batch that `lr` is meant for, to scale it to `batch`; 0 takes `lr` as it is
         "schedule": "multi_step",
         "milestones": (30, 60, 90),  # epochs
-        "gamma": 0.1,
-        "warmup": 0,  # epochs
-        "momentum": 0.9,
-        "nesterov": True,
         "weight_decay": 0.0,
     }
     return recipes.make(
         recipe,
         data={
+            **recipes.DATA,
             "name": "stl10",
-            "dir": "",
             "image_size": 32,
-            "resize": 0,
-            "fraction": 1.0,
-            "validation": 0.0,
             **recipes.NORMALISATION["stl10"],
             "crop": "resized",
             "pad": 0,

@@ -18,19 +18,12 @@ from hsakd_jax import recipes
 def get_config(recipe="joint"):
     """The config of a recipe."""
     training = {
-        "dtype": "float32",
+        **recipes.TRAINING,
         "epochs": 240,
         "batch": 64,  # images a step
-        "accumulate": 1,
-        "remat": False,
         "lr": 0.05,
-        "lr_batch": 0,  # the batch that `lr` is meant for, to scale it to `batch`; 0 takes `lr` as it is
         "schedule": "multi_step",
         "milestones": (150, 180, 210),  # epochs
-        "gamma": 0.1,
-        "warmup": 0,  # epochs
-        "momentum": 0.9,
-        "nesterov": True,
         "weight_decay": 5e-4,
     }
     probe = {"epochs": 100, "lr": 0.1, "milestones": (30, 60, 90), "weight_decay": 0.0}
@@ -38,12 +31,9 @@ def get_config(recipe="joint"):
     return recipes.make(
         recipe,
         data={
+            **recipes.DATA,
             "name": "tiny_imagenet",
-            "dir": "",
             "image_size": 32 if is_probe else 0,
-            "resize": 0,
-            "fraction": 1.0,
-            "validation": 0.0,
             **recipes.NORMALISATION["imagenet2012"],
             "crop": "resized" if is_probe else "pad",
             "pad": 8,

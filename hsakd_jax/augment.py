@@ -6,6 +6,10 @@ import jax
 import jax.numpy as jnp
 
 Array = jax.Array
+# Of Szegedy et al. 2015 (arXiv 1409.4842): share of the area, ratio of sides, draws before the middle is taken.
+AREA = (0.08, 1.0)
+RATIO = (3 / 4, 4 / 3)
+DRAWS = 10
 
 
 def random_crop(key: Array, images: Array, pad: int) -> Array:
@@ -28,9 +32,9 @@ def random_resized_crop(key: Array, images: Array, size: int) -> Array:
     """
     batch, height, width, _ = images.shape
     keys = jax.random.split(key, 3)
-    area = height * width * jax.random.uniform(keys[0], (batch, 10), minval=0.08, maxval=1.0)
-    ratio = jnp.exp(jax.random.uniform(keys[1], (batch, 10), minval=-jnp.log(4 / 3), maxval=jnp.log(4 / 3)))
-    sides = jnp.round(jnp.stack([jnp.sqrt(area / ratio), jnp.sqrt(area * ratio)], -1))  # [B, 10, 2]
+    area = height * width * jax.random.uniform(keys[0], (batch, DRAWS), minval=AREA[0], maxval=AREA[1])
+    ratio = jnp.exp(jax.random.uniform(keys[1], (batch, DRAWS), minval=jnp.log(RATIO[0]), maxval=jnp.log(RATIO[1])))
+    sides = jnp.round(jnp.stack([jnp.sqrt(area / ratio), jnp.sqrt(area * ratio)], -1))  # [B, DRAWS, 2]
     limits = jnp.array([[[height, width]]], sides.dtype)
     fits = ((sides <= limits) & (sides > 0)).all(-1)
     first = jnp.take_along_axis(sides, fits.argmax(1)[:, None, None], 1)[:, 0]
@@ -104,3 +108,18 @@ def normalise(images: Array, mean: Sequence[float], std: Sequence[float], dtype=
             raise ValueError(f"{name} has {len(value)} numbers but the images have {images.shape[-1]} channels")
     shift, scale = (jnp.asarray(v, dtype).reshape(1, 1, 1, -1) for v in (mean, std))
     return (images.astype(dtype) / 255 - shift) / scale
+
+
+def prepare(images: Array, *, mean: Sequence[float], std: Sequence[float], size: int, resize: int) -> Array:
+    """What a network sees of test images: of `size`, or scaled (see `centre_crop`), and normalised.
+
+    Args:
+      images: uint8 [B, H, W, C].
+      mean: see `normalise`.
+      std: likewise.
+      size: side of the images that the network takes.
+      resize: what the shorter side of others is scaled to; 0 for `size`.
+    """
+    if images.shape[1:3] != (size, size):
+        images = centre_crop(images, size, resize or size)
+    return normalise(images, mean, std)

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hsakd_jax.accuracies import mean
 from hsakd_jax.errors import UserError
 from hsakd_jax.files import read_json
-from hsakd_jax.published import SETTINGS, SLOW, SLOW_LR
-from hsakd_jax.recipes import GIVEN, RECIPES
+from hsakd_jax.published import SETTINGS, SLOW_LR
+from hsakd_jax.recipes import GIVEN, RECIPES, SLOW
 from hsakd_jax.rundir import beside, flat
 
 # These say nothing of what was trained; class names follow from the data.
@@ -57,8 +58,7 @@ class Run(NamedTuple):
           when: 'last' or 'best'.
           kind: 'top1' or 'top5'.
         """
-        found = [value for name, value in self.results[when].items() if name.rpartition("/")[2] == kind]
-        return sum(found) / len(found) if found else None
+        return mean(self.results[when], kind)
 
 
 def find(folders: Sequence[str]) -> tuple[list[Run], list[Path]]:

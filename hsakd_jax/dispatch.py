@@ -8,7 +8,7 @@ import numpy as np
 
 from hsakd_jax import sampling
 from hsakd_jax.devices import Devices
-from hsakd_jax.photos import Photos, stream
+from hsakd_jax.photos import Photos, training_batches
 
 Advance = Callable[[Any, Any, int, int], tuple[Any, int]]
 # Steps of one call at most: enough to hide its cost, few enough to stop soon after a signal.
@@ -38,41 +38,28 @@ def make_advance(
         images fit. On CPU, XLA computes gradients of convolutions many times slower inside a loop of its own.
       size: side of the crops that workers make of photographs.
     """
-    if isinstance(dataset, Photos):
-        return _from_workers(step, dataset, devices, batch, seed, size)
     if many is None:
-        many = jax.default_backend() != "cpu" and dataset.images.nbytes <= RESIDENT
-    return (_many_a_call if many else _one_a_call)(step, dataset, devices, batch, seed)
+        in_memory = not isinstance(dataset, Photos)
+        many = in_memory and jax.default_backend() != "cpu" and dataset.images.nbytes <= RESIDENT
+    return (_many_a_call if many else _one_a_call)(step, dataset, devices, batch, seed, size)
 
 
-def _one_a_call(step, dataset, devices, batch, seed) -> Advance:
-    share = devices.share(batch)
+def _one_a_call(step, dataset, devices, batch, seed, size) -> Advance:
+    share, batches = devices.share(batch), None
 
     def advance(state, teacher_variables, done, until):
         del until
-        index = sampling.order(len(dataset.labels), batch, seed, done)[share]
-        rows = dataset.images[index], dataset.labels[index], index.astype(np.int32)
-        return step(state, teacher_variables, *devices.shard(rows)), done + 1
+        nonlocal batches  # from the first step asked for on, which a resumed run has not at 0
+        batches = batches or training_batches(dataset, batch, seed, done, share, size)
+        rows = next(batches)
+        given = devices.shard((rows["image"], rows["label"], rows["index"]))
+        return step(state, teacher_variables, *given), done + 1
 
     return advance
 
 
-def _from_workers(step, photos, devices, batch, seed, size) -> Advance:
-    share, rows = devices.share(batch), None
-
-    def advance(state, teacher_variables, done, until):
-        del until
-        nonlocal rows
-        rows = rows or stream(photos, batch, seed, done, size, share)
-        index = sampling.order(len(photos), batch, seed, done)[share]
-        taken = next(rows)
-        given = taken["image"], taken["label"], index.astype(np.int32)
-        return step(state, teacher_variables, *devices.shard(given)), done + 1
-
-    return advance
-
-
-def _many_a_call(step, dataset, devices, batch, seed) -> Advance:
+def _many_a_call(step, dataset, devices, batch, seed, size) -> Advance:
+    del size  # they have one
     images, labels = devices.replicate(tuple(dataset))
     share = devices.share(batch)
 

@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 
 from hsakd_jax import data, metrics
-from hsakd_jax.augment import centre_crop, normalise
+from hsakd_jax.augment import prepare
 from hsakd_jax.devices import Devices
 from hsakd_jax.errors import UserError
 from hsakd_jax.nets.network import Outputs
-from hsakd_jax.photos import Photos, eval_stream
+from hsakd_jax.photos import Photos, evaluation_batches
 from hsakd_jax.progress import table
 from hsakd_jax.rotations import rotate
 from hsakd_jax.rundir import RunDirectory
-from hsakd_jax.sampling import Dataset, eval_batches
+from hsakd_jax.sampling import Dataset
 from hsakd_jax.variables import build, read_variables
 
 
@@ -38,12 +38,10 @@ def make_evaluate(
       resize: what the shorter side of those is scaled to; 0 for `size`.
     """
     batch = -(-batch // len(devices)) * len(devices)
-    share, resize = devices.share(batch), resize or size
+    share = devices.share(batch)
 
     def count(variables, images, labels, mask):
-        if images.shape[1:3] != (size, size):
-            images = centre_crop(images, size, resize)
-        images = normalise(images, mean, std)
+        images = prepare(images, mean=mean, std=std, size=size, resize=resize)
         outputs = network.apply(variables, rotate(images) if network.branches else images)
         named = {"": outputs} if isinstance(outputs, Outputs) else {f"peer{i}/": o for i, o in enumerate(outputs, 1)}
         return {p + k: n for p, o in named.items() for k, n in metrics.correct(o, labels, mask).items()}
@@ -52,14 +50,25 @@ def make_evaluate(
 
     def evaluate(variables, dataset):
         totals = None
-        photos = isinstance(dataset, Photos)
-        for rows in eval_stream(dataset, batch, size, resize, share) if photos else eval_batches(dataset, batch):
-            rows = devices.shard(rows if photos else {name: x[share] for name, x in rows.items()})
+        for rows in evaluation_batches(dataset, batch, size, resize or size, share):
+            rows = devices.shard(rows)
             counts = count(variables, rows["image"], rows["label"], rows["mask"])
             totals = counts if totals is None else jax.tree.map(jnp.add, totals, counts)
         return metrics.accuracies(jax.device_get(totals), len(dataset.labels))
 
     return evaluate
+
+
+def options(config: dict[str, Any]) -> dict[str, Any]:
+    """What `make_evaluate` must know of a run, from its config."""
+    source = config["data"]
+    return {
+        "mean": source["mean"],
+        "std": source["std"],
+        "batch": config["eval_batch"],
+        "size": config["network"]["image_shape"][0],
+        "resize": source.get("resize", 0),  # which converted checkpoints may lack
+    }
 
 
 def evaluate_run(run_dir: str | Path, checkpoint: str = "last", data_dir: str | None = None) -> dict[str, Any]:
@@ -84,12 +93,7 @@ def evaluate_run(run_dir: str | Path, checkpoint: str = "last", data_dir: str | 
     where = source["dir"] if data_dir is None else data_dir
     if data_dir is None and where and not Path(where).expanduser().is_dir():
         raise UserError(f"the data of {directory.path} should be in {where}, which is no folder: give --data_dir=DIR")
-    splits = data.load(
-        source["name"],
-        where,
-        image_size=source["image_size"] if source["name"] == "image_folder" else 0,
-        splits=("test",),
-    )
+    splits = data.load_source({**source, "dir": where}, splits=("test",))
     # A converted checkpoint knows how many classes there are, but not what they are called.
     known = config["classes"] or splits.class_names
     if list(splits.class_names) != list(known) or len(known) != config["network"]["num_classes"]:
@@ -104,9 +108,7 @@ def evaluate_run(run_dir: str | Path, checkpoint: str = "last", data_dir: str | 
             f"{list(splits.test.image_shape)}: give --data_dir of the right ones"
         )
     devices = Devices()
-    normal = source["mean"], source["std"]
-    sides = shape[0], source.get("resize", 0)
-    evaluate = make_evaluate(build(config["network"]), devices, *normal, config["eval_batch"], *sides)
+    evaluate = make_evaluate(build(config["network"]), devices, **options(config))
     return {
         "arch": config["network"]["arch"],
         "checkpoint": checkpoint,
@@ -127,22 +129,3 @@ def report(run: str, result: dict[str, Any]) -> str:
         if rows:
             lines.append(table(["", "joint %", "class %"], rows))
     return "\n".join(lines)
-
-
-def best_branch(accuracies: dict[str, float]) -> float:
-    """The greatest joint accuracy of any branch, by which the reference chooses a teacher."""
-    return max(a for name, a in accuracies.items() if "joint_" in name)
-
-
-def mean_top1(accuracies: dict[str, float]) -> float:
-    """Top-1 accuracy, the mean over peers where there are several networks."""
-    top1 = [a for name, a in accuracies.items() if name.rpartition("/")[2] == "top1"]
-    return sum(top1) / len(top1)
-
-
-def describe(accuracies: dict[str, float]) -> str:
-    """Accuracies in a line: 'top-1 71.23 %, best branch joint 60.12 %'."""
-    line = f"top-1 {mean_top1(accuracies):.2f} %"
-    if any("joint_" in name for name in accuracies):
-        line += f", best branch joint {best_branch(accuracies):.2f} %"
-    return line

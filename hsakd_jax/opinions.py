@@ -9,13 +9,13 @@ import jax
 import numpy as np
 
 from hsakd_jax import data
-from hsakd_jax.augment import centre_crop, normalise
+from hsakd_jax.augment import prepare
 from hsakd_jax.datasets import BUILDERS
 from hsakd_jax.errors import UserError
-from hsakd_jax.photos import Photos, eval_stream
+from hsakd_jax.evaluation import options
+from hsakd_jax.photos import evaluation_batches
 from hsakd_jax.progress import Progress
 from hsakd_jax.rundir import RunDirectory
-from hsakd_jax.sampling import eval_batches
 from hsakd_jax.variables import restore
 
 
@@ -75,14 +75,13 @@ def ask(asked: Mapping[str, Asked], most: int, data_dir: str | None = None) -> O
             silent[key] = str(error)
     config = configs[first]
     test = _load(config, data_dir)
-    size, resize = config["network"]["image_shape"][0], config["data"].get("resize", 0)
-    batch = config["eval_batch"]
-    stream = eval_stream(test, batch, size, resize or size) if isinstance(test, Photos) else eval_batches(test, batch)
+    known = options(config)
+    batches = evaluation_batches(test, known["batch"], known["size"], known["resize"] or known["size"])
     found: dict[str, list] = {key: [] for key in networks}
     wrong: list[tuple[float, int, np.ndarray]] = []
     done = 0
     with Progress(f"Asking {len(networks)} networks", len(test.labels)) as progress:
-        for rows in stream:
+        for rows in batches:
             real = int(rows["mask"].sum())
             for key, answer in networks.items():
                 classes, probabilities = (np.asarray(x)[:real] for x in answer(rows["image"]))
@@ -109,13 +108,11 @@ def _answering(who: Asked, config: dict[str, Any]) -> Any:
     network: Any
     network, variables = restore(who.run, who.checkpoint, peer=who.peer)
     network = network.clone(branches=False)
-    source, size = config["data"], config["network"]["image_shape"][0]
+    known = {name: value for name, value in options(config).items() if name != "batch"}
 
     @jax.jit
     def answer(variables, images):
-        if images.shape[1:3] != (size, size):
-            images = centre_crop(images, size, source.get("resize", 0) or size)
-        logits = network.apply(variables, normalise(images, source["mean"], source["std"])).logits
+        logits = network.apply(variables, prepare(images, **known)).logits
         return logits.argmax(-1), jax.nn.softmax(logits).max(-1)
 
     return lambda images: answer(variables, images)
@@ -130,8 +127,7 @@ def _load(config: dict[str, Any], data_dir: str | None) -> Any:
     if not name or not prepared.is_dir():
         hint = ", or prepare it by `python -m hsakd_jax.evaluate`" if name in BUILDERS else ""
         raise UserError(f"its data {name} is not in {root}: give --data_dir=DIR{hint}")
-    size = source["image_size"] if name == "image_folder" else 0
-    splits = data.load(name, where, image_size=size, splits=("test",))
+    splits = data.load_source({**source, "dir": where}, splits=("test",))
     if list(splits.class_names) != list(config["classes"]):
         raise UserError(f"{name} in {root} has other classes than the run")
     return splits.test

@@ -3,21 +3,21 @@
 import base64
 import html
 import io
-import json
 import re
-import runpy
 import shlex
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from hsakd_jax.accuracies import mean
+from hsakd_jax.groups import Group, group, is_alone, partner_of, repeat, subject_of, title_of, words_of
 
 if TYPE_CHECKING:
     from hsakd_jax.collected import Run
     from hsakd_jax.opinions import Opinions
 
 
-CONFIGS = Path(__file__).parent.parent / "configs"  # there in a checkout
 PAIRS, CLASSES, MISTAKES = 10, 20, 24  # that are shown
 BOOKKEEPING = {"step", "epoch", "loss", "grad_norm", "top1", "lr", "images_per_s"}
 TERMS = {
@@ -55,26 +55,6 @@ pre span { display: inline-block; overflow-wrap: anywhere; }
 .mistakes div { font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere; }
 .mistakes img { display: block; image-rendering: pixelated; margin-bottom: .3rem; width: 100%%; }
 """
-
-
-class Group(NamedTuple):
-    """Runs that differ in their seed alone.
-
-    Attributes:
-      label: unique among the groups of a dataset.
-      colour: a key of `figures.COLOURS`.
-      runs: at least one.
-      gains: top-1 over the student alone, of each run that has one to compare with.
-    """
-
-    label: str
-    colour: str
-    runs: "list[Run]"
-    gains: list[float]
-
-    def accuracies(self, when: str) -> list[float]:
-        """Top-1 in % of each run; `when` is 'last' or 'best'."""
-        return [run.accuracy(when, "top1") or 0.0 for run in self.runs]
 
 
 def make(
@@ -118,7 +98,7 @@ class _Part:
         self.configs = {run.path: RunDirectory(run.path).config() for run in runs}
         self.records = {run.path: _records(run.path) for run in runs}
         self.groups = group(runs)
-        self.subject = _subject(self.groups)
+        self.subject = subject_of(self.groups)
 
     def lines(self, data_dir: str | None) -> list[str]:
         """The lines of its HTML."""
@@ -138,7 +118,7 @@ class _Part:
         subject = self.subject
         run, reached = subject.runs[0], statistics.mean(subject.accuracies("last"))
         line = f"{subject.label}: {run.student} reaches {reached:.2f} % top-1 on {self.dataset}"
-        if subject.gains and not _is_alone(subject):
+        if subject.gains and not is_alone(subject):
             change = statistics.mean(subject.gains)
             line += f", {abs(change):.2f} points {'more' if change >= 0 else 'less'} than alone"
         taught = [top1 for r in subject.runs if (top1 := self._teachers_top1(r)) is not None]
@@ -166,8 +146,8 @@ class _Part:
         words += f"{config['network']['num_classes']} classes, images of {shape}. "
         done: dict[str, list[str]] = {}
         for g in self.groups:
-            titles = done.setdefault(_recipe_words(g.runs[0].recipe), [])
-            titles += [title for title in [_title(g.runs[0].recipe)] if title not in titles]
+            titles = done.setdefault(words_of(g.runs[0].recipe), [])
+            titles += [title for title in [title_of(g.runs[0].recipe)] if title not in titles]
         said = [f"<b>{_e(', '.join(titles))}</b> {what}" for what, titles in done.items() if what]
         chosen = {str(r.results["best"].get("chosen_by", "?")) for r in self.runs}
         notes = "Top-1: share of the test images that are named right, in %, after the last epoch and after the best "
@@ -185,7 +165,7 @@ class _Part:
                     f'<span style="color: var(--{g.colour})">&#9679;</span> {_e(g.label)}',
                     f"<b>{_mean(g.accuracies('last'))}</b>",
                     _mean(g.accuracies("best")),
-                    _mean(g.gains, "+") if g.gains and not _is_alone(g) else "",
+                    _mean(g.gains, "+") if g.gains and not is_alone(g) else "",
                     _e(run.results.get("arch") or run.student),
                     _e(run.teacher),
                     _e(", ".join(str(r.seeds[0]) for r in g.runs)),
@@ -235,7 +215,7 @@ class _Part:
         rows = []
         for g in self.groups:
             last = g.accuracies("last")
-            gain = f" ({statistics.mean(g.gains):+.2f})" if g.gains and not _is_alone(g) else ""
+            gain = f" ({statistics.mean(g.gains):+.2f})" if g.gains and not is_alone(g) else ""
             rows.append(
                 figures.Row(
                     g.label,
@@ -387,12 +367,12 @@ class _Part:
         if given:
             teacher = beside(run.path, given["workdir"])
             asked["teacher"] = opinions.Asked(teacher, given.get("checkpoint", "last"), given.get("peer", 1))
-        elif not _is_alone(self.subject):
+        elif not is_alone(self.subject):
             missing.append("it has no teacher")
-        alone = _partner(run, [r for r in self.runs if r.recipe == "baseline"])
-        if alone and not _is_alone(self.subject):
+        alone = partner_of(run, [r for r in self.runs if r.recipe == "baseline"])
+        if alone and not is_alone(self.subject):
             asked["alone"] = opinions.Asked(alone.path)
-        elif not _is_alone(self.subject):
+        elif not is_alone(self.subject):
             missing.append("there is no run of the student alone with its data, epochs and batch to compare with")
         try:
             said = opinions.ask(asked, MISTAKES, data_dir)
@@ -517,155 +497,6 @@ class _Part:
         return [f"<{level}>{_e(title)}</{level}>", f'<figure>{words}<div class="wide">{picture}</div></figure>']
 
 
-def group(runs: "Sequence[Run]") -> list[Group]:
-    """Runs by their settings, in the order of the recipes."""
-    from hsakd_jax.recipes import RECIPES
-
-    order = {recipe: i for i, recipe in enumerate(RECIPES)}
-    found: dict[str, list[Run]] = {}
-    for run in sorted(runs, key=lambda run: (order.get(run.recipe, len(order)), run.seeds[0])):
-        found.setdefault(run.recipe + repr(sorted(run.settings.items())), []).append(run)
-    groups = list(found.values())
-
-    def titles(runs: "list[Run]") -> list[str]:
-        title, path = _title(runs[0].recipe), runs[0].path
-        return [title, f"{title} ({runs[0].student})", f"{title} ({path.name})", f"{title} ({path.parent.name})"]
-
-    def label(runs: "list[Run]") -> str:
-        for i, title in enumerate(titles(runs)):
-            if sum(titles(other)[i] == title for other in groups) == 1:
-                return title
-        return str(runs[0].path)
-
-    alone = [run for run in runs if run.recipe == "baseline"]
-    made = []
-    for members in groups:
-        partners = [(run, _partner(run, alone)) for run in members]
-        gains = [_top1_of(run) - _top1_of(partner) for run, partner in partners if partner and partner is not run]
-        made.append(Group(label(members), "", members, gains))
-    subject = _subject(made)
-    free = iter([f"c{2 + i % 6}" for i in range(len(made)) if i % 6 != 4])
-    taken = []
-    for one in made:
-        if one is subject:
-            colour = "c0"
-        elif _is_alone(one) and one.runs[0].student == subject.runs[0].student and "c1" not in taken:
-            colour = "c1"
-        elif _teaches(one.runs[0]) and "c6" not in taken:
-            colour = "c6"
-        else:
-            colour = next(free, "c7")
-        taken.append(colour)
-    return [one._replace(colour=colour) for one, colour in zip(made, taken, strict=True)]
-
-
-def repeat(run: "Run", config: dict[str, Any]) -> str:
-    """The command that trains a run once more, beside it; '' where no config file is found."""
-    from hsakd_jax.recipes import RECIPES
-    from hsakd_jax.rundir import beside, flat
-    from hsakd_jax.tables import CONFIGS as NAMES
-
-    path = CONFIGS / f"{NAMES.get(run.dataset, run.dataset)}.py"
-    path = path if path.exists() else CONFIGS / "cifar100.py"
-    kind = RECIPES.get(run.recipe)
-    if kind is None or not path.exists():
-        return ""
-    base = flat(runpy.run_path(str(path))["get_config"](run.recipe).to_dict())
-    network, taught = config["network"], config.get("teacher") or {}
-    peers = network.get("peers") if isinstance(network.get("peers"), list) else []
-    wanted = {
-        **{key: config.get(key) for key in ("seed", "eval_every", "log_every", "eval_batch")},
-        **flat(config["data"], "data."),
-        **flat(config["objective"], f"objective.{run.recipe}."),
-        f"{kind.network}.arch": network["arch"],
-        f"{kind.network}.dtype": network["dtype"],
-        "batch_norm_groups": config["train"].get("batch_norm_groups"),
-    }
-    wanted["data.fraction"] = round(config["data"]["fraction"] / kind.share, 9)
-    if peers and set(peers) != {network["arch"]}:
-        wanted["peers"] = ["" if peer == network["arch"] else peer for peer in peers]
-    for key, value in config["train"].items():
-        if key == "init" and value:
-            value = str(beside(run.path, value).resolve())
-        if not (key == "trainable" and value == kind.trainable):
-            sections = (kind.schedule, kind.network)
-            wanted[next((f"{s}.{key}" for s in sections if f"{s}.{key}" in base), "")] = value
-    if taught:
-        wanted["teacher.workdir"] = str(beside(run.path, taught["workdir"]).resolve())
-        names = {"checkpoint": "checkpoint", "peer": "peer", "dtype": "inference_dtype"}
-        wanted |= {f"teacher.{names[key]}": value for key, value in taught.items() if key in names}
-    words = [f"--config=configs/{path.name}:{run.recipe}", f"--workdir={run.path.resolve()}-again"]
-    for key, value in wanted.items():
-        # An option that there was not, or is no longer, is left as it is.
-        if value is not None and key in base and json.loads(json.dumps(base[key])) != value:
-            value = tuple(value) if isinstance(value, list) else value
-            words.append(f"--config.{key}={value}")
-    return shlex.join(["python", "-m", "hsakd_jax.main", *words])
-
-
-def _title(recipe: str) -> str:
-    from hsakd_jax.recipes import RECIPES
-
-    return RECIPES[recipe].title if recipe in RECIPES else recipe
-
-
-def _recipe_words(recipe: str) -> str:
-    from hsakd_jax.recipes import RECIPES
-
-    if recipe == "probe":
-        return "is a new last layer on a trained backbone"
-    return {
-        "baseline": "learns from the labels alone",
-        "kd": "learns from the labels and from its teacher's classes",
-        "teacher": "has branches that learn to tell class and rotation",
-        "student": "learns from the labels and from its teacher's classes and branches, in four rotations",
-        "mutual": "trains several networks that teach one another, whose mean is shown",
-        "rival": "learns from the labels and from its teacher by another method",
-    }.get(RECIPES[recipe].objective if recipe in RECIPES else "", "")
-
-
-def _subject(groups: Sequence[Group]) -> Group:
-    """What the report is about: the best student, of one that was taught if there is any."""
-    from hsakd_jax.recipes import RECIPES
-
-    def rank(one):
-        kind = RECIPES.get(one.runs[0].recipe)
-        reached = statistics.mean(one.accuracies("last"))
-        if kind is None or kind.network != "student":
-            return 0, reached
-        return 3 if kind.teacher else 1 if _is_alone(one) else 2, reached
-
-    return max(groups, key=rank)
-
-
-def _is_alone(one: Group) -> bool:
-    return one.runs[0].recipe == "baseline"
-
-
-def _teaches(run: "Run") -> bool:
-    from hsakd_jax.recipes import RECIPES
-
-    return run.recipe in RECIPES and RECIPES[run.recipe].network == "teacher"
-
-
-def _partner(run: "Run", alone: "Iterable[Run]") -> "Run | None":
-    """The student alone that a run gained on: of its network, data, epochs and batch, best of its folder or seed."""
-    if _teaches(run):
-        return None
-    keys = ("data.name", "data.fraction", "data.validation", "train.epochs", "train.batch")
-    found = [
-        other
-        for other in alone
-        if other.student == run.student and all(other.settings.get(k) == run.settings.get(k) for k in keys)
-    ]
-    for alike in (
-        lambda other: other.path.parent == run.path.parent,
-        lambda other: other.seeds[0] == run.seeds[0],
-    ):
-        found = [other for other in found if alike(other)] or found
-    return found[0] if found else None
-
-
 def _records(path: Path) -> list[dict[str, Any]]:
     from hsakd_jax.errors import UserError
     from hsakd_jax.rundir import RunDirectory
@@ -691,12 +522,7 @@ def _curve(one: Group, logs: list[list[dict[str, Any]]], read: Callable[[dict], 
 
 
 def _top1(entry: dict[str, Any]) -> float | None:
-    found = [value for name, value in entry.items() if name.rpartition("/")[2] == "top1"]
-    return statistics.mean(found) if found else None
-
-
-def _top1_of(run: "Run") -> float:
-    return run.accuracy("last", "top1") or 0.0
+    return mean(entry, "top1")
 
 
 def _best(entries: list[dict[str, Any]]) -> dict[str, Any]:
@@ -704,8 +530,7 @@ def _best(entries: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _branch(run: "Run", kind: str, l: int) -> float | None:
-    found = [value for name, value in run.results["last"].items() if name.rpartition("/")[2] == f"{kind}_{l}"]
-    return statistics.mean(found) if found else None
+    return mean(run.results["last"], f"{kind}_{l}")
 
 
 def _count(run: "Run", key: str) -> str:

@@ -18,12 +18,9 @@ import numpy as np
 from PIL import Image
 
 from hsakd_jax import sampling
+from hsakd_jax.augment import AREA, DRAWS, RATIO
 from hsakd_jax.errors import UserError
 
-# Of Szegedy et al. 2015 (arXiv 1409.4842): share of the area, ratio of sides, draws before the middle is taken.
-AREA = (0.08, 1.0)
-RATIO = (3 / 4, 4 / 3)
-DRAWS = 10
 _PIECE = 8  # images a worker takes at a time
 
 # A few photographs of ImageNet have broken EXIF data, of which nothing is used.
@@ -138,7 +135,7 @@ def stream(
       ahead: batches decoded before they are asked for.
 
     Yields:
-      {'image': uint8 [B, size, size, 3], 'label': int32 [B]}, B the rows of `share`.
+      {'image': uint8 [B, size, size, 3], 'label': int32 [B], 'index': int32 [B]}, B the rows of `share`.
 
     Raises:
       UserError: as `sampling.order` and `random_crops`.
@@ -150,7 +147,7 @@ def stream(
             yield rows, len(rows), partial(_random_crop, seed=seed, step=step, size=size)
 
     for rows, images in _decoded(photos, jobs(), size, workers, ahead):
-        yield {"image": images, "label": photos.labels[rows]}
+        yield {"image": images, "label": photos.labels[rows], "index": rows.astype(np.int32)}
 
 
 def eval_stream(
@@ -191,6 +188,24 @@ def eval_stream(
     for rows, images in _decoded(photos, jobs(), size, workers, ahead):
         mask = np.arange(len(images)) < len(rows)
         yield {"image": images, "label": np.pad(photos.labels[rows], (0, len(images) - len(rows))), "mask": mask}
+
+
+def training_batches(
+    images: sampling.Dataset | Photos, batch: int, seed: int, start_step: int, share: slice, size: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """`sampling.batches` of images in memory, `stream` of photographs, whose crops have the side `size`."""
+    if isinstance(images, Photos):
+        return stream(images, batch, seed, start_step, size, share)
+    return sampling.batches(images, batch, seed, start_step, share)
+
+
+def evaluation_batches(
+    images: sampling.Dataset | Photos, batch: int, size: int, resize: int, share: slice = slice(None)
+) -> Iterator[dict[str, np.ndarray]]:
+    """`sampling.eval_batches` of images in memory, as they are; `eval_stream` of photographs."""
+    if isinstance(images, Photos):
+        return eval_stream(images, batch, size, resize, share)
+    return sampling.eval_batches(images, batch, share)
 
 
 # From the bytes of an image and its index, a crop of it.

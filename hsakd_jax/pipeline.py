@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from hsakd_jax import data, sampling, train
+from hsakd_jax.accuracies import best_branch, mean_top1
 from hsakd_jax.assemble import rehearse
 from hsakd_jax.devices import Devices, is_first_process
 from hsakd_jax.errors import UserError
-from hsakd_jax.evaluation import best_branch, mean_top1
 from hsakd_jax.files import read_json, write_json
 from hsakd_jax.nets import create
 from hsakd_jax.progress import Console, table
 from hsakd_jax.recipes import GIVEN, RECIPES, needed
 from hsakd_jax.rundir import RunDirectory
+from hsakd_jax.variables import peers
 
 # What a section of the config says of a network rather than of its training.
 NETWORK_KEYS = ("arch", "dtype", "workdir", "run", "checkpoint", "peer", "inference_dtype")
@@ -36,7 +37,7 @@ def execute(config: dict[str, Any], workdir: str, console: Console) -> dict[str,
     """
     names = recipes_of(config)
     check(config, names)
-    splits = load(config)
+    splits = data.load_source(config["data"], seed=config["seed"])
     root = Path(workdir).expanduser()
     # A folder that holds runs gets another one.
     one = len(names) == 1 and not any(root.glob("*/config.json"))
@@ -107,7 +108,7 @@ def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
     section = {**config[kind.network], **config[kind.schedule or kind.network]}
     if kind.init == GIVEN and section["init"]:  # the network is the other run's
         network = RunDirectory(section["init"]).config()["network"]
-        section["arch"] = (network["peers"] or [network["arch"]])[0]
+        section["arch"] = (peers(network) or [network["arch"]])[0]
     return section
 
 
@@ -181,19 +182,6 @@ def _refuse_unused(config: dict[str, Any], names: Sequence[str]) -> None:
         raise UserError(f"peers are named, but no recipe of {', '.join(names)} trains several: name mutual")
 
 
-def load(config: dict[str, Any]) -> data.Splits:
-    """The data of a config."""
-    source = config["data"]
-    return data.load(
-        source["name"],
-        source["dir"],
-        image_size=source["image_size"] if source["name"] == "image_folder" else 0,
-        fraction=source["fraction"],
-        validation=source["validation"],
-        seed=config["seed"],
-    )
-
-
 def part(splits: data.Splits, name: str, seed: int) -> data.Splits:
     """The splits as one recipe sees them."""
     share = RECIPES[name].share
@@ -225,16 +213,16 @@ def resolve(config: dict[str, Any], name: str, splits: data.Splits) -> dict[str,
             f"{source['name']} has images of many sizes: give --config.data.crop=resized with "
             "--config.data.image_size=PIXELS and --config.data.resize=PIXELS"
         )
-    peers = [peer or section["arch"] for peer in config["peers"]] if kind.objective == "mutual" else []
+    together = [peer or section["arch"] for peer in config["peers"]] if kind.objective == "mutual" else []
     training = {k: v for k, v in section.items() if k not in NETWORK_KEYS}
     return {
         "recipe": name,
         "seed": config["seed"],
         "network": {
-            "arch": peers[0] if peers else section["arch"],
+            "arch": together[0] if together else section["arch"],
             "dtype": section["dtype"],
             "branches": kind.branches,
-            "peers": peers,
+            "peers": together,
             "num_classes": len(splits.class_names),
             "image_shape": [side, side, channels] if source["crop"] == "resized" else list(shape),
         },

@@ -298,6 +298,5 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("stl10", "probe"): _STL,
     ("tiny_imagenet", "probe"): {**_STL, "data.mean": _IMAGENET["data.mean"], "data.std": _IMAGENET["data.std"]},
 }
-# Networks with a learning rate of their own on CIFAR-100, by how their names begin.
-SLOW = ("mobilenet", "Shuffle")
+# Of the networks `recipes.SLOW` on CIFAR-100.
 SLOW_LR = 0.01

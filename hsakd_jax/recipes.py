@@ -145,7 +145,27 @@ RECIPES |= {
     for name in ("kd", "crd", "sskd", "student")
 }
 PIPELINE = "hsakd"
+# How the names of networks begin that learn at a fifth of the others' rate.
+SLOW = ("mobilenet", "Shuffle")
 
+# What configs begin with, and change where a dataset needs it.
+TRAINING = {
+    "dtype": "float32",
+    "accumulate": 1,
+    "remat": False,
+    "lr_batch": 0,  # the batch that `lr` is meant for, to scale it to `batch`; 0 takes `lr` as it is
+    "gamma": 0.1,
+    "warmup": 0,  # epochs
+    "momentum": 0.9,
+    "nesterov": True,
+}
+DATA = {
+    "dir": "",
+    "image_size": 0,  # side of the crops, or of an image_folder's images
+    "resize": 0,  # what the shorter side of a test image is scaled to, where its middle is taken; 0 for image_size
+    "fraction": 1.0,  # of the training images
+    "validation": 0.0,  # of the training images, held out of them
+}
 # Mean and standard deviation by channel of what the published networks were trained on.
 NORMALISATION = {
     "cifar100": {"mean": (0.5071, 0.4867, 0.4408), "std": (0.2675, 0.2565, 0.2761)},
@@ -235,7 +255,7 @@ def _name_networks(config: dict[str, Any], base: str, networks: list[str]) -> No
     for section, network in zip(("teacher", "student") if len(networks) == 2 else (one,), networks, strict=False):
         config[section]["arch"] = network
         # The paper's rate for those that do not bear the others'.
-        if network.startswith(("mobilenet", "Shuffle")) and base != "probe":
+        if network.startswith(SLOW) and base != "probe":
             config[section]["lr"] = round(config[section]["lr"] / 5, 9)
 
 

@@ -90,7 +90,7 @@ def batches(
       share: rows of each batch that this process takes.
 
     Yields:
-      {'image': uint8 [B, H, W, C], 'label': int32 [B]}, B the rows of `share`.
+      {'image': uint8 [B, H, W, C], 'label': int32 [B], 'index': int32 [B]}, B the rows of `share`.
 
     Raises:
       UserError: as `order`, at the first batch.
@@ -98,16 +98,21 @@ def batches(
     step = start_step
     while True:
         chosen = order(len(dataset.labels), batch_size, seed, step)[share]
-        yield {"image": dataset.images[chosen], "label": dataset.labels[chosen]}
+        yield {"image": dataset.images[chosen], "label": dataset.labels[chosen], "index": chosen.astype(np.int32)}
         step += 1
 
 
-def eval_batches(dataset: Dataset, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+def eval_batches(dataset: Dataset, batch_size: int, share: slice = slice(None)) -> Iterator[dict[str, np.ndarray]]:
     """Each image exactly once, in stored order; zeros fill the last batch and its mask says which.
 
+    Args:
+      dataset: the images.
+      batch_size: images in a batch, over all processes.
+      share: rows of each batch that this process takes.
+
     Yields:
-      {'image': uint8 [batch_size, H, W, C], 'label': int32 [batch_size], 'mask': bool [batch_size]},
-      the mask true for real images.
+      {'image': uint8 [B, H, W, C], 'label': int32 [B], 'mask': bool [B]}, B the rows of `share`, the mask true for
+      real images.
 
     Raises:
       UserError: an empty batch.
@@ -117,11 +122,12 @@ def eval_batches(dataset: Dataset, batch_size: int) -> Iterator[dict[str, np.nda
     for start in range(0, len(dataset.labels), batch_size):
         images, labels = (array[start : start + batch_size] for array in dataset)
         missing = batch_size - len(labels)
-        yield {
+        rows = {
             "image": np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))),
             "label": np.pad(labels, (0, missing)),
             "mask": np.arange(batch_size) < len(labels),
         }
+        yield {name: x[share] for name, x in rows.items()}
 
 
 @functools.lru_cache(maxsize=4)

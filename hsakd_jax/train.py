@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import serialization
 
-from hsakd_jax import data, evaluation, facts, objectives
+from hsakd_jax import accuracies, data, evaluation, facts, objectives
 from hsakd_jax.assemble import assemble
 from hsakd_jax.checkpoint import Checkpoints
 from hsakd_jax.devices import Devices, agree, greatest, is_first_process
@@ -44,7 +44,7 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
         if results is None:
             raise UserError(f"{directory.path} is not the same for all processes: give a folder that they share")
         _claim(directory, config)  # refuses another config
-        console.line(f"{directory.path}: done, {evaluation.describe(results['last'])}")
+        console.line(f"{directory.path}: done, {accuracies.describe(results['last'])}")
         return results
     images = len(splits.train.labels)
     steps_per_epoch = images // settings["batch"]
@@ -60,26 +60,20 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
             f"warning: {directory.path}: no step comes after the milestones {', '.join(map(str, late))}, "
             f"the run has {settings['epochs']} epochs"
         )
-    measure_with = {
-        "mean": config["data"]["mean"],
-        "std": config["data"]["std"],
-        "batch": config["eval_batch"],
-        "size": config["network"]["image_shape"][0],
-        "resize": config["data"]["resize"],
-    }
+    measure_with = evaluation.options(config)
     dataset, split = (splits.validation, "validation") if splits.validation else (splits.test, "test")
     if teacher is not None and taught_by is not None:
         accuracy = evaluation.make_evaluate(teacher, devices, **measure_with)(
             devices.replicate(teacher_variables), dataset
         )
         unfinished = "" if taught_by.results() else " (its run is not finished)"
-        console.line(f"{taught_by.path}: teacher on {split}: {evaluation.describe(accuracy)}{unfinished}")
+        console.line(f"{taught_by.path}: teacher on {split}: {accuracies.describe(accuracy)}{unfinished}")
     # The reference chooses a teacher by its branches; other networks are judged without theirs, which saves the work.
     kind = RECIPES[config["recipe"]]
     if (kind.network, kind.objective) == ("teacher", "teacher"):
-        judged, score, judgement = network, evaluation.best_branch, "greatest branch joint accuracy"
+        judged, score, judgement = network, accuracies.best_branch, "greatest branch joint accuracy"
     else:
-        judged, score, judgement = network.clone(branches=False), evaluation.mean_top1, "top-1"
+        judged, score, judgement = network.clone(branches=False), accuracies.mean_top1, "top-1"
     measure = evaluation.make_evaluate(network, devices, **measure_with)
     judge = measure if judged is network else evaluation.make_evaluate(judged, devices, **measure_with)
 
@@ -119,7 +113,7 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
                 directory.record({**entry, "score": score(accuracy)})
                 console.line(
                     f"{directory.path}: epoch {entry['epoch']:g}/{settings['epochs']}, {split} "
-                    f"{evaluation.describe(accuracy)}, {clock.left(done)} left"
+                    f"{accuracies.describe(accuracy)}, {clock.left(done)} left"
                 )
                 checkpoints.save(done, state, score(accuracy))
                 clock.skip(done)
@@ -144,7 +138,7 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
             **measure(best_state, splits.test),
         },
         "recipe": config["recipe"],
-        "arch": "+".join(dict.fromkeys(config["network"]["peers"] or [config["network"]["arch"]])),
+        "arch": "+".join(dict.fromkeys(peers(config["network"]) or [config["network"]["arch"]])),
         "seed": config["seed"],
         "teacher": _describe_teacher(taught_by, config["teacher"]),
         "train_images": images,
@@ -154,7 +148,7 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
         **facts.environment(),
     }
     directory.finish(results)
-    console.line(f"{directory.path}: done, {evaluation.describe(results['last'])}")
+    console.line(f"{directory.path}: done, {accuracies.describe(results['last'])}")
     return results
 
 

@@ -13,6 +13,7 @@ from hsakd_jax.errors import UserError
 from hsakd_jax.nets import NETWORKS, create
 from hsakd_jax.nets.network import Network, Peers
 from hsakd_jax.rundir import RunDirectory
+from hsakd_jax.step import OBJECTIVE
 
 
 def peers(network: dict[str, Any]) -> list[str]:
@@ -59,7 +60,7 @@ def restore(
         variables = {c: tree[f"peer{peer}"] for c, tree in variables.items()}
         return network.networks[peer - 1](branches=network.branches), variables
     # What an objective kept for itself is no part of the network.
-    return network, {c: {k: v for k, v in tree.items() if k != "objective"} for c, tree in variables.items()}
+    return network, {c: {k: v for k, v in tree.items() if k != OBJECTIVE} for c, tree in variables.items()}
 
 
 def read_variables(directory: RunDirectory, checkpoint: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from hsakd_jax import data
+from hsakd_jax import data, records
 from hsakd_jax.errors import UserError
 
 CLASSES = 5
@@ -105,7 +105,7 @@ def test_loading_is_deterministic(prepared):
 
 def test_threads_decode_the_same(prepared, monkeypatch):
     serial = data.load("toy", str(prepared)).train
-    monkeypatch.setattr(data, "_LARGE", 1)
+    monkeypatch.setattr(records, "_LARGE", 1)
     np.testing.assert_array_equal(data.load("toy", str(prepared)).train.images, serial.images)
 
 
@@ -259,7 +259,7 @@ def test_an_undecodable_image_is_named(tmp_path, monkeypatch, number):
 
 
 def test_more_than_the_memory(prepared, monkeypatch):
-    monkeypatch.setattr(data.os, "sysconf", lambda name: 100)
+    monkeypatch.setattr(records.os, "sysconf", lambda name: 100)
     with pytest.raises(UserError, match=r"takes 0.0 GiB"):
         data.load("toy", str(prepared))
 

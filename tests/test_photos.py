@@ -19,7 +19,7 @@ from conftest import ROOT
 from PIL import Image
 from test_datasets import imagenet_archives
 
-from hsakd_jax import data, photos, sampling
+from hsakd_jax import data, photos, records, sampling
 from hsakd_jax.datasets import BUILDERS, image_tree
 from hsakd_jax.datasets.prepare import prepare
 from hsakd_jax.errors import UserError
@@ -519,7 +519,7 @@ def test_labels_are_read_once(prepared, tmp_path, monkeypatch):
     kept = sorted((root / "imagenet2012").glob(".labels-5.1.0-*.npy"))
     assert len(kept) == 2
     with monkeypatch.context() as patch:
-        patch.setattr(data, "_all_examples", None)
+        patch.setattr(records, "_all_examples", None)
         np.testing.assert_array_equal(data.load("imagenet2012", str(root)).train.labels, first)
     for path in kept:  # damaged, they are read anew
         path.write_bytes(path.read_bytes()[:20])
@@ -528,8 +528,8 @@ def test_labels_are_read_once(prepared, tmp_path, monkeypatch):
     shutil.copy(file, tmp_path / "other")
     (tmp_path / "other").rename(file)  # another file: what was kept of the old one does not count
     read = []
-    examples = data._all_examples
-    monkeypatch.setattr(data, "_all_examples", lambda *args: read.append(args) or examples(*args))
+    examples = records._all_examples
+    monkeypatch.setattr(records, "_all_examples", lambda *args: read.append(args) or examples(*args))
     data.load("imagenet2012", str(root))
     assert read
 
@@ -540,7 +540,7 @@ def test_labels_where_nothing_can_be_written(prepared, tmp_path, monkeypatch):
     def refuse(*_):
         raise PermissionError
 
-    monkeypatch.setattr(data.np, "save", refuse)
+    monkeypatch.setattr(records.np, "save", refuse)
     assert len(data.load("imagenet2012", str(root)).train) == 6
     assert not list((root / "imagenet2012").glob(".labels*"))
 

@@ -42,31 +42,15 @@ def finish(processes, status=0):
 # Five student steps with augmentation, by whatever way the steps are dispatched.
 STEPS = """
 import sys
+sys.path.insert(0, "tests")
 import jax, numpy as np
-import jax.numpy as jnp
-from hsakd_jax import create, objectives, optim
-from hsakd_jax.augment import augment, normalise
 from hsakd_jax.devices import Devices, connect, is_first_process
 from hsakd_jax.dispatch import make_advance
-from hsakd_jax.rotations import rotate
 from hsakd_jax.sampling import Dataset
-from hsakd_jax.step import make_step
-from hsakd_jax.variables import start
 
 out, address, count, index = sys.argv[1:]
 connect(address, int(count), int(index))
-teacher, student = (create("resnet8_quarter", 10) for _ in range(2))
-tv, sv = (
-    jax.tree.map(lambda x: np.asarray(x, np.float64), start(network, (8, 8, 1), seed))
-    for seed, network in enumerate((teacher, student))
-)
-weights = dict.fromkeys(("task", "kl_aux", "kl_final"), 1.0)
-init, update = make_step(student, objectives.student, weights, optim.sgd(0.05, 0.9, 5e-4, True), True, teacher)
-
-def step(state, tv, images, labels, index):
-    key = jax.random.fold_in(jax.random.key(0), state.step)
-    images = augment(key, images, crop="pad", pad=1, flip=True, size=8)
-    return update(state, tv, rotate(normalise(images, (0.3,), (0.4,), jnp.float64)), labels)
+from student_step import init, step, teacher_variables, variables  # which touches the devices
 
 g = np.random.default_rng(0)
 dataset = Dataset(g.integers(0, 255, (80, 8, 8, 1), np.uint8), g.integers(0, 10, 80).astype(np.int32))
@@ -74,7 +58,7 @@ devices = Devices()
 found = []
 for many in (False, True):
     advance = make_advance(devices.jit(step, replicated=2, donate=True), dataset, devices, 32, 0, many)
-    state, taught = devices.replicate((init(sv), tv))
+    state, taught = devices.replicate((init(variables), teacher_variables))
     done = 0
     while done < 5:
         state, done = advance(state, taught, done, 5)

@@ -21,7 +21,7 @@ from PIL import Image
 
 pytest.importorskip("matplotlib")
 
-from hsakd_jax import collected, create, data, figures, opinions, pipeline, restore
+from hsakd_jax import collected, create, data, figures, groups, opinions, pipeline, restore
 from hsakd_jax import page as room
 from hsakd_jax.augment import normalise
 from hsakd_jax.checkpoint import Checkpoints
@@ -173,9 +173,9 @@ def test_runs_of_several_settings_and_datasets(tmp_path):
     with (tmp_path / "c" / "metrics.jsonl").open("a") as file:
         file.write('7\n{"step": 25}\n{"step": 30, "ep')  # cut off by a kill
     runs, _ = collected.find([tmp_path])
-    groups = room.group(runs[:3])
-    assert [g.label for g in groups] == ["KD (a)", "KD (b)", "KD (resnet8)"]
-    assert len({g.colour for g in groups}) == 3
+    made = groups.group(runs[:3])
+    assert [g.label for g in made] == ["KD (a)", "KD (b)", "KD (resnet8)"]
+    assert len({g.colour for g in made}) == 3
     make(tmp_path / "e" / "alone", "baseline", 70.0)
     make(tmp_path / "f" / "alone", "baseline", 60.0, student__epochs=7)  # nothing to compare with
     page, pictures = page_of(tmp_path)
@@ -209,7 +209,7 @@ def test_the_command_repeats_the_run(recipe, options, tmp_path):
     path = make(tmp_path / "a run", recipe, 80.0, **{"seed": 0, **options})
     (run,), _ = collected.find([tmp_path])
     wanted = json.loads((path / "config.json").read_text())
-    line = shlex.split(room.repeat(run, wanted))
+    line = shlex.split(groups.repeat(run, wanted))
     assert line[:4] == ["python", "-m", "hsakd_jax.main", f"--config=configs/digits.py:{recipe}"]
     assert line[4] == f"--workdir={path}-again"
     command = runpy.run_path(str(ROOT / "configs/digits.py"))["get_config"](recipe)
@@ -231,7 +231,7 @@ def test_the_command_repeats_the_run(recipe, options, tmp_path):
 
 def test_no_configs_no_command(tmp_path, monkeypatch):
     make(tmp_path / "run", "kd", 80.0)
-    monkeypatch.setattr(room, "CONFIGS", tmp_path / "none")
+    monkeypatch.setattr(groups, "CONFIGS", tmp_path / "none")
     assert "not known, since configs/ is not there" in page_of(tmp_path)[0]
 
 

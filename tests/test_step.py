@@ -119,7 +119,7 @@ def test_a_weight_may_follow_the_step():
     optimizer = optim.sgd(0.0, 0.0, 0.0, False)
     init, step = make_step(network, objectives.baseline, {"task": lambda step: (step + 1) / 2}, optimizer)
     images, labels = jnp.asarray(g.normal(size=(4, 8, 8, 1)), jnp.float32), jnp.zeros(4, jnp.int32)
-    state = step(init(start(network, (8, 8, 1), 0)), None, images, labels)
+    state = jax.jit(step)(init(start(network, (8, 8, 1), 0)), None, images, labels)
     assert state.window.sums["loss"] == pytest.approx(float(state.window.sums["task"]) / 2)
 
 
@@ -194,28 +194,11 @@ def test_eight_devices_compute_what_one_computes_in_float32():
 
 
 DEVICES_IN_FLOAT64 = """
-import jax, numpy as np, sys
+import sys
 sys.path.insert(0, "tests")
-from functools import partial
-import jax.numpy as jnp
-from hsakd_jax import create, objectives, optim
-from hsakd_jax.augment import augment, normalise
+import jax, numpy as np
+from student_step import init, step, teacher_variables, variables
 from hsakd_jax.devices import Devices
-from hsakd_jax.variables import start
-from hsakd_jax.rotations import rotate
-from hsakd_jax.step import make_step
-
-teacher, student = (create("resnet8_quarter", 10) for _ in range(2))
-tv, sv = (
-    jax.tree.map(lambda x: np.asarray(x, np.float64), start(network, (8, 8, 1), seed))
-    for seed, network in enumerate((teacher, student))
-)
-weights = dict.fromkeys(("task", "kl_aux", "kl_final"), 1.0)
-init, update = make_step(student, objectives.student, weights, optim.sgd(0.05, 0.9, 5e-4, True), True, teacher)
-
-def step(state, tv, images, labels):
-    images = augment(jax.random.fold_in(jax.random.key(0), state.step), images, crop="pad", pad=1, flip=True, size=8)
-    return update(state, tv, rotate(normalise(images, (0.3,), (0.4,), jnp.float64)), labels)
 
 g = np.random.default_rng(0)
 batches = [(g.integers(0, 255, (32, 8, 8, 1), np.uint8), g.integers(0, 10, 32).astype(np.int32)) for _ in range(5)]
@@ -223,8 +206,8 @@ results = []
 for count in (1, 8):
     devices = Devices(jax.devices()[:count])
     compiled = devices.jit(step, replicated=2, donate=True)
-    state = devices.replicate(init(sv))
-    taught = devices.replicate(tv)
+    state = devices.replicate(init(variables))
+    taught = devices.replicate(teacher_variables)
     for batch in batches:
         state = compiled(state, taught, *devices.shard(batch))
     results.append(jax.device_get(state))

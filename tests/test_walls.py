@@ -31,7 +31,7 @@ ROOMS = {
     "files": "errors",
     "rundir": "errors files",
     "checkpoint": "devices errors files flax jax numpy orbax",
-    "variables": "checkpoint errors flax jax nets nets.network rundir",
+    "variables": "checkpoint errors flax jax nets nets.network rundir step",
     # knows other people's files
     "nets.torch_names": "nets.*",
     "state_dicts": "errors jax numpy safetensors torch",
@@ -42,8 +42,9 @@ ROOMS = {
     "augment": "jax",
     "prediction": "augment datasets.pictures errors jax numpy progress rundir variables",
     "sampling": "errors numpy",
-    "photos": "PIL errors numpy sampling",
-    "data": "PIL datasets datasets.* errors numpy photos progress sampling tensorflow_datasets",
+    "photos": "PIL augment errors numpy sampling",
+    "records": "PIL errors numpy photos progress sampling tensorflow_datasets",
+    "data": "datasets datasets.* errors numpy photos records sampling tensorflow_datasets",
     "datasets": "datasets.*",
     "datasets.prepare": "absl errors tensorflow_datasets",
     "datasets.download": "errors progress",
@@ -52,16 +53,17 @@ ROOMS = {
     "devices": "errors jax numpy",
     "facts": "flax jax nets.network",
     "dispatch": "devices jax numpy photos sampling",
+    "accuracies": "",
     "evaluation": "augment data devices errors jax metrics nets.network photos progress rotations rundir sampling "
     "variables",
     "assemble": "augment devices errors flax jax nets.parts numpy objectives optax optim photos recipes rivals "
     "rotations rundir sampling step variables",
-    "train": "assemble checkpoint data devices dispatch errors evaluation facts flax jax objectives "
+    "train": "accuracies assemble checkpoint data devices dispatch errors evaluation facts flax jax objectives "
     "progress recipes rundir sampling signals step variables",
     # knows a command
     "recipes": "ml_collections",
     "configs.*": "recipes",
-    "pipeline": "assemble data devices errors evaluation files nets progress recipes rundir sampling train",
+    "pipeline": "accuracies assemble data devices errors files nets progress recipes rundir sampling train variables",
     "progress": "",
     "signals": "",
     "xla": "",
@@ -73,14 +75,15 @@ ROOMS = {
     "predict": "absl cli errors prediction",
     "summary": "absl cli errors facts nets progress rotations rundir",
     "report": "absl cli collected errors files matplotlib page",
-    "page": "PIL collected errors figures numpy opinions recipes rundir tables",
+    "page": "PIL accuracies collected errors figures groups numpy opinions rundir",
+    "groups": "collected recipes rundir tables",
     "results": "absl cli collected errors formats tables",
     # knows what people look at
     "figures": "matplotlib numpy",
-    "opinions": "augment data datasets errors jax numpy photos progress rundir sampling variables",
+    "opinions": "augment data datasets errors evaluation jax numpy photos progress rundir variables",
     # knows the paper
     "published": "",
-    "collected": "errors files published recipes rundir",
+    "collected": "accuracies errors files published recipes rundir",
     "tables": "collected published recipes",
     "formats": "progress published recipes tables",
     "": "nets nets.network variables weights",

@@ -1,0 +1,190 @@
+"""Runs that belong together: their names, colours and gains, and the command that repeats one."""
+
+import json
+import runpy
+import shlex
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from hsakd_jax.collected import Run
+
+CONFIGS = Path(__file__).parent.parent / "configs"  # there in a checkout
+
+
+class Group(NamedTuple):
+    """Runs that differ in their seed alone.
+
+    Attributes:
+      label: unique among the groups of a dataset.
+      colour: a key of `figures.COLOURS`.
+      runs: at least one.
+      gains: top-1 over the student alone, of each run that has one to compare with.
+    """
+
+    label: str
+    colour: str
+    runs: "list[Run]"
+    gains: list[float]
+
+    def accuracies(self, when: str) -> list[float]:
+        """Top-1 in % of each run; `when` is 'last' or 'best'."""
+        return [run.accuracy(when, "top1") or 0.0 for run in self.runs]
+
+
+def group(runs: "Sequence[Run]") -> list[Group]:
+    """Runs by their settings, in the order of the recipes."""
+    from hsakd_jax.recipes import RECIPES
+
+    order = {recipe: i for i, recipe in enumerate(RECIPES)}
+    found: dict[str, list[Run]] = {}
+    for run in sorted(runs, key=lambda run: (order.get(run.recipe, len(order)), run.seeds[0])):
+        found.setdefault(run.recipe + repr(sorted(run.settings.items())), []).append(run)
+    groups = list(found.values())
+
+    def titles(runs: "list[Run]") -> list[str]:
+        title, path = title_of(runs[0].recipe), runs[0].path
+        return [title, f"{title} ({runs[0].student})", f"{title} ({path.name})", f"{title} ({path.parent.name})"]
+
+    def label(runs: "list[Run]") -> str:
+        for i, title in enumerate(titles(runs)):
+            if sum(titles(other)[i] == title for other in groups) == 1:
+                return title
+        return str(runs[0].path)
+
+    alone = [run for run in runs if run.recipe == "baseline"]
+    made = []
+    for members in groups:
+        partners = [(run, partner_of(run, alone)) for run in members]
+        gains = [_top1_of(run) - _top1_of(partner) for run, partner in partners if partner and partner is not run]
+        made.append(Group(label(members), "", members, gains))
+    subject = subject_of(made)
+    free = iter([f"c{2 + i % 6}" for i in range(len(made)) if i % 6 != 4])
+    taken = []
+    for one in made:
+        if one is subject:
+            colour = "c0"
+        elif is_alone(one) and one.runs[0].student == subject.runs[0].student and "c1" not in taken:
+            colour = "c1"
+        elif _teaches(one.runs[0]) and "c6" not in taken:
+            colour = "c6"
+        else:
+            colour = next(free, "c7")
+        taken.append(colour)
+    return [one._replace(colour=colour) for one, colour in zip(made, taken, strict=True)]
+
+
+def repeat(run: "Run", config: dict[str, Any]) -> str:
+    """The command that trains a run once more, beside it; '' where no config file is found."""
+    from hsakd_jax.recipes import RECIPES
+    from hsakd_jax.rundir import beside, flat
+    from hsakd_jax.tables import CONFIGS as NAMES
+
+    path = CONFIGS / f"{NAMES.get(run.dataset, run.dataset)}.py"
+    path = path if path.exists() else CONFIGS / "cifar100.py"
+    kind = RECIPES.get(run.recipe)
+    if kind is None or not path.exists():
+        return ""
+    base = flat(runpy.run_path(str(path))["get_config"](run.recipe).to_dict())
+    network, taught = config["network"], config.get("teacher") or {}
+    peers = network.get("peers") if isinstance(network.get("peers"), list) else []
+    wanted = {
+        **{key: config.get(key) for key in ("seed", "eval_every", "log_every", "eval_batch")},
+        **flat(config["data"], "data."),
+        **flat(config["objective"], f"objective.{run.recipe}."),
+        f"{kind.network}.arch": network["arch"],
+        f"{kind.network}.dtype": network["dtype"],
+        "batch_norm_groups": config["train"].get("batch_norm_groups"),
+    }
+    wanted["data.fraction"] = round(config["data"]["fraction"] / kind.share, 9)
+    if peers and set(peers) != {network["arch"]}:
+        wanted["peers"] = ["" if peer == network["arch"] else peer for peer in peers]
+    for key, value in config["train"].items():
+        if key == "init" and value:
+            value = str(beside(run.path, value).resolve())
+        if not (key == "trainable" and value == kind.trainable):
+            sections = (kind.schedule, kind.network)
+            wanted[next((f"{s}.{key}" for s in sections if f"{s}.{key}" in base), "")] = value
+    if taught:
+        wanted["teacher.workdir"] = str(beside(run.path, taught["workdir"]).resolve())
+        names = {"checkpoint": "checkpoint", "peer": "peer", "dtype": "inference_dtype"}
+        wanted |= {f"teacher.{names[key]}": value for key, value in taught.items() if key in names}
+    words = [f"--config=configs/{path.name}:{run.recipe}", f"--workdir={run.path.resolve()}-again"]
+    for key, value in wanted.items():
+        # An option that there was not, or is no longer, is left as it is.
+        if value is not None and key in base and json.loads(json.dumps(base[key])) != value:
+            value = tuple(value) if isinstance(value, list) else value
+            words.append(f"--config.{key}={value}")
+    return shlex.join(["python", "-m", "hsakd_jax.main", *words])
+
+
+def title_of(recipe: str) -> str:
+    """What tables call a recipe; its own name where there is none of it any more."""
+    from hsakd_jax.recipes import RECIPES
+
+    return RECIPES[recipe].title if recipe in RECIPES else recipe
+
+
+def words_of(recipe: str) -> str:
+    """What a recipe does, as the end of a sentence; '' where that is not known."""
+    from hsakd_jax.recipes import RECIPES
+
+    if recipe == "probe":
+        return "is a new last layer on a trained backbone"
+    return {
+        "baseline": "learns from the labels alone",
+        "kd": "learns from the labels and from its teacher's classes",
+        "teacher": "has branches that learn to tell class and rotation",
+        "student": "learns from the labels and from its teacher's classes and branches, in four rotations",
+        "mutual": "trains several networks that teach one another, whose mean is shown",
+        "rival": "learns from the labels and from its teacher by another method",
+    }.get(RECIPES[recipe].objective if recipe in RECIPES else "", "")
+
+
+def subject_of(groups: Sequence[Group]) -> Group:
+    """What the report is about: the best student, of one that was taught if there is any."""
+    from hsakd_jax.recipes import RECIPES
+
+    def rank(one):
+        kind = RECIPES.get(one.runs[0].recipe)
+        reached = statistics.mean(one.accuracies("last"))
+        if kind is None or kind.network != "student":
+            return 0, reached
+        return 3 if kind.teacher else 1 if is_alone(one) else 2, reached
+
+    return max(groups, key=rank)
+
+
+def is_alone(one: Group) -> bool:
+    """Whether it is the student alone."""
+    return one.runs[0].recipe == "baseline"
+
+
+def _teaches(run: "Run") -> bool:
+    from hsakd_jax.recipes import RECIPES
+
+    return run.recipe in RECIPES and RECIPES[run.recipe].network == "teacher"
+
+
+def partner_of(run: "Run", alone: "Iterable[Run]") -> "Run | None":
+    """The student alone that a run gained on: of its network, data, epochs and batch, best of its folder or seed."""
+    if _teaches(run):
+        return None
+    keys = ("data.name", "data.fraction", "data.validation", "train.epochs", "train.batch")
+    found = [
+        other
+        for other in alone
+        if other.student == run.student and all(other.settings.get(k) == run.settings.get(k) for k in keys)
+    ]
+    for alike in (
+        lambda other: other.path.parent == run.path.parent,
+        lambda other: other.seeds[0] == run.seeds[0],
+    ):
+        found = [other for other in found if alike(other)] or found
+    return found[0] if found else None
+
+
+def _top1_of(run: "Run") -> float:
+    return run.accuracy("last", "top1") or 0.0
