@@ -1,6 +1,7 @@
 """Several processes, four virtual devices each, are one run."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -95,7 +96,9 @@ def uninterrupted(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("two") / "run"
     (shown, _), (silent, _) = finish(launch(workdir))
     assert "epoch 2/2" in shown
-    assert not [line for line in silent.splitlines() if not line.startswith("[Gloo]")]  # which says so from C++
+    # Gloo's threads greet from C++, a piece at a time and into one another's lines. Nothing else is said.
+    pieces = r"\[Gloo\] Rank | is connected to | peer ranks\. |Expected number of connected peer ranks is : |\d+|\n"
+    assert not re.sub(pieces, "", silent)
     return workdir
 
 
