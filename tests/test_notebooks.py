@@ -190,7 +190,7 @@ def test_evaluate_checkpoint(form, execute, monkeypatch, tmp_path):
     assert "resnet20, with branches, 100 classes" in printed["convert"]
     top1 = float(re.search(r"12 test images\s+top-1 ([\d.]+) %", printed["evaluate"])[1])
     assert "branch 3" in printed["evaluate"]
-    assert re.match(r"[\d.]+% of 10 images are right", printed["predict"])
+    assert re.search(r"[\d.]+% of 10 images are right", printed["predict"])
     assert pictures["mistakes"] == 1
     assert 0 <= top1 <= 100
 
