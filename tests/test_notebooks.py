@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import jax
@@ -102,8 +104,21 @@ def checkout(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
-    shutil.copytree(ROOT / "hsakd_jax", folder / "hsakd_jax", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("hsakd_jax", "configs"):
+        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
+
+
+def test_what_pip_installs_has_the_configs(checkout, tmp_path):
+    """Colab has no checkout."""
+    options = ["--no-index", "--no-build-isolation", "--no-deps", "--disable-pip-version-check", "-q"]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, "-w", tmp_path, checkout], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as content:
+        modules = {name for name in content.namelist() if name.endswith(".py")}
+    configs = {f"hsakd_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
+    assert configs
+    assert modules == configs | {f"{path.relative_to(ROOT)}" for path in (ROOT / "hsakd_jax").rglob("*.py")}
 
 
 @pytest.fixture
