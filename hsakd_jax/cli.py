@@ -6,6 +6,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 from absl import flags
 from absl import logging as absl_logging
@@ -52,7 +53,7 @@ def _read_flags(required: tuple[str, ...], words: str) -> list[str]:
     # absl's flags have underscores only; people type dashes.
     argv = [re.sub(r"^--[\w-]+", lambda flag: f"--{flag[0][2:].replace('-', '_')}", word) for word in sys.argv]
     try:
-        rest = flags.FLAGS(argv)[1:]
+        rest = flags.FLAGS([re.sub(r"^(--config=)?(configs/\w+\.py)", _find_config, word) for word in argv])[1:]
         missing = [name for name in required if flags.FLAGS[name].value in (None, "")]
         for name in required:  # a config that failed to load says so when it is first touched
             getattr(flags.FLAGS[name].value, "recipe", None)
@@ -66,6 +67,12 @@ def _read_flags(required: tuple[str, ...], words: str) -> list[str]:
     if missing:
         raise UserError(f"--{missing[0]} is missing: see --help")
     return rest
+
+
+def _find_config(word: re.Match[str]) -> str:
+    """A file of configs/ that is not in the working directory is the one that is installed with the package."""
+    installed = Path(__file__).parent / word[2]
+    return f"{word[1] or ''}{installed}" if installed.exists() and not Path(word[2]).exists() else word[0]
 
 
 def _explain(error: Exception) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from hsakd_jax.collected import Run
 
-CONFIGS = Path(__file__).parent.parent / "configs"  # there in a checkout
+CONFIGS = Path(__file__).parent / "configs"
 
 
 class Group(NamedTuple):

@@ -146,6 +146,11 @@ class Clock:
         step, then = self._began
         return duration((self._total - done) * (time.monotonic() - then) / (done - step)) if done > step else "?"
 
+    def epoch(self, done: int, steps: int) -> str:
+        """Time of an epoch of `steps`, evaluations included."""
+        step, then = self._began
+        return f"{steps * (time.monotonic() - then) / (done - step):.3g} s" if done > step else "?"
+
     def skip(self, done: int) -> None:
         """What happened since the last reading was not training."""
         self._last = (done, time.monotonic())

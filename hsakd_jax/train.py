@@ -113,7 +113,8 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
                 directory.record({**entry, "score": score(accuracy)})
                 console.line(
                     f"{directory.path}: epoch {entry['epoch']:g}/{settings['epochs']}, {split} "
-                    f"{accuracies.describe(accuracy)}, {clock.left(done)} left"
+                    f"{accuracies.describe(accuracy)}, "
+                    f"{clock.epoch(done, steps_per_epoch)} an epoch, {clock.left(done)} left"
                 )
                 checkpoints.save(done, state, score(accuracy))
                 clock.skip(done)

@@ -527,6 +527,20 @@ def test_help_is_quick_and_needs_no_jax():
         assert f"python -m hsakd_jax.{command} " in shown.stdout
 
 
+@pytest.mark.parametrize("flag", [["--config=configs/digits.py:kdd"], ["--config", "configs/digits.py:kdd"]])
+def test_configs_come_with_the_package(flag, tmp_path):
+    """Where there is no checkout; a file of that name in the working directory goes first."""
+
+    def main():
+        line = [sys.executable, "-m", "hsakd_jax.main", *flag, "--workdir=run"]
+        return subprocess.run(line, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True)
+
+    assert b"did you mean 'kd'" in main().stderr
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/digits.py").write_text("def get_config(recipe):\n    raise ValueError('mine')\n")
+    assert b"error: mine" in main().stderr
+
+
 def test_configs_know_no_jax():
     for path in Path(ROOT, "configs").glob("*.py"):
         code = f"import sys, runpy; runpy.run_path({str(path)!r})['get_config'](); assert 'jax' not in sys.modules"

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -819,6 +820,21 @@ def test_an_unreadable_image_is_named(tree, default_dir, content):
     assert not list(default_dir.glob("image_folder/*/*.*.*"))
     path.unlink()
     assert len(data.load("image_folder", str(tree), image_size=8).train.labels) == 6
+
+
+def test_classes_without_splits(tree):
+    """Every fifth image is a test image."""
+    for name in ("cat", "dog"):
+        for i in range(11 if name == "cat" else 4):
+            save(tree / "both" / name / f"{i:02d}.png", flat((8, 8), (20 * i, 0, 0)))
+    splits = data.load("image_folder", str(tree / "both"), image_size=8)
+    assert splits.class_names == ("cat", "dog")
+    assert splits.test.images[:, 0, 0, 0].tolist() == [80, 180]
+    assert splits.test.labels.tolist() == [0, 0]
+    assert sorted(splits.train.images[splits.train.labels == 0, 0, 0, 0]) == [0, 20, 40, 60, 100, 120, 140, 160, 200]
+    shutil.rmtree(tree / "both/cat")
+    with pytest.raises(UserError, match=r"too few images in .*/both: give 5 of a class"):
+        data.load("image_folder", str(tree / "both"), image_size=8)
 
 
 def test_a_folder_without_training_images(tree):

@@ -31,6 +31,8 @@ class Tree(tfds.core.BuilderConfig):
 def scan(directory: str, size: int) -> Tree:
     """Looks at `directory/{train,test}/CLASS/*`, and at no image yet; `val` or `validation` serve as test.
 
+    Of a `directory/CLASS/*` every fifth image of a class, in the order of names, is a test image.
+
     The fingerprint covers the size and each file's path, length and time of change: a tree that changed
     in any of these gets another name, so that no stale copy is ever read. Copies of earlier states stay
     where they are until the user deletes them.
@@ -40,34 +42,59 @@ def scan(directory: str, size: int) -> Tree:
       size: side of the square images to make.
 
     Raises:
-      UserError: no such folder, no images, or a class of the test split that training does not know.
+      UserError: no such folder, no or too few images, or a class of the test split that training does not know.
     """
     root = Path(directory).expanduser()
     train = root / "train"
     tests = [root / name for name in ("test", "val", "validation") if (root / name).is_dir()]
-    if not train.is_dir() or not tests:
+    if not train.is_dir() and not tests and _folders(root):
+        images = _images(root)
+        found = {
+            "train": {name: [one for i, one in enumerate(of, 1) if i % 5] for name, of in images.items()},
+            "test": {name: of[4::5] for name, of in images.items() if of[4::5]},
+        }
+        if not found["test"]:
+            raise UserError(f"too few images in {root}: give 5 of a class, every fifth of which will be a test image")
+    elif train.is_dir() and tests:
+        found = {"train": _images(train), "test": _images(tests[0])}
+    else:
         missing = train if not train.is_dir() else root / "test"
-        raise UserError(f"no folder {missing}: an image folder holds train/CLASS/*.jpg and test/CLASS/*.jpg")
-    files, marks = {}, []
-    for split, folder in (("train", train), ("test", tests[0])):
-        files[split] = {}
-        for name in sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != "."):
-            images = sorted(
-                (entry.path, entry.stat().st_size, entry.stat().st_mtime_ns)
-                for entry in os.scandir(folder / name)
-                if Path(entry.name).suffix.lower() in EXTENSIONS and entry.name[0] != "."
-            )
-            if not images:
-                kinds = ", ".join(sorted(EXTENSIONS))
-                raise UserError(f"no images in {folder / name}: add some ({kinds}) or delete the folder")
-            files[split][name] = [path for path, _, _ in images]
-            marks += [(os.path.relpath(path, root), length, changed) for path, length, changed in images]
-        if not files[split]:
-            raise UserError(f"no class folders in {folder}: an image folder holds {split}/CLASS/*.jpg")
+        raise UserError(
+            f"no folder {missing}: an image folder holds train/CLASS/*.jpg and test/CLASS/*.jpg, or CLASS/*.jpg"
+        )
+    files = {split: {name: [path for path, _, _ in of] for name, of in part.items()} for split, part in found.items()}
+    marks = [
+        (os.path.relpath(path, root), length, changed)
+        for part in found.values()
+        for of in part.values()
+        for path, length, changed in of
+    ]
     if strange := sorted(files["test"].keys() - files["train"].keys()):
         raise UserError(f"{tests[0] / strange[0]} is a class without training images: add {train / strange[0]}")
     fingerprint = hashlib.sha256(json.dumps([size, marks]).encode()).hexdigest()[:16]
     return Tree(name=fingerprint, description=str(root), size=size, root=str(root), files=files)
+
+
+def _folders(folder: Path) -> list[str]:
+    """The names of the classes, those that are hidden aside."""
+    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and e.name[0] != ".") if folder.is_dir() else []
+
+
+def _images(folder: Path) -> dict[str, list[tuple[str, int, int]]]:
+    """(path, length, time of change) of all images of each class."""
+    found = {}
+    for name in _folders(folder):
+        found[name] = sorted(
+            (entry.path, entry.stat().st_size, entry.stat().st_mtime_ns)
+            for entry in os.scandir(folder / name)
+            if Path(entry.name).suffix.lower() in EXTENSIONS and entry.name[0] != "."
+        )
+        if not found[name]:
+            kinds = ", ".join(sorted(EXTENSIONS))
+            raise UserError(f"no images in {folder / name}: add some ({kinds}) or delete the folder")
+    if not found:
+        raise UserError(f"no class folders in {folder}: an image folder holds {folder.name}/CLASS/*.jpg")
+    return found
 
 
 class ImageFolder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
