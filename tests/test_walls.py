@@ -58,12 +58,14 @@ ROOMS = {
     "variables",
     "assemble": "augment devices errors flax jax nets.parts numpy objectives optax optim photos recipes rivals "
     "rotations rundir sampling step variables",
+    "tracking": "errors rundir tensorboardX trackio wandb",
     "train": "accuracies assemble checkpoint data devices dispatch errors evaluation facts flax jax objectives "
-    "progress recipes rundir sampling signals step variables",
+    "progress recipes rundir sampling signals step tracking variables",
     # knows a command
     "recipes": "ml_collections",
     "configs.*": "recipes",
-    "pipeline": "accuracies assemble data devices errors files nets progress recipes rundir sampling train variables",
+    "pipeline": "accuracies assemble data devices errors files nets progress recipes rundir sampling tracking "
+    "train variables",
     "progress": "",
     "signals": "",
     "xla": "",
