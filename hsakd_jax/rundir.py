@@ -25,7 +25,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | Path, write: bool = True):
-        self._write = write
+        self.writes = write
         self._lock: Any = None
         self.path = Path(path).expanduser()
         self.checkpoints = self.path / "checkpoints"
@@ -56,7 +56,7 @@ class RunDirectory:
           UserError: as `check`; or another process trains there, or it can't be written.
         """
         self.check(config)
-        if not self._write:
+        if not self.writes:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,7 @@ class RunDirectory:
 
     def _try(self, write, path, content) -> None:
         try:
-            if self._write:
+            if self.writes:
                 write(path, content)
         except OSError as error:
             raise UserError(

@@ -1,6 +1,6 @@
 """Where a run's records go besides metrics.jsonl: TensorBoard, Weights & Biases, trackio; nowhere by default.
 
-A tracker that is opened gets every record so far once more, so what a kill left unsent is not missing, and a run that was
+A tracker gets every record so far when it is opened, so what a kill left unsent is not missing, and a run that was
 continued is one curve.
 """
 
@@ -97,7 +97,9 @@ class WandB:
             mode=mode,
             dir=str(run.directory),
             config=run.config,
-            settings=wandb.Settings(console="off", silent=mode == "offline", finish_timeout=PATIENCE / 2),
+            settings=wandb.Settings(
+                console="off", silent=mode == "offline", init_timeout=PATIENCE, finish_timeout=PATIENCE / 2
+            ),
         )
 
     def log(self, scalars: dict[str, float], step: int) -> None:
@@ -171,10 +173,10 @@ def track(
 
     Args:
       names: of `TRACKERS`.
-      directory: of the run, claimed.
+      directory: of the run, claimed; nothing is opened by a process that does not write there.
       say: what tells the user, once, that a tracker failed.
     """
-    if not names:
+    if not (names and directory.writes):
         yield lambda record: None
         return
     path, records = directory.path.resolve(), directory.records()

@@ -88,8 +88,7 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
     state, teacher_variables = devices.replicate((state, teacher_variables))
     advance = make_advance(step, splits.train, devices, settings["batch"], config["seed"], size=measure_with["size"])
     clock = Clock(settings["batch"], total)
-    trackers = config["tracking"] if is_first_process() else ()
-    with stop_requests() as asked, tracking.track(trackers, directory, console.line) as follow:
+    with stop_requests() as asked, tracking.track(config["tracking"], directory, console.line) as follow:
 
         def record(entry: dict[str, Any]) -> None:
             directory.record(entry)
