@@ -36,7 +36,7 @@ ROOMS = {
     "nets.torch_names": "nets.*",
     "state_dicts": "errors jax numpy safetensors torch",
     "weights": "errors flax jax nets nets.network nets.torch_names numpy state_dicts",
-    "conversion": "checkpoint errors facts nets progress recipes rundir state_dicts weights",
+    "conversion": "checkpoint errors facts files nets progress recipes rundir state_dicts weights",
     "exporting": "augment errors facts jax jax2onnx numpy onnxruntime rundir safetensors torch variables weights",
     # knows images
     "augment": "jax",
@@ -77,7 +77,7 @@ ROOMS = {
     "predict": "absl cli errors prediction",
     "summary": "absl cli errors facts nets progress rotations rundir",
     "report": "absl cli collected errors files matplotlib page",
-    "page": "PIL accuracies collected errors figures groups numpy opinions rundir",
+    "page": "PIL accuracies collected errors figures files groups numpy opinions rundir",
     "groups": "collected recipes rundir tables",
     "results": "absl cli collected errors formats tables",
     # knows what people look at
