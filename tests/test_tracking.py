@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import struct
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from conftest import ROOT
 
 from hsakd_jax import tracking
-from hsakd_jax.errors import UserError
+from hsakd_jax.errors import Stopped, UserError
 from hsakd_jax.rundir import RunDirectory
 
 CONFIG = {"recipe": "teacher", "train": {"lr": 0.1}, "tracking": []}
@@ -135,6 +136,41 @@ def test_trackers_that_can_not_be_are_refused(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match=r"tracking by wandb needs wandb_of_no_one: pip install 'hsakd_jax\[wandb\]'"):
         tracking.check(("kept", "wandb"))
+
+
+@pytest.mark.slow
+def test_training_hands_over_its_records(monkeypatch, tmp_path):
+    """A teacher and a student: stopped, continued with a tracker that was not there before."""
+    import jax
+
+    from hsakd_jax import pipeline
+    from hsakd_jax.progress import Console
+
+    command = runpy.run_path(str(ROOT / "configs/cifar100.py"))["get_config"]("kd_tiny").to_dict()
+    console, asked = Console(silent=True), []
+
+    class Stopping(Kept):
+        def log(self, scalars, step):
+            super().log(scalars, step)
+            if self.run.name == "kd" and scalars.get("train/epoch") and not asked:
+                asked.append(step)  # a second signal would end the tests
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setitem(tracking.TRACKERS, "stopping", ("json", Stopping))
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as in a command
+        with pytest.raises(Stopped):
+            pipeline.execute(command | {"tracking": ("stopping",)}, str(tmp_path), console)
+        assert [(one.run.name, one.run.group, one.closed) for one in opened] == [
+            ("backbone", tmp_path.name, True), ("kd", tmp_path.name, True)
+        ]  # fmt: skip
+        pipeline.execute(command | {"tracking": ("kept",)}, str(tmp_path), console)
+    whole, _, continued = opened
+    assert whole.run.config["network"]["arch"] == "resnet8_half"
+    for one in (whole, continued):
+        assert len(one.points) == len(dict(one.points))
+        assert dict(one.points) == points(RunDirectory(one.run.directory).records())
+    assert {"train/loss", "train/lr", "test/top1"} <= {name for name, _ in dict(whole.points)}
+    assert 0 < continued.run.recorded < max(step for _, step in dict(continued.points))
 
 
 # The tools, each in a process of its own, as they read the environment when they are imported, and hang on to the end.
