@@ -11,7 +11,7 @@ import queue
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -152,7 +152,7 @@ TRACKERS: dict[str, tuple[str, Callable[[Run], Tracker]]] = {
 
 
 def check(names: Sequence[str]) -> None:
-    """Refuses trackers that can't be.
+    """Refuses trackers that can't be, and imports the others, since threads that import at once may fail at it.
 
     Raises:
       UserError: an unknown one, or its package is not installed.
@@ -160,9 +160,13 @@ def check(names: Sequence[str]) -> None:
     for name in names:
         if name not in TRACKERS:
             raise UserError(f"unknown tracker {name!r}: choose from {', '.join(TRACKERS)}")
-        found = find_spec(TRACKERS[name][0])
-        if found is None or found.origin is None:  # a folder of that name, such as wandb leaves, is no package
-            raise UserError(f"tracking by {name} needs {TRACKERS[name][0]}: pip install 'hsakd_jax[{name}]'")
+        package = TRACKERS[name][0]
+        try:
+            found = import_module(package).__file__
+        except Exception as error:  # of any kind, from other people's code
+            raise UserError(f"tracking by {name} needs {package} ({error}): pip install 'hsakd_jax[{name}]'") from error
+        if found is None:  # a folder of that name, such as wandb leaves where it runs
+            raise UserError(f"tracking by {name} needs {package}: pip install 'hsakd_jax[{name}]'")
 
 
 @contextlib.contextmanager
