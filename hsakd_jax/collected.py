@@ -15,7 +15,7 @@ from hsakd_jax.rundir import beside, flat
 
 # These say nothing of what was trained; class names follow from the data.
 IGNORED = {
-    "seed", "classes", "data.dir", "train.init", "train.remat", "teacher.workdir", "log_every", "eval_batch"
+    "seed", "classes", "data.dir", "train.init", "train.remat", "teacher.workdir", "log_every", "eval_batch", "tracking"
 }  # fmt: skip
 # The same training in another role.
 SAME = {"backbone": "baseline", "teacher_online": "mutual", "joint": "teacher"}

@@ -8,6 +8,7 @@ from typing import Any
 from hsakd_jax import facts, state_dicts, weights
 from hsakd_jax.checkpoint import Checkpoints
 from hsakd_jax.errors import UserError
+from hsakd_jax.files import read_names
 from hsakd_jax.nets import create
 from hsakd_jax.progress import Console
 from hsakd_jax.recipes import NORMALISATION
@@ -80,7 +81,7 @@ def convert(
         raise UserError(str(error)) from error
     with Path(checkpoint).expanduser().open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    names = _class_names(classes, found.num_classes)
+    names = read_names(classes, found.num_classes) if classes else []
     console.line(
         f"{checkpoint}: {found.name}, {'with' if found.branches else 'without'} branches, {found.num_classes} classes"
         f"{'' if arch else ' (found from its tensors)'}"
@@ -123,16 +124,3 @@ def _sides(data: str, side: int, big: bool) -> dict[str, Any]:
     if big:
         return {"crop": "resized", "image_size": side, "resize": round(side * 256 / 224)}
     return {"image_size": side if data == "image_folder" else 0}
-
-
-def _class_names(path: str, num_classes: int) -> list[str]:
-    if not path:
-        return []
-    try:
-        names = Path(path).expanduser().read_text().split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} can't be read ({error}): give a text file with one class a line") from error
-    names = [name.strip() for name in names if name.strip()]
-    if len(names) != num_classes:
-        raise UserError(f"{path} names {len(names)} classes, the network has {num_classes}: mend the file")
-    return names

@@ -11,7 +11,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 # (light, dark), told apart by colour-blind eyes and against either ground. The light ones stand in the figures; in a
 # page they become var(--NAME), so no two may be equal.
@@ -181,6 +181,7 @@ def curves(
     columns: int = 1,
     height: float = 0.0,
     zero: bool = False,
+    log: bool = False,
 ) -> Figure:
     """Lines, each with its name at its end.
 
@@ -191,6 +192,7 @@ def curves(
       columns: panels beside one another.
       height: of a panel in inches; 0 for one that suits the columns. It grows with the names.
       zero: whether the vertical axis begins at 0.
+      log: whether it is logarithmic.
     """
     down = -(-len(panels) // columns)
     height = max(height or (3.6 if columns == 1 else 2.5), 0.9 + 0.21 * max(len(lines) for _, lines in panels))
@@ -203,6 +205,11 @@ def curves(
         axes.margins(x=0.03)
         if zero:
             axes.set_ylim(bottom=0)
+        if log:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:,.0f}")
+            axes.yaxis.set_minor_formatter(NullFormatter())
         _name_ends(axes, lines, height)
         axes.set_ylabel(ylabel)
         axes.set_xlabel(xlabel)
@@ -272,7 +279,7 @@ def _saved(figure: Figure, kind: str, **options: Any) -> bytes:
 
 def _name_rows(axes: Any, rows: Sequence[Row]) -> None:
     axes.set_yticks(range(len(rows)), [short(row.label, 44) for row in rows], color=COLOURS["ink"][0])
-    axes.tick_params("y", length=0)
+    axes.tick_params("y", length=0, pad=9)  # clear of a point at 0
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
@@ -294,10 +301,10 @@ def _draw(axes: Any, curve: Curve, dashed: bool) -> None:
 
 def _name_ends(axes: Any, lines: Sequence[Curve], height: float) -> None:
     """Names to the right of the axes, beside the ends as far as they don't touch."""
-    bottom, top = axes.get_ylim()
-    axes.set_ylim(bottom, top)
+    axes.set_ylim(axes.get_ylim())
     ends = sorted(lines, key=lambda curve: curve.y[-1])
-    places = _spread([(curve.y[-1] - bottom) / (top - bottom) for curve in ends], 0.21 / (height - 0.8))
+    heights = (axes.transScale + axes.transLimits).transform([(curve.x[-1], curve.y[-1]) for curve in ends])[:, 1]
+    places = _spread(heights.tolist(), 0.21 / (height - 0.8))
     for curve, place in zip(ends, places, strict=True):
         axes.annotate(
             short(curve.label),

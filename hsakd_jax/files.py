@@ -37,3 +37,19 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path} is not readable JSON ({error}): restore it or remove its folder") from error
+
+
+def read_names(path: str | Path, count: int) -> list[str]:
+    """Reads what `count` classes are called, one a line.
+
+    Raises:
+      UserError: the file can't be read, or has another number of names.
+    """
+    try:
+        lines = Path(path).expanduser().read_text().split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} can't be read ({error}): give a text file with one class a line") from error
+    names = [line.strip() for line in lines if line.strip()]
+    if len(names) != count:
+        raise UserError(f"{path} names {len(names)} classes, the network has {count}: mend the file")
+    return names

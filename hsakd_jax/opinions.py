@@ -1,6 +1,7 @@
 """What several networks say of the same test images."""
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ from hsakd_jax.photos import evaluation_batches
 from hsakd_jax.progress import Progress
 from hsakd_jax.rundir import RunDirectory
 from hsakd_jax.variables import restore
+
+SAME = 3  # or one wrong answer would be all that is seen
 
 
 class Asked(NamedTuple):
@@ -40,7 +43,8 @@ class Opinions(NamedTuple):
     Attributes:
       labels: of the test images, int [n].
       answers: by the key of who was asked.
-      mistakes: images that the first one is most certain of and wrong about, by their position, uint8 [H, W, C].
+      mistakes: images that the first one is most certain of and wrong about, of each of its answers at most `SAME`, by
+        their position, uint8 [H, W, C].
       silent: why somebody was not asked, by key.
     """
 
@@ -78,7 +82,7 @@ def ask(asked: Mapping[str, Asked], most: int, data_dir: str | None = None) -> O
     known = options(config)
     batches = evaluation_batches(test, known["batch"], known["size"], known["resize"] or known["size"])
     found: dict[str, list] = {key: [] for key in networks}
-    wrong: list[tuple[float, int, np.ndarray]] = []
+    wrong: list[tuple[float, int, int, np.ndarray]] = []
     done = 0
     with Progress(f"Asking {len(networks)} networks", len(test.labels)) as progress:
         for rows in batches:
@@ -88,12 +92,17 @@ def ask(asked: Mapping[str, Asked], most: int, data_dir: str | None = None) -> O
                 found[key].append((classes, probabilities))
             classes, probabilities = found[first][-1]
             missed = np.flatnonzero(classes != rows["label"][:real])
-            wrong += [(float(probabilities[i]), done + int(i), rows["image"][i]) for i in missed]
-            wrong = sorted(wrong, key=lambda mistake: (-mistake[0], mistake[1]))[:most]
+            wrong += [(float(probabilities[i]), done + int(i), int(classes[i]), rows["image"][i]) for i in missed]
+            counted: Counter[int] = Counter()
+            ordered, wrong = sorted(wrong, key=lambda mistake: (-mistake[0], mistake[1])), []
+            for mistake in ordered:
+                counted[mistake[2]] += 1
+                if counted[mistake[2]] <= SAME and len(wrong) < most:
+                    wrong.append(mistake)
             done += real
             progress.update(done)
     answers = {key: Answers(*map(np.concatenate, zip(*parts, strict=True))) for key, parts in found.items()}
-    return Opinions(np.asarray(test.labels), answers, {i: image for _, i, image in wrong}, silent)
+    return Opinions(np.asarray(test.labels), answers, {i: image for _, i, _, image in wrong}, silent)
 
 
 def _alike(one: dict[str, Any], other: dict[str, Any]) -> bool:

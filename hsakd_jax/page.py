@@ -58,7 +58,7 @@ pre span { display: inline-block; overflow-wrap: anywhere; }
 
 
 def make(
-    runs: "Sequence[Run]", unfinished: Sequence[Path] = (), data_dir: str | None = None
+    runs: "Sequence[Run]", unfinished: Sequence[Path] = (), data_dir: str | None = None, classes: str = ""
 ) -> tuple[str, dict[str, Callable[[], bytes]]]:
     """The page, and what draws each of its figures as PNG, by name.
 
@@ -66,12 +66,17 @@ def make(
       runs: finished ones.
       unfinished: directories that are named, no more.
       data_dir: where the test images lie now; None for where the runs found them.
+      classes: a file of their names, one a line; '' for the names that the runs know.
+
+    Raises:
+      UserError: there is no such file, it names more or fewer classes, or a run can't be read.
     """
     from hsakd_jax import figures
 
     pictures: dict[str, Callable[[], bytes]] = {}
     datasets = list(dict.fromkeys(run.dataset for run in runs))
-    parts = [_Part([r for r in runs if r.dataset == name], pictures, len(datasets) > 1) for name in datasets]
+    several = len(datasets) > 1
+    parts = [_Part([r for r in runs if r.dataset == name], pictures, several, classes) for name in datasets]
     body = [line for part in parts for line in part.lines(data_dir)]
     if unfinished:
         body.append(_p(f"Not finished, and not shown: {', '.join(map(str, unfinished))}.", "soft"))
@@ -89,7 +94,8 @@ def make(
 class _Part:
     """The runs of one dataset."""
 
-    def __init__(self, runs: "list[Run]", pictures: dict[str, Callable[[], bytes]], several: bool):
+    def __init__(self, runs: "list[Run]", pictures: dict[str, Callable[[], bytes]], several: bool, classes: str):
+        from hsakd_jax.files import read_names
         from hsakd_jax.rundir import RunDirectory
 
         self.dataset, self.pictures = runs[0].dataset, pictures
@@ -99,19 +105,23 @@ class _Part:
         self.records = {run.path: _records(run.path) for run in runs}
         self.groups = group(runs)
         self.subject = subject_of(self.groups)
+        config = self.configs[self.subject.runs[0].path]
+        self.names = list(map(str, config["classes"]))
+        if classes:
+            self.names = read_names(classes, config["network"]["num_classes"])
 
     def lines(self, data_dir: str | None) -> list[str]:
         """The lines of its HTML."""
         return [
             f"<h1>{_e(self._headline()).replace('top-1', '<span>top-1</span>')}</h1>",
             *self._setting(),
-            *self._evidence(),
             *self._results(),
+            *self._predictions(data_dir),
             *self._accuracy(),
             *self._branches(),
             *self._losses(),
             *self._pace(),
-            *self._predictions(data_dir),
+            *self._evidence(),
         ]
 
     def _headline(self) -> str:
@@ -121,6 +131,7 @@ class _Part:
         if subject.gains and not is_alone(subject):
             change = statistics.mean(subject.gains)
             line += f", {abs(change):.2f} points {'more' if change >= 0 else 'less'} than alone"
+            line += " (may be chance)" if abs(change) < _chance(subject) else ""
         taught = [top1 for r in subject.runs if (top1 := self._teachers_top1(r)) is not None]
         if len(taught) == len(subject.runs):
             gap = statistics.mean(taught) - reached
@@ -154,16 +165,21 @@ class _Part:
         notes += f"one, chosen by {' or '.join(sorted(chosen))}. Sizes are those of what is deployed."
         if any(len(g.runs) > 1 for g in self.groups):
             notes += " Of several seeds: mean (standard deviation); a gain compares within each."
+        elif chance := _chance(self.subject) if len(self.groups) > 1 else 0:
+            notes += f" Differences below {chance:.1f} points may be chance: one seed, {images:,} test images."
         return [f"<p>{_e(words)}{'; '.join(said)}.</p>", self._table(), _p(notes, "soft")]
 
     def _table(self) -> str:
         rows = []
         for g in self.groups:
             run, train = g.runs[0], self.configs[g.runs[0].path]["train"]
+            label, top1 = _e(g.label), _mean(g.accuracies("last"))
+            if g is self.subject:
+                label, top1 = f"<b>{label}</b>", f"<b>{top1}</b>"
             rows.append(
                 [
-                    f'<span style="color: var(--{g.colour})">&#9679;</span> {_e(g.label)}',
-                    f"<b>{_mean(g.accuracies('last'))}</b>",
+                    f'<span style="color: var(--{g.colour})">&#9679;</span> {label}',
+                    top1,
                     _mean(g.accuracies("best")),
                     _mean(g.gains, "+") if g.gains and not is_alone(g) else "",
                     _e(run.results.get("arch") or run.student),
@@ -194,7 +210,7 @@ class _Part:
             where = f"Trained on {found.get('device', 'an unknown device')}, commit {commit}"
             versions = ", ".join(f"{name} {version}" for name, version in (found.get("versions") or {}).items())
             kinds.setdefault((where, versions), []).append(str(run.path))
-        lines = []
+        lines = ["<h2>How to repeat it</h2>"]
         for (where, versions), paths in kinds.items():
             more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
             whose = f" ({', '.join(paths[:3])}{more})" if len(kinds) > 1 else ""
@@ -343,6 +359,15 @@ class _Part:
                 "",
                 lambda: figures.curves([("", found)], "epoch", "learning rate", height=2.5, zero=True),
             )
+        flow = [_curve(g, [self.records[r.path] for r in g.runs], lambda e: e.get("images_per_s")) for g in self.groups]
+        if flow := [curve for curve in flow if curve]:
+            log = max(max(curve.y) for curve in flow) > 5 * min(min(curve.y) for curve in flow)
+            lines += self._figure(
+                "throughput",
+                "Throughput over time",
+                "Between two lines of the log, without evaluation.",
+                lambda: figures.curves([("", flow)], "epoch", "training images/s", 1, 2.5, zero=not log, log=log),
+            )
         rates = [(g, [r.results["images_per_s"] for r in g.runs if r.results.get("images_per_s")]) for g in self.groups]
         rows = [figures.Row(g.label, g.colour, statistics.mean(r), f"{statistics.mean(r):,.0f}") for g, r in rates if r]
         if rows:
@@ -379,19 +404,19 @@ class _Part:
         except UserError as error:
             return [_p(f"Its answers to the test images are not shown: {error}.", "soft")]
         missing += [f"its {key} is not asked ({why})" for key, why in said.silent.items()]
-        names = [str(name) for name in self.configs[run.path]["classes"]]
-        who = f"{self.subject.label}, seed {run.seeds[0]}" if len(self.subject.runs) > 1 else self.subject.label
+        who = f"{self.subject.label} (seed {run.seeds[0]})" if len(self.subject.runs) > 1 else self.subject.label
         lines = [f"<h2>What {_e(who)} is wrong about</h2>"]
         lines += [_p(f"{'; '.join(missing).capitalize()}.", "soft")] if missing else []
-        return [*lines, *self._confusions(said, names), *self._classes(said, names), *self._mistakes(said, names)]
+        lines += [_p(_wrong(said))]
+        return [*lines, *self._confusions(said), *self._mistakes(said), *self._classes(said)]
 
-    def _confusions(self, said: "Opinions", names: list[str]) -> list[str]:
+    def _confusions(self, said: "Opinions") -> list[str]:
         import numpy as np
 
         from hsakd_jax import figures
 
         def counts(key):
-            table = np.zeros((len(names), len(names)), int)
+            table = np.zeros((len(self.names), len(self.names)), int)
             np.add.at(table, (said.labels, said.answers[key].classes), 1)
             return table
 
@@ -400,11 +425,11 @@ class _Part:
         order = np.argsort(-wrong, axis=None, kind="stable")[:PAIRS]
         pairs = [(i, j) for i, j in (np.unravel_index(k, wrong.shape) for k in order) if wrong[i, j]]
         if not pairs:
-            return [_p("It is right about every test image.")]
+            return []
         keys = [key for key in ("alone", "teacher") if key in tables]
         rows = [
             figures.Row(
-                f"{figures.short(names[i], 20)} → {figures.short(names[j], 20)}",
+                f"{figures.short(self.names[i], 20)} → {figures.short(self.names[j], 20)}",
                 self.subject.colour,
                 int(wrong[i, j]),
                 f"{wrong[i, j]} of {tables['student'][i].sum()}",
@@ -421,16 +446,16 @@ class _Part:
             "h3",
         )
 
-    def _classes(self, said: "Opinions", names: list[str]) -> list[str]:
+    def _classes(self, said: "Opinions") -> list[str]:
         import numpy as np
 
         from hsakd_jax import figures
 
         if "alone" not in said.answers:
             return []
-        images = np.bincount(said.labels, minlength=len(names))
+        images = np.bincount(said.labels, minlength=len(self.names))
         right = {
-            key: np.bincount(said.labels[said.answers[key].classes == said.labels], minlength=len(names))
+            key: np.bincount(said.labels[said.answers[key].classes == said.labels], minlength=len(self.names))
             for key in ("student", "alone")
         }
         shown = np.flatnonzero(images)
@@ -445,7 +470,7 @@ class _Part:
             caption += f" The {CLASSES // 2} greatest gains and losses are shown."
         caption += f" One image of a class is {100 / np.median(images[shown]):.1f} points."
         rows = [
-            figures.Row(names[shown[i]], "c1" if change[i] < 0 else "c0", float(change[i]), f"{change[i]:+.1f}")
+            figures.Row(self.names[shown[i]], "c1" if change[i] < 0 else "c0", float(change[i]), f"{change[i]:+.1f}")
             for i in order
         ]
         return self._figure(
@@ -456,28 +481,23 @@ class _Part:
             "h3",
         )
 
-    def _mistakes(self, said: "Opinions", names: list[str]) -> list[str]:
+    def _mistakes(self, said: "Opinions") -> list[str]:
         from hsakd_jax import figures
 
         if not said.mistakes:
             return []
         answers, labels = said.answers, said.labels
-        wrong = answers["student"].classes != labels
-        caption = f"It is wrong about {wrong.sum():,} of {len(labels):,} test images"
-        if "teacher" in answers:
-            known = int((answers["teacher"].classes[wrong] == labels[wrong]).sum())
-            caption += f"; its teacher is right about {known:,} of these"
-        caption += f". Shown are the {len(said.mistakes)} about which it is most certain."
+        caption = "Those about which it is most certain, of each wrong answer at most three."
         cards, pictures = [], []
         for i, pixels in said.mistakes.items():
-            lines, short = [f"true: {names[labels[i]]}"], [f"true: {names[labels[i]]}"]
+            lines, short = [f"true: {self.names[labels[i]]}"], [f"true: {self.names[labels[i]]}"]
             for key in ("student", "teacher"):
                 if key in answers:
                     answer, probability = answers[key].classes[i], answers[key].probabilities[i]
                     mark = "" if key == "student" else " ✓" if answer == labels[i] else " ✗"
-                    for some, name in ((lines, names[answer]), (short, figures.short(names[answer], 14))):
-                        some.append(f"{key}: {name} ({100 * probability:.0f} %){mark}")
-            image = f'<img src="{_data_uri(pixels)}" alt="{_e("test image of " + names[labels[i]])}">'
+                    for some, name in ((lines, self.names[answer]), (short, figures.short(self.names[answer], 14))):
+                        some.append(f"{key}: {name} ({100 * probability:.0f}\N{NO-BREAK SPACE}%){mark}")
+            image = f'<img src="{_data_uri(pixels)}" alt="{_e("test image of " + self.names[labels[i]])}">'
             cards.append(f"<div>{image}{'<br>'.join(map(_e, lines))}</div>")
             pictures.append(figures.Picture(pixels, short))
         self.pictures[f"{self.prefix}mistakes"] = lambda: figures.png(figures.gallery(pictures))
@@ -536,6 +556,28 @@ def _branch(run: "Run", kind: str, l: int) -> float | None:
 def _count(run: "Run", key: str) -> str:
     found = (run.results.get(key) or {}).get("backbone")
     return "" if found is None else f"{found:,}"
+
+
+def _wrong(said: "Opinions") -> str:
+    """How many test images it is wrong about, in a sentence."""
+    wrong = said.answers["student"].classes != said.labels
+    if not wrong.any():
+        return "It is right about every test image."
+    line = f"It is wrong about {wrong.sum():,} of {len(wrong):,} test images"
+    for key, who in (("alone", "the student alone is right about"), ("teacher", "its teacher about")):
+        if key in said.answers:
+            known = int((said.answers[key].classes[wrong] == said.labels[wrong]).sum())
+            who = who if key == "alone" or "alone" in said.answers else "its teacher is right about"
+            line += f"; {who} {known:,} of these"
+    return f"{line}."
+
+
+def _chance(one: Group) -> float:
+    """Points by which two equally good networks differ on one of 20 test sets; 0 where seeds show it better."""
+    images, share = one.runs[0].results.get("test_images"), statistics.mean(one.accuracies("last")) / 100
+    if len(one.runs) > 1 or not images:
+        return 0.0
+    return 100 * 1.96 * (2 * share * (1 - share) / images) ** 0.5
 
 
 def _mean(values: Sequence[float], sign: str = "") -> str:

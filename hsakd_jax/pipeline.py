@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hsakd_jax import data, sampling, train
+from hsakd_jax import data, sampling, tracking, train
 from hsakd_jax.accuracies import best_branch, mean_top1
 from hsakd_jax.assemble import rehearse
 from hsakd_jax.devices import Devices, is_first_process
@@ -121,7 +121,7 @@ def check(config: dict[str, Any], names: Sequence[str]) -> None:
 
     Raises:
       UserError: an unknown network or dtype, a batch that does not fit the devices, no teacher or start where one is
-        needed, or numbers that make no run.
+        needed, numbers that make no run, or a tracker that is not there.
     """
     for name in ("eval_every", "log_every", "eval_batch", "batch_norm_groups"):
         if config[name] < 1:
@@ -137,6 +137,7 @@ def check(config: dict[str, Any], names: Sequence[str]) -> None:
         raise UserError(f"data.resize is {config['data']['resize']}: give at least data.image_size, {side}, or 0")
     if not all(isinstance(peer, str) for peer in config["peers"]):
         raise UserError(f"peers is {config['peers']}: name a network for each, such as ('resnet20', 'wrn_16_2')")
+    tracking.check(config["tracking"])
     _refuse_unused(config, names)
     for name in names:
         kind, section = RECIPES[name], _section(config, name)
@@ -236,7 +237,7 @@ def resolve(config: dict[str, Any], name: str, splits: data.Splits) -> dict[str,
         },
         "objective": config["objective"][name],
         "teacher": _teacher(config["teacher"], teacher) if taught_by else None,
-        **{name: config[name] for name in ("eval_every", "log_every", "eval_batch")},
+        **{name: config[name] for name in ("eval_every", "log_every", "eval_batch", "tracking")},
     }
 
 

@@ -216,6 +216,7 @@ def make(
     config: dict[str, Any] = {
         "peers": ("", ""),
         "batch_norm_groups": 1,
+        "tracking": (),
         **top,
         "recipe": base,
         "runs": runs,

@@ -1,13 +1,14 @@
 """Makes a page of runs: what was trained, how it went, what it is wrong about.
 
-    python -m hsakd_jax.report RUN... --output=report.html [--png=DIR] [--data_dir=DIR]
+    python -m hsakd_jax.report RUN... --output=report.html [--png=DIR] [--data_dir=DIR] [--classes=FILE]
 
 RUN is the directory of one run or a folder of several, such as a pipeline's, which is searched in depth. The page is
 one file that needs nothing else. Runs that differ in their seed alone are shown as their mean with a band of one
 standard deviation.
 
 The last checkpoints answer the test images once more; --data_dir says where these lie now. What can't be shown, since
-a run or the data is not there, is left out and named. --png writes each figure as a PNG too. Figures need matplotlib:
+a run or the data is not there, is left out and named. --classes names a file with what the classes are called, one a
+line, where the data calls them n01443537. --png writes each figure as a PNG too. Figures need matplotlib:
 pip install 'hsakd_jax[report]'.
 """
 
@@ -20,6 +21,7 @@ from hsakd_jax.cli import command
 
 _OUTPUT = flags.DEFINE_string("output", "", "the page, FILE.html.")
 _PNG = flags.DEFINE_string("png", "", "a folder for the figures as PNG.")
+_CLASSES = flags.DEFINE_string("classes", "", "a file with the classes' names.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "where the data lies, if not where the run found it.")
 
 
@@ -46,7 +48,7 @@ def main(folders: list[str]) -> None:
         import matplotlib as _  # noqa: F401
     except ImportError as error:
         raise UserError("a report needs matplotlib: pip install 'hsakd_jax[report]'") from error
-    content, pictures = page.make(runs, unfinished, _DATA_DIR.value)
+    content, pictures = page.make(runs, unfinished, _DATA_DIR.value, _CLASSES.value)
     try:
         if pngs:
             pngs.mkdir(parents=True, exist_ok=True)

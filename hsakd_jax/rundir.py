@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import secrets
 import weakref
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 from hsakd_jax.errors import UserError
 from hsakd_jax.files import read_json, write_json, write_text
 
-# Where data lies and how much memory is spared say nothing about the run: a continued one may have them otherwise.
-MAY_DIFFER = {"data.dir", "train.remat"}
+# Where data lies, how much memory is spared and who looks on say nothing about the run: a continued one may have them
+# otherwise.
+MAY_DIFFER = {"data.dir", "train.remat", "tracking"}
 
 
 class RunDirectory:
@@ -23,7 +25,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | Path, write: bool = True):
-        self._write = write
+        self.writes = write
         self._lock: Any = None
         self.path = Path(path).expanduser()
         self.checkpoints = self.path / "checkpoints"
@@ -54,7 +56,7 @@ class RunDirectory:
           UserError: as `check`; or another process trains there, or it can't be written.
         """
         self.check(config)
-        if not self._write:
+        if not self.writes:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -83,6 +85,13 @@ class RunDirectory:
             hint = f"; it holds the runs {', '.join(inside)}: name one" if inside else ": check the path"
             raise UserError(f"{self.path} is not a run directory (no config.json){hint}")
         return read_json(self.path / "config.json")
+
+    def identity(self) -> str:
+        """Eight letters and digits that stay the run's own when it is killed, continued or moved."""
+        path = self.path / ".identity"
+        if not path.exists():
+            self._try(write_text, path, secrets.token_hex(4))
+        return path.read_text()
 
     def results(self) -> dict[str, Any] | None:
         """What the finished run reached, or None."""
@@ -131,7 +140,7 @@ class RunDirectory:
 
     def _try(self, write, path, content) -> None:
         try:
-            if self._write:
+            if self.writes:
                 write(path, content)
         except OSError as error:
             raise UserError(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import serialization
 
-from hsakd_jax import accuracies, data, evaluation, facts, objectives
+from hsakd_jax import accuracies, data, evaluation, facts, objectives, tracking
 from hsakd_jax.assemble import assemble
 from hsakd_jax.checkpoint import Checkpoints
 from hsakd_jax.devices import Devices, agree, greatest, is_first_process
@@ -88,7 +88,12 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
     state, teacher_variables = devices.replicate((state, teacher_variables))
     advance = make_advance(step, splits.train, devices, settings["batch"], config["seed"], size=measure_with["size"])
     clock = Clock(settings["batch"], total)
-    with stop_requests() as asked:
+    with stop_requests() as asked, tracking.track(config["tracking"], directory, console.line) as follow:
+
+        def record(entry: dict[str, Any]) -> None:
+            directory.record(entry)
+            follow(entry)
+
         while done < total:
             until = min(total, *(every * (done // every + 1) for every in (eval_steps, config["log_every"])))
             state, done = advance(state, teacher_variables, done, until)
@@ -101,7 +106,7 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
                 entry, state = _read(state, devices)
                 rates = {"lr": float(jnp.asarray(schedule(done - 1))), "images_per_s": clock.rate(done)}
                 entry = {"step": done, "epoch": done / steps_per_epoch, **entry, **rates}
-                directory.record(entry)
+                record(entry)
                 console.progress(f"{directory.path}: {_describe(entry, total, settings['epochs'], clock)}")
             if at_eval:
                 try:
@@ -110,7 +115,7 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
                     checkpoints.save(done, state)
                     raise
                 entry = {"step": done, "epoch": done / steps_per_epoch, "split": split, **accuracy}
-                directory.record({**entry, "score": score(accuracy)})
+                record({**entry, "score": score(accuracy)})
                 console.line(
                     f"{directory.path}: epoch {entry['epoch']:g}/{settings['epochs']}, {split} "
                     f"{accuracies.describe(accuracy)}, "

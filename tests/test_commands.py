@@ -263,6 +263,7 @@ BAD = {
     "image too small": (["--config.student.arch=resnet18_imagenet"], ["image too small for the network"]),
     "peers": ([f"{CONFIG}:mutual_tiny", "--config.peers=('',)"], ["a mutual run needs at least 2 networks"]),
     "unknown peer": ([f"{CONFIG}:mutual_tiny", "--config.peers=('', 'resnet9')"], ["unknown network 'resnet9'"]),
+    "tracker": (["--config.tracking=('tensorbord',)"], ["unknown tracker 'tensorbord'", "tensorboard, wandb, trackio"]),
     "groups": (["--config.batch_norm_groups=5"], ["batch_norm_groups is 5", "a batch of 16"]),
     "crop": (["--config.data.crop=random"], ["unknown crop 'random'", "pad or resized"]),
     "side": (["--config.data.crop=resized"], ["data.image_size is 0"]),

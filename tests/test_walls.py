@@ -36,7 +36,7 @@ ROOMS = {
     "nets.torch_names": "nets.*",
     "state_dicts": "errors jax numpy safetensors torch",
     "weights": "errors flax jax nets nets.network nets.torch_names numpy state_dicts",
-    "conversion": "checkpoint errors facts nets progress recipes rundir state_dicts weights",
+    "conversion": "checkpoint errors facts files nets progress recipes rundir state_dicts weights",
     "exporting": "augment errors facts jax jax2onnx numpy onnxruntime rundir safetensors torch variables weights",
     # knows images
     "augment": "jax",
@@ -58,12 +58,14 @@ ROOMS = {
     "variables",
     "assemble": "augment devices errors flax jax nets.parts numpy objectives optax optim photos recipes rivals "
     "rotations rundir sampling step variables",
+    "tracking": "errors rundir tensorboardX trackio wandb",
     "train": "accuracies assemble checkpoint data devices dispatch errors evaluation facts flax jax objectives "
-    "progress recipes rundir sampling signals step variables",
+    "progress recipes rundir sampling signals step tracking variables",
     # knows a command
     "recipes": "ml_collections",
     "configs.*": "recipes",
-    "pipeline": "accuracies assemble data devices errors files nets progress recipes rundir sampling train variables",
+    "pipeline": "accuracies assemble data devices errors files nets progress recipes rundir sampling tracking "
+    "train variables",
     "progress": "",
     "signals": "",
     "xla": "",
@@ -75,7 +77,7 @@ ROOMS = {
     "predict": "absl cli errors prediction",
     "summary": "absl cli errors facts nets progress rotations rundir",
     "report": "absl cli collected errors files matplotlib page",
-    "page": "PIL accuracies collected errors figures groups numpy opinions rundir",
+    "page": "PIL accuracies collected errors figures files groups numpy opinions rundir",
     "groups": "collected recipes rundir tables",
     "results": "absl cli collected errors formats tables",
     # knows what people look at
