@@ -122,7 +122,7 @@ def inputs(shell, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", filter(runs, PAGES))
+@pytest.mark.parametrize("page", [page for page in PAGES if runs(page)])
 def test_a_page_does_what_it_says(page, shell, inputs, tmp_path):
     """From top to bottom, in a folder of its own."""
     folder = tmp_path / "checkout"
@@ -183,7 +183,7 @@ def mentioned(text):
         text = text.replace(old, new)
     for command, words in re.findall(r"python -m hsakd_jax\.(\w+)((?: [^\n`#&]*)?)", text):
         yield [command, *shlex.split(words if words.count('"') % 2 == 0 else words.rpartition('"')[0])]
-    for snippet in re.findall(r"`((?:--config|configs/\w+\.py)[^`\n]*)`", text):
+    for snippet in re.findall(r"`((?:--config[.\w]*=|configs/\w+\.py)[^`\n]*)`", text):
         words = shlex.split(snippet.replace("configs/", "--config=configs/", snippet.startswith("configs/")))
         if not words[0].startswith("--config="):
             words.insert(0, "--config=configs/cifar100.py")
