@@ -18,6 +18,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_heading_anchors = 3
 default_role = "code"  # what docstrings have between single backticks
 napoleon_use_ivar = True
+napoleon_attr_annotations = False
 add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -25,6 +26,8 @@ autodoc_preserve_defaults = True
 
 html_theme = "furo"
 html_title = "hsakd_jax"
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
 html_show_sphinx = False
 html_show_sourcelink = False
 html_copy_source = False
@@ -97,6 +100,11 @@ def setup(app):
             home = Path(app.outdir, f"{root_doc}.html")
             Path(app.outdir, "index.html").write_text(home.read_text())
 
+    def skip(app, kind, name, member, skipped, options):
+        # The fields of a NamedTuple stand in its docstring.
+        return skipped or str(getattr(member, "__doc__", "")).startswith("Alias for field number")
+
     app.add_directive("help", Help)
+    app.connect("autodoc-skip-member", skip)
     app.connect("source-read", add_contents)
     app.connect("build-finished", make_index)

@@ -56,7 +56,7 @@ class Network(nn.Module):
 
     Attributes:
       architecture: stem, stages and head.
-      num_classes: N.
+      num_classes: N, how many classes.
       branches: whether auxiliary classifiers exist.
       dtype: compute dtype of convolutions; None computes in the parameters' dtype.
       convolve: what computes a convolution; `jax.lax.conv_general_dilated` for a program that other backends run.
