@@ -49,7 +49,7 @@ class Architecture(NamedTuple):
 
 
 class Network(nn.Module):
-    """Backbone with an optional auxiliary classifier after every stage (PAPER: c_l, l = 1..L).
+    """Backbone with an optional auxiliary classifier after every stage (in the paper c_l, l = 1..L).
 
     Parameter paths are 'stem/..', 'stage{l}/..', 'head/..' and, in branch l, 'branch{l}/stage{m}/..' and
     'branch{l}/head/..'.
