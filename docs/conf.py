@@ -85,7 +85,7 @@ class Help(SphinxDirective):
         source = ROOT / f"hsakd_jax/{self.arguments[0]}.py"
         self.env.note_dependency(str(source))
         text = ast.get_docstring(ast.parse(source.read_text())) or ""
-        return [nodes.literal_block(text, text, language="text")]
+        return [nodes.literal_block(text, text, language="text", classes=["help"])]
 
 
 def setup(app):
