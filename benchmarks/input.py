@@ -185,7 +185,7 @@ def main() -> None:
     if args.output:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{args.output}.json").write_text(json.dumps(result, indent=1) + "\n")
-        (RESULTS / f"{args.output}.md").write_text("\n".join(lines) + "\n")
+        (RESULTS / f"{args.output}.md").write_text("\n".join([f"# benchmarks.input: {args.output}\n", *lines, ""]))
 
 
 if __name__ == "__main__":

@@ -227,7 +227,7 @@ def main() -> None:
     if args.output:
         bench.RESULTS.mkdir(exist_ok=True)
         (bench.RESULTS / f"{args.output}.json").write_text(json.dumps(result, indent=1) + "\n")
-        (bench.RESULTS / f"{args.output}.md").write_text("\n".join(lines) + "\n")
+        (bench.RESULTS / f"{args.output}.md").write_text("\n".join([f"# benchmarks.loop: {args.output}\n", *lines, ""]))
 
 
 if __name__ == "__main__":

@@ -325,7 +325,7 @@ def main() -> None:
             RESULTS.mkdir(exist_ok=True)
             content = {"environment": environment, "peak_flops": greatest, "steps": args.steps, "pairs": results}
             (RESULTS / f"{args.output}.json").write_text(json.dumps(content, indent=1) + "\n")
-            (RESULTS / f"{args.output}.md").write_text("\n".join(lines) + "\n")
+            (RESULTS / f"{args.output}.md").write_text("\n".join([f"# benchmarks.step: {args.output}\n", *lines, ""]))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """HSAKD in JAX and Flax: networks with auxiliary classifiers, distillation, evaluation.
 
-The stable interface:
+The stable interface::
 
     create(name, num_classes, branches=True, dtype='float32') -> network
     network.init(key, images) -> variables

@@ -1,4 +1,4 @@
-"""Accuracies: logits, labels and a mask -> numbers of correct predictions (PAPER section 2)."""
+"""Accuracies: logits, labels and a mask -> numbers of correct predictions."""
 
 from collections.abc import Sequence
 

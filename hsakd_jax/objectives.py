@@ -1,4 +1,4 @@
-"""Objectives: what a run minimises, as named terms (PAPER section 1).
+"""Objectives: what a run minimises, as named terms.
 
 An objective is a pure function of the network's outputs, the labels and the teacher's outputs. Each of its keyword
 arguments is a term: a mapping gives the term's options, None leaves it out. Labels are integers [B]; outputs of 4B

@@ -126,7 +126,7 @@ RECIPES = {
     "mutual": Recipe("online", "student", "mutual", MUTUAL, branches=True, rotated=True),
     # A new last layer on a backbone that is kept.
     "probe": Recipe("linear probe", "student", "baseline", {"task": TASK}, init=GIVEN, trainable="^head/fc"),
-    # PAPER section 4: what each term and each branch adds, and rotations without joint labels.
+    # The paper's ablations: what each term and each branch adds, and rotations without joint labels.
     "ablation_kl_aux": _student("task + kl_q", kl_final=OFF),
     "ablation_upright": _student("task + kl_q + kl_p, upright", kl_final={"upright_only": True}),
     "ablation_joint": _student("HSAKD* + joint labels", joint=TASK),

@@ -8,7 +8,7 @@ ROTATIONS = 4
 
 
 def rotate(images: Array) -> Array:
-    """All four rotations of every image: [B, S, S, C] -> [4B, S, S, C] (PAPER section 1).
+    """All four rotations of every image: [B, S, S, C] -> [4B, S, S, C].
 
     Rows are image-major: image 0 by 0, 90, 180, 270 degrees counter-clockwise, then image 1. The four rotations of
     an image are neighbours, so a batch sharded by images stays so.

@@ -70,13 +70,11 @@ def test_weights_come_back_bit_for_bit(file_format, run, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, weights.load_torch(tmp_path / "x", "ShuffleV2"), variables)
 
 
-def test_the_readme_serves_stablehlo_without_the_package(run, tmp_path):
+def test_the_page_serves_stablehlo_without_the_package(run, tmp_path):
     report = export(run, tmp_path / "student.stablehlo", "stablehlo", preprocess=True)
     assert report["bytes"] < 6e6
     assert report["parameters"] == ARCHITECTURES["ShuffleV2"]["params"]
-    (script,) = (
-        b for b in re.findall(r"```python\n(.*?)```", Path(ROOT, "README.md").read_text(), re.S) if "deserialize" in b
-    )
+    (script,) = re.findall(r"```python\n(.*?)```", Path(ROOT, "docs/deploy.md").read_text(), re.S)
     assert script.count("\n") <= 15
     code = f"import sys; sys.modules['hsakd_jax'] = None\n{script}\nimport numpy; numpy.save('found', probabilities)"
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)

@@ -16,7 +16,7 @@ def create(name: str, num_classes: int, branches: bool = True, dtype: str = "flo
 
     Args:
       name: a key of `NETWORKS`.
-      num_classes: N.
+      num_classes: N, how many classes.
       branches: whether it has its auxiliary classifiers.
       dtype: compute dtype of its convolutions, 'float32' or 'bfloat16'. Parameters, statistics and logits keep at
         least float32; nothing is cast down but by 'bfloat16', so that float64 variables give float64 outputs.

@@ -49,14 +49,14 @@ class Architecture(NamedTuple):
 
 
 class Network(nn.Module):
-    """Backbone with an optional auxiliary classifier after every stage (PAPER: c_l, l = 1..L).
+    """Backbone with an optional auxiliary classifier after every stage (in the paper c_l, l = 1..L).
 
     Parameter paths are 'stem/..', 'stage{l}/..', 'head/..' and, in branch l, 'branch{l}/stage{m}/..' and
     'branch{l}/head/..'.
 
     Attributes:
       architecture: stem, stages and head.
-      num_classes: N.
+      num_classes: N, how many classes.
       branches: whether auxiliary classifiers exist.
       dtype: compute dtype of convolutions; None computes in the parameters' dtype.
       convolve: what computes a convolution; `jax.lax.conv_general_dilated` for a program that other backends run.

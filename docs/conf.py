@@ -1,0 +1,110 @@
+"""How Sphinx builds the site: `sphinx-build -W -c docs . site`, from the root, so that every link is also GitHub's."""
+
+import ast
+from pathlib import Path
+
+from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
+
+ROOT = Path(__file__).parent.parent
+
+project = "hsakd_jax"
+copyright = "the authors of hsakd_jax, Apache-2.0"
+root_doc = "README"
+include_patterns = ["*.md", "docs/**", "results/*.md", "benchmarks/**.md"]
+exclude_patterns = [".*", "**/.*"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+
+myst_heading_anchors = 3
+default_role = "code"  # what docstrings have between single backticks
+napoleon_use_ivar = True
+napoleon_attr_annotations = False
+add_module_names = False
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+
+html_theme = "furo"
+html_title = "hsakd_jax"
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
+html_show_sphinx = False
+html_show_sourcelink = False
+html_copy_source = False
+
+# What README.md has no place for on GitHub: the order of the pages.
+CONTENTS = """
+```{toctree}
+:hidden:
+:caption: Start
+
+Tutorial <docs/tutorial>
+The method <docs/method>
+```
+
+```{toctree}
+:hidden:
+:caption: How to
+
+docs/own_data
+docs/own_network
+docs/own_objective
+docs/imagenet
+docs/several_machines
+docs/resume
+docs/pytorch_checkpoint
+docs/deploy
+```
+
+```{toctree}
+:hidden:
+:caption: Reference
+
+docs/commands
+docs/config
+docs/api
+```
+
+```{toctree}
+:hidden:
+:caption: Evidence
+
+docs/differences
+docs/results
+CONTRIBUTING
+```
+"""
+
+
+class Help(SphinxDirective):
+    """What a command prints for `--help`: the docstring of its module."""
+
+    required_arguments = 1
+
+    def run(self):
+        source = ROOT / f"hsakd_jax/{self.arguments[0]}.py"
+        self.env.note_dependency(str(source))
+        text = ast.get_docstring(ast.parse(source.read_text())) or ""
+        return [nodes.literal_block(text, text, language="text", classes=["help"])]
+
+
+def setup(app):
+    """Called by Sphinx."""
+
+    def add_contents(app, docname, source):
+        if docname == root_doc:
+            source[0] += CONTENTS
+
+    def make_index(app, exception):
+        if not exception and app.builder.format == "html":
+            home = Path(app.outdir, f"{root_doc}.html")
+            Path(app.outdir, "index.html").write_text(home.read_text())
+
+    def skip(app, kind, name, member, skipped, options):
+        # The fields of a NamedTuple stand in its docstring.
+        return skipped or str(getattr(member, "__doc__", "")).startswith("Alias for field number")
+
+    app.add_directive("help", Help)
+    app.connect("autodoc-skip-member", skip)
+    app.connect("source-read", add_contents)
+    app.connect("build-finished", make_index)

@@ -1,0 +1,252 @@
+"""The pages: every command on them is run, on tiny input, or read by the flags it would meet; and their site builds."""
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+from test_processes import free_port
+
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for pattern in ("*.md", "docs/*.md", "results/*.md", "benchmarks/**/*.md")
+    for path in sorted(ROOT.glob(pattern))
+}
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+BLOCKS = {page: BLOCK.findall(text) for page, text in PAGES.items()}
+# A block of Python that begins so goes to this file, and there to this dict; tests/test_contributing.py says how.
+PLACE = re.compile(r"# (\S+\.py)(?:, in (\w+))?\n")
+
+# What is run instead of what a page says.
+SUBSTITUTIONS = [
+    # .ci/run installs; here the package is there.
+    (r"python3? -m venv .venv && (\.venv/bin/pip install -q -e \S+ && \.venv/bin/|\. \.venv/bin/activate)", ""),
+    (r"pip install -e '\.\[\w+\]'", "true"),
+    (r"pre-commit .*", "true"),
+    # The suite within itself; the site has a test of its own.
+    (r"(python -m )?pytest -n 2", "python -m pytest --version"),
+    (r"sphinx-build .*", "true"),
+    # Tiny forms, of small networks, on images that are there.
+    (r"/resnet56/resnet20", ""),
+    (r"configs/imagenet\.py", "configs/imagenet.py:student/resnet8_half/resnet8_quarter"),
+    (r"=imagenet\n", "=imagenet --config.data.image_size=32 --config.data.resize=36 --config.eval_batch=5"
+     " --config.teacher.batch=8 --config.student.batch=8 --config.teacher.epochs=1 --config.student.epochs=1\n"),
+    (r"(configs/(?:cifar100|digits)\.py)(?=\s)", r"\1:tiny"),
+    (r"(configs/(?:cifar100|digits)\.py:(?!tiny)(?!\w+_tiny)\w+)", r"\1_tiny"),
+    # A checkpoint of digits, which are 8x8 and grey.
+    (r"(convert \S+)", r"\1 --data=digits"),
+    (r"localhost:1234", lambda _: f"localhost:{free_port()}"),
+]  # fmt: skip
+# What a `sh` block needs that an installation may lack.
+PACKAGES = {"teacher.pth": "torch", "--format=onnx": "jax2onnx"}
+# What a block fenced as `bash` needs that no test machine has.
+ELSEWHERE = ["srun ", "ImageNet's archives: --config.data.dir=DIR", "a GPU: --device gpu", "photographs: --images DIR"]
+# What a page says in words, for its `python` blocks to work: file, before, after.
+EDITS = {
+    "docs/own_network.md": ("hsakd_jax/nets/__init__.py", "import mobilenet,", "import mobilenet, plain,"),
+    "docs/own_objective.md": ("hsakd_jax/objectives.py", "student, mutual)}", "student, mutual, hard)}"),
+    "docs/own_data.md": (
+        "hsakd_jax/datasets/__init__.py",
+        "\nBUILDERS",
+        "\nfrom hsakd_jax.datasets.bars import Bars\n\nBUILDERS",
+    ),
+}
+# Placeholders that flags would refuse.
+PLACEHOLDERS = [("SECTION", "student"), ("--config.key=value", "--config.seed=1"), ("HOST0", "localhost")]
+
+
+def adapt(code):
+    for pattern, replacement in SUBSTITUTIONS:
+        code = re.sub(pattern, replacement, code)
+    return code
+
+
+def runs(page):
+    return any(language == "sh" or (language == "python" and not PLACE.match(code)) for language, code in BLOCKS[page])
+
+
+@pytest.fixture(scope="session")
+def shell():
+    """Runs a block in a folder, whose own copy of the package comes first; returns what it printed."""
+    env = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+    }
+
+    def run(code, folder, language="sh"):
+        line = ["bash", "-euo", "pipefail", "-c", code] if language == "sh" else [sys.executable, "-c", code]
+        done = subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, f"{code}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    return run
+
+
+def photographs(folder, splits, classes, suffix):
+    g = np.random.default_rng(0)
+    for split, count in splits.items():
+        for name in classes:
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = g.integers(0, 255, (4, 5, 3), np.uint8)
+                Image.fromarray(pixels).resize((48 + i % 7, 40)).save(folder / split / name / f"{i}.{suffix}")
+
+
+@pytest.fixture(scope="session")
+def inputs(shell, tmp_path_factory):
+    """A folder with all that pages take for granted."""
+    folder = tmp_path_factory.mktemp("inputs")
+    (folder / "configs").symlink_to(ROOT / "configs")
+    photographs(folder / "photos", {"train": 60, "test": 6}, ("cat", "dog"), "jpg")
+    photographs(folder / "imagenet", {"train": 9, "val": 4}, ("n01", "n02", "n03"), "JPEG")
+    np.save(folder / "images.npy", np.zeros((5, 8, 8, 1), np.uint8))
+    shell(adapt("python -m hsakd_jax.main --config=configs/digits.py --workdir=runs/digits\n"), folder)
+    export = "python -m hsakd_jax.export --workdir=runs/digits/"
+    shell(f"{export}backbone --format=safetensors --output=backbone.safetensors", folder)
+    if importlib.util.find_spec("torch"):
+        shell(f"{export}teacher --format=torch --output=teacher.pth --with-branches", folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if runs(page)])
+def test_a_page_does_what_it_says(page, shell, inputs, tmp_path):
+    """From top to bottom, in a folder of its own."""
+    folder = tmp_path / "checkout"
+    shutil.copytree(inputs, folder, symlinks=True)
+    if "--config=configs/digits.py" in PAGES[page]:
+        shutil.rmtree(folder / "runs")
+    if page in EDITS:
+        shutil.copytree(ROOT / "hsakd_jax", folder / "hsakd_jax", ignore=shutil.ignore_patterns("__pycache__"))
+        edit(folder, page)
+    left_out = []
+    for language, code in BLOCKS[page]:
+        if language == "sh":
+            missing = [name for mark, name in PACKAGES.items() if mark in code and not importlib.util.find_spec(name)]
+            if missing:
+                left_out += missing
+            else:
+                shell(adapt(code), folder)
+        elif language == "python" and not PLACE.match(code):
+            shell(code, folder, language)
+    if left_out:
+        pytest.skip(f"all but the blocks that need {' and '.join(left_out)}, which is not installed")
+
+
+def edit(folder, page):
+    """Puts the page's code where it says."""
+    path, before, after = EDITS[page]
+    source = (folder / path).read_text()
+    assert source.count(before) == 1
+    (folder / path).write_text(source.replace(before, after))
+    for language, code in BLOCKS[page]:
+        place = PLACE.match(code) if language == "python" else None
+        if not place or place[1].startswith("tests/"):
+            continue
+        target, code = folder / place[1], code[place.end() :]
+        if not target.exists():
+            target.write_text(code)
+            continue
+        source = target.read_text()
+        opening = re.search(rf"^{place[2] or 'TERMS'}\b.* = \{{\s*", source, re.MULTILINE)
+        at = opening.end() if place[2] else opening.start()
+        target.write_text(source[:at] + code + ("" if place[2] else "\n\n") + source[at:])
+
+
+def test_what_is_not_run_has_its_reason():
+    for page, blocks in BLOCKS.items():
+        for language, code in blocks:
+            assert language in ("sh", "python", "bash", "text"), (page, language)
+            if language == "bash":
+                assert [why for why in ELSEWHERE if why.rpartition(": ")[2] in code], (page, code)
+            if language == "text":
+                assert "python -m" not in code, (page, code)
+
+
+def mentioned(text):
+    """Commands and config keys in a page, but for its `sh` blocks: lists of words, each beginning with the command."""
+    text = re.sub(r"^```sh\n.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE).replace("\\\n", " ")
+    for old, new in PLACEHOLDERS:
+        text = text.replace(old, new)
+    for command, words in re.findall(r"python -m hsakd_jax\.(\w+)((?: [^\n`#&]*)?)", text):
+        yield [command, *shlex.split(words if words.count('"') % 2 == 0 else words.rpartition('"')[0])]
+    for snippet in re.findall(r"`((?:--config[.\w]*=|configs/\w+\.py)[^`\n]*)`", text):
+        words = shlex.split(snippet.replace("configs/", "--config=configs/", snippet.startswith("configs/")))
+        if not words[0].startswith("--config="):
+            words.insert(0, "--config=configs/cifar100.py")
+        yield ["main", "--workdir=DIR", *words]
+
+
+# Reads flags as each command does, and does no more; one process for all, since importing takes longer than reading.
+READ = """
+import json, os, runpy, sys
+import ml_collections.config_flags
+from hsakd_jax import cli
+
+cli.command = lambda main, usage, *required, words="": cli._read_flags(required, words)
+for command, *words in json.load(sys.stdin):
+    sys.stdout.flush()
+    if not (child := os.fork()):
+        sys.argv = [command, *words]
+        try:
+            runpy.run_module(f"hsakd_jax.{command}", run_name="__main__")
+        except cli.UserError as error:
+            print(command, *words, error, sep="\\n  ")
+        sys.stdout.flush()
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+def test_what_is_not_run_is_read_by_its_flags():
+    commands = [words for text in PAGES.values() for words in mentioned(text)]
+    assert {"main", "summary"} <= {words[0] for words in commands}
+    assert sum(words[0] == "main" for words in commands) > 50
+    wrong = [["main", "--config=configs/cifar100.py", "--workdir=DIR", "--config.sed=1"], ["predict", "--tpo=5", "x"]]
+    done = subprocess.run(
+        [sys.executable, "-c", READ], cwd=ROOT, input=json.dumps([*wrong, *commands]), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    refused = re.split(r"\n(?=\w)", done.stdout.strip())
+    assert "unknown config key 'sed'" in refused[0]
+    assert "tpo" in refused[1]
+    assert not refused[2:], done.stdout
+
+
+def test_flags_and_extras_exist():
+    sources = "".join(path.read_text() for path in Path(ROOT, "hsakd_jax").glob("*.py"))
+    flags = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', sources)) | {"config", "help"}
+    extras = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    for page, text in PAGES.items():
+        if not page.startswith("benchmarks"):
+            for flag in re.findall(r"`--([\w-]+)", text):
+                assert flag.replace("-", "_") in flags, (page, flag)
+        for extra in re.findall(r"pip install -e '\.\[(\w+)\]'", text):
+            assert extra in extras, (page, extra)
+
+
+@pytest.mark.slow
+def test_the_site_builds_and_needs_nothing_else(tmp_path):
+    for package in ("sphinx", "furo", "myst_parser"):
+        pytest.importorskip(package, reason="needs the extra 'docs'")
+    line = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", tmp_path / "doctrees", "-c", "docs"]
+    done = subprocess.run([*line, ".", tmp_path / "site"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    for page in PAGES:
+        text = (tmp_path / "site" / page).with_suffix(".html").read_text()
+        loaded = re.findall(r"<(?:script|img|iframe)[^>]* src=\"([^\"]*)|<link[^>]* href=\"([^\"]*)", text)
+        assert not [url for pair in loaded for url in pair if url.startswith(("http:", "https:", "//"))], page
+    assert "Exit status: 0 done, 2 bad input" in (tmp_path / "site/docs/commands.html").read_text()
+    assert "first-run-shows" in (tmp_path / "site/index.html").read_text()
