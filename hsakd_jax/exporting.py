@@ -34,8 +34,7 @@ class Export:
     """
 
     def __init__(self, arch: str, network: Any, variables: Any, config: dict[str, Any], preprocess: bool):
-        # A file is for every backend: no convolution in the form that suits this one.
-        network = network.clone(convolve=jax.lax.conv_general_dilated)
+        network = network.clone(portable=True)  # a file is for every backend
         self.arch, self.network, self.variables = arch, network, variables
         self.shape = tuple(config["network"]["image_shape"])
         self.dtype = jnp.uint8 if preprocess else jnp.float32

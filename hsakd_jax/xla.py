@@ -1,5 +1,6 @@
-"""What XLA is told before JAX is loaded: how to compute on CPU, and where to keep what it compiled."""
+"""What is settled before JAX is loaded: how XLA computes on CPU, its memory there, and where it keeps programs."""
 
+import ctypes
 import importlib.util
 import mmap
 import os
@@ -7,10 +8,14 @@ from pathlib import Path
 
 # YNNPACK, which XLA gives convolutions and sums to since about jax 0.10, is slower at them than XLA's own code.
 WITHOUT_YNNPACK = "--xla_cpu_experimental_ynn_fusion_type="
+# Options of mallopt(3), by its header. A second arena would hold no large blocks, and its threads go to Linux for each.
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 
 def prepare() -> None:
-    """Sets `XLA_FLAGS` and `JAX_COMPILATION_CACHE_DIR`; what the environment says already is kept.
+    """Sets `XLA_FLAGS`, `JAX_COMPILATION_CACHE_DIR` and, without accelerators, how the process takes memory.
+
+    What the environment says already is kept, of memory where it has `MALLOC_TRIM_THRESHOLD_`.
 
     Has an effect only before JAX starts. A flag that this jaxlib does not know is left out, since XLA ends a process
     that gives it one.
@@ -22,6 +27,18 @@ def prepare() -> None:
         os.environ["XLA_FLAGS"] = f"{flags} {WITHOUT_YNNPACK}".strip()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hsakd_jax"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    if cpu and importlib.util.find_spec("jax_plugins") is None and "MALLOC_TRIM_THRESHOLD_" not in os.environ:
+        _keep_memory()
+
+
+def _keep_memory() -> None:
+    """Has freed memory stay the process's, where its C library is GNU's.
+
+    XLA takes gigabytes at each step and frees them. Linux would clear them again page by page, for up to half a step.
+    """
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None:
+        for option, value in ((M_TRIM_THRESHOLD, -1), (M_MMAP_MAX, 0), (M_ARENA_MAX, 1)):
+            mallopt(option, value)
 
 
 def _knows(flag: bytes) -> bool:

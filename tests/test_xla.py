@@ -1,10 +1,13 @@
 """What the environment says is kept, and no flag is given that this jaxlib does not know."""
 
+import ctypes
 import importlib.util
 import os
 import subprocess
 import sys
 from types import SimpleNamespace
+
+import pytest
 
 from hsakd_jax import xla
 
@@ -48,3 +51,26 @@ def test_jax_starts_with_what_was_prepared():
     env = {**os.environ, "XLA_FLAGS": ""}
     found = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout) == (0, "3.0\n"), found.stderr
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs the GNU C library")
+@pytest.mark.parametrize(("environment", "kept"), [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "131072"}, False)])
+def test_freed_memory_stays_the_process_s(environment, kept):
+    """Counted in pages that Linux has to clear when 64 MiB, freed before, are taken again."""
+    script = """
+import resource
+import numpy as np
+from hsakd_jax import xla
+xla.prepare()
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+size = 2**26
+np.full(size, 1, np.uint8)
+before = faults()
+np.full(size, 1, np.uint8)
+print(faults() - before)
+"""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC")}
+    done = subprocess.run([sys.executable, "-c", script], env=inherited | environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    # Linux may give large pages, 32 to these 64 MiB.
+    assert (int(done.stdout) < 16) == kept, done.stdout

@@ -4,14 +4,13 @@ XLA's CPU backend is many times slower at some forms than at others that compute
 in `benchmarks/README.md`; other backends take `jax.lax`'s own.
 """
 
-from collections.abc import Callable, Sequence
-from functools import reduce
+from collections.abc import Sequence
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
 
 Array = jax.Array
-Convolve = Callable[..., Array]
 
 
 def at_least_float32(x: Array) -> Array:
@@ -41,7 +40,18 @@ def convolve(x: Array, kernel: Array, strides: Sequence[int], padding: Sequence[
         return _depthwise(x, kernel[:, :, 0], stride, pad)
     if (size, stride, pad, groups) == (3, 2, (1, 1), 1) and not (x.shape[1] % 2 or x.shape[2] % 2):
         return _halving(x, kernel)
+    if (size, stride, pad, groups) == (3, 1, (1, 1), 1):
+        return _same(x, kernel)
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
+
+def relu(x: Array) -> Array:
+    """max(x, 0).
+
+    On CPU the result is kept in memory for all that read it. XLA would compute it again in each of them, and with it
+    all the normalisations and sums before it, back to the last convolutions. A quotient it does not compute twice.
+    """
+    return _relu(x) if jax.default_backend() == "cpu" else jax.nn.relu(x)
 
 
 def channel_sums(*maps: Array) -> tuple[Array, ...]:
@@ -54,6 +64,28 @@ def channel_sums(*maps: Array) -> tuple[Array, ...]:
     start = tuple(jnp.zeros((), x.dtype) for x in maps)
     rows = jax.lax.reduce(maps, start, lambda a, b: tuple(map(jnp.add, a, b)), axes)
     return tuple(x.sum(0) for x in jax.lax.optimization_barrier(tuple(rows)))
+
+
+def _kept(x: Array) -> Array:
+    # The divisor is one, which XLA cannot know: NaN differs from itself.
+    return x / jnp.where(x == x, jnp.ones_like(x), x)
+
+
+@jax.custom_vjp
+def _relu(x):
+    return _kept(jax.nn.relu(x))
+
+
+def _relu_forward(x):
+    y = _relu(x)
+    return y, y
+
+
+def _relu_backward(y, g):
+    return (jnp.where(y > 0, g, jnp.zeros_like(g)),)
+
+
+_relu.defvjp(_relu_forward, _relu_backward)
 
 
 def _product(x: Array, kernel: Array) -> Array:
@@ -140,3 +172,55 @@ def _halving_backward(kept, g):
 
 _halving = jax.custom_vjp(_strided)
 _halving.defvjp(_halving_forward, _halving_backward)
+
+
+def _strideless(x: Array, kernel: Array) -> Array:
+    """3x3 convolution of stride 1, padding 1."""
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), [(1, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _winograd(x: Array, kernel: Array) -> Array:
+    """The same with 16 products for four pixels instead of 36, F(2x2, 3x3) of Lavin and Gray 2015 (arXiv 1509.09308).
+
+    Each tile of 4x4 pixels gives 2x2; tiles, kernel and results are transformed along both axes.
+    """
+    batch, height, width, depth = x.shape
+    features = kernel.shape[-1]
+    rows, columns = -(-height // 2), -(-width // 2)
+    x = jnp.pad(x, ((0, 0), (1, 1 + height % 2), (1, 1 + width % 2), (0, 0)))
+
+    def to_tiles(a, b, c, d):
+        return a - c, b + c, c - b, b - d
+
+    def from_tiles(a, b, c, d):
+        return a + b + c, b - c - d
+
+    lines = to_tiles(*(x[:, i : i + 2 * rows - 1 : 2] for i in range(4)))
+    tiles = [t for y in lines for t in to_tiles(*(y[:, :, i : i + 2 * columns - 1 : 2] for i in range(4)))]
+    to_kernel = jnp.asarray([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], kernel.dtype)
+    kernel = jnp.einsum("ui,vj,ijcf->uvcf", to_kernel, to_kernel, kernel).reshape(16, depth, features)
+    products = jax.lax.dot_general(jnp.stack(tiles).reshape(16, -1, depth), kernel, (((2,), (1,)), ((0,), (0,))))
+    lines = from_tiles(*products.reshape(4, 4, batch, rows, columns, features))
+    y = jnp.stack([jnp.stack(from_tiles(*line), 3) for line in lines], 2)
+    y = y.reshape(batch, 2 * rows, 2 * columns, features)[:, :height, :width]
+    return _kept(y)
+
+
+def _same_forward(x: Array, kernel: Array) -> Array:
+    # Where measured: many channels on few pixels. bfloat16 has too few bits for sums before the products.
+    few = x.shape[1] * x.shape[2] <= 2 * min(kernel.shape[2:])
+    return (_winograd if few and x.dtype.itemsize >= 4 else _strideless)(x, kernel)
+
+
+def _same_backward(kept, g):
+    x, kernel = kept
+    dx = _same_forward(g, kernel[::-1, ::-1].swapaxes(2, 3))
+    # Of large maps with few channels XLA copies the whole batch to and from memory: a part fits the caches.
+    rows = 16 if min(kernel.shape[2:]) <= 32 and x.shape[1] >= 16 and jax.device_count() == 1 else len(x)
+    parts = [(x[i : i + rows], g[i : i + rows]) for i in range(0, len(x), rows)]
+    dkernels = [jax.linear_transpose(partial(_strideless, x), kernel)(g)[0] for x, g in parts]
+    return dx, reduce(jnp.add, dkernels)
+
+
+_same = jax.custom_vjp(_same_forward)
+_same.defvjp(lambda x, kernel: (_same_forward(x, kernel), (x, kernel)), _same_backward)

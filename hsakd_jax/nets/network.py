@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
-from hsakd_jax.nets.kernels import Convolve, convolve
 from hsakd_jax.nets.parts import Init, Parts, Train
 from hsakd_jax.rotations import ROTATIONS
 
@@ -59,7 +58,8 @@ class Network(nn.Module):
       num_classes: N, how many classes.
       branches: whether auxiliary classifiers exist.
       dtype: compute dtype of convolutions; None computes in the parameters' dtype.
-      convolve: what computes a convolution; `jax.lax.conv_general_dilated` for a program that other backends run.
+      portable: whether layers are computed as `jax.lax` has them, for a program that other backends run, and not in the
+        form that suits this one.
       remat: whether a stage's inside is computed again for its backward pass instead of kept (Chen et al. 2016, arXiv
         1604.06174), which takes less memory and more time.
       batch_norm_groups: parts of the batch with statistics of their own (see `parts.BatchNorm`).
@@ -69,7 +69,7 @@ class Network(nn.Module):
     num_classes: int
     branches: bool = True
     dtype: Any = None
-    convolve: Convolve = convolve
+    portable: bool = False
     remat: bool = False
     batch_norm_groups: int = 1
 
@@ -89,7 +89,7 @@ class Network(nn.Module):
         stages = tuple(map(_rematerialised, stages)) if self.remat else stages
         # Flax traces one image to make the variables.
         groups = 1 if self.is_initializing() else self.batch_norm_groups
-        backbone, branch = (Parts(i, self.dtype, train, self.convolve, groups) for i in (init, branch_init))
+        backbone, branch = (Parts(i, self.dtype, train, self.portable, groups) for i in (init, branch_init))
         x = stem(backbone, name="stem")(images) if stem else images
         features = []
         for l, stage in enumerate(stages, 1):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import normal, variance_scaling, zeros
 
-from hsakd_jax.nets.kernels import Convolve, at_least_float32, channel_sums
+from hsakd_jax.nets.kernels import at_least_float32, channel_sums, convolve, relu
 
 Array = jax.Array
 Train = bool | str
@@ -176,14 +176,14 @@ class Parts(NamedTuple):
       init: initialisers.
       dtype: dtype of convolutions; None computes in the parameters' own dtype.
       train: mode of every BatchNorm (see `is_trainable`).
-      convolve: what computes a convolution, in place of `jax.lax.conv_general_dilated`.
+      portable: whether layers are computed as `jax.lax` has them, not in the form that suits this backend.
       groups: of BatchNorm.
     """
 
     init: Init
     dtype: Any
     train: Train
-    convolve: Convolve
+    portable: bool
     groups: int = 1
 
     def conv(
@@ -213,13 +213,17 @@ class Parts(NamedTuple):
             kernel_init=self.init.conv,
             bias_init=self.init.conv_bias(kernel * kernel * x.shape[-1] // groups),
             dtype=self.dtype,
-            conv_general_dilated=self.convolve,
+            conv_general_dilated=jax.lax.conv_general_dilated if self.portable else convolve,
             name=name,
         )(x)
 
     def norm(self, x: Array, *, name: str) -> Array:
         """BatchNorm."""
         return BatchNorm(self.train, self.groups, name=name)(x)
+
+    def relu(self, x: Array) -> Array:
+        """max(x, 0)."""
+        return nn.relu(x) if self.portable else relu(x)
 
     def pool_fc(self, x: Array, features: int) -> tuple[Array, Array]:
         """Global average pool and linear layer 'fc': [B, H, W, C] -> [B, features] and [B, C], in at least float32."""

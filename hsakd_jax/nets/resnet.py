@@ -21,9 +21,9 @@ class BasicBlock(nn.Module):
     @nn.compact
     def __call__(self, x):
         parts, out = self.parts, self.features
-        y = nn.relu(parts.norm(parts.conv(x, out, 3, self.stride, name="conv1"), name="bn1"))
+        y = parts.relu(parts.norm(parts.conv(x, out, 3, self.stride, name="conv1"), name="bn1"))
         y = parts.norm(parts.conv(y, out, 3, name="conv2"), name="bn2")
-        return nn.relu(y + shortcut(parts, x, out, self.stride))
+        return parts.relu(y + shortcut(parts, x, out, self.stride))
 
 
 class Bottleneck(nn.Module):
@@ -38,10 +38,10 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x):
         parts, out = self.parts, self.expansion * self.features
-        y = nn.relu(parts.norm(parts.conv(x, self.features, 1, name="conv1"), name="bn1"))
-        y = nn.relu(parts.norm(parts.conv(y, self.features, 3, self.stride, name="conv2"), name="bn2"))
+        y = parts.relu(parts.norm(parts.conv(x, self.features, 1, name="conv1"), name="bn1"))
+        y = parts.relu(parts.norm(parts.conv(y, self.features, 3, self.stride, name="conv2"), name="bn2"))
         y = parts.norm(parts.conv(y, out, 1, name="conv3"), name="bn3")
-        return nn.relu(y + shortcut(parts, x, out, self.stride))
+        return parts.relu(y + shortcut(parts, x, out, self.stride))
 
 
 def shortcut(parts: Parts, x, features: int, stride: int):
@@ -75,7 +75,7 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        return nn.relu(self.parts.norm(self.parts.conv(x, self.features, 3, name="conv1"), name="bn1"))
+        return self.parts.relu(self.parts.norm(self.parts.conv(x, self.features, 3, name="conv1"), name="bn1"))
 
 
 class ImageNetStem(nn.Module):
@@ -85,7 +85,7 @@ class ImageNetStem(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        x = nn.relu(self.parts.norm(self.parts.conv(x, 64, 7, 2, name="conv1"), name="bn1"))
+        x = self.parts.relu(self.parts.norm(self.parts.conv(x, 64, 7, 2, name="conv1"), name="bn1"))
         return max_pool(x, 3, 2)
 
 

@@ -22,7 +22,7 @@ class Stage(nn.Module):
             x = max_pool(x, self.stride, self.stride)
         for i, features in enumerate(self.widths, 1):
             x = self.parts.conv(x, features, 3, bias=True, name=f"conv{i}")
-            x = nn.relu(self.parts.norm(x, name=f"bn{i}"))
+            x = self.parts.relu(self.parts.norm(x, name=f"bn{i}"))
         return x
 
 

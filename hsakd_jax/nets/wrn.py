@@ -19,9 +19,9 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x):
         parts = self.parts
-        activated = nn.relu(parts.norm(x, name="bn1"))
+        activated = parts.relu(parts.norm(x, name="bn1"))
         y = parts.conv(activated, self.features, 3, self.stride, name="conv1")
-        y = parts.conv(nn.relu(parts.norm(y, name="bn2")), self.features, 3, name="conv2")
+        y = parts.conv(parts.relu(parts.norm(y, name="bn2")), self.features, 3, name="conv2")
         if x.shape[-1] != self.features:
             # The reference projects the activated input here, and adds the raw one below.
             x = parts.conv(activated, self.features, 1, self.stride, name="shortcut_conv")
@@ -46,7 +46,7 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        return self.parts.pool_fc(nn.relu(self.parts.norm(x, name="bn1")), self.num_outputs)
+        return self.parts.pool_fc(self.parts.relu(self.parts.norm(x, name="bn1")), self.num_outputs)
 
 
 def wrn(depth: int, width: int) -> Architecture:
