@@ -35,8 +35,6 @@ def assert_close(found, expected, tolerance):
         (3, 2, 12, (8, 6)),
         (3, 2, 12, (7, 5)),
         (3, 1, 1, (8, 6)),
-        (3, 1, 1, (4, 6)),
-        (3, 1, 1, (3, 5)),
         (3, 2, 1, (8, 6)),
         (3, 2, 1, (7, 5)),
         (3, 1, 3, (8, 6)),
@@ -59,7 +57,7 @@ def test_convolutions(size, stride, groups, shape, dtype):
 def test_no_form_of_lax_is_left_where_another_is_faster():
     """What the other tests compare must be two computations."""
 
-    def primitives(size, stride, groups, shape=(8, 8)):
+    def primitives(size, stride, groups):
         kernel = jnp.zeros((size, size, 12 // groups, 12))
         options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "feature_group_count": groups}
 
@@ -71,26 +69,26 @@ def test_no_form_of_lax_is_left_where_another_is_faster():
             )
             return pull(out)
 
-        return str(jax.make_jaxpr(pull)(jnp.zeros((2, *shape, 12)), kernel))
+        return str(jax.make_jaxpr(pull)(jnp.zeros((2, 8, 8, 12)), kernel))
 
     assert all("conv_general_dilated" not in primitives(*c) for c in ((1, 1, 1), (1, 2, 1), (1, 1, 3), (3, 1, 12)))
-    assert primitives(3, 1, 1).count("conv_general_dilated[") == 3
-    assert primitives(3, 1, 1, shape=(4, 6)).count("conv_general_dilated[") == 1  # the kernel's gradient
     assert "lhs_dilation=(2, 2)" not in primitives(3, 2, 1)
     assert "lhs_dilation=(1, 1)" in primitives(3, 2, 1)
 
 
-def test_a_large_map_s_kernel_gradient_is_a_sum_over_parts_of_the_batch(monkeypatch):
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
+@pytest.mark.parametrize(("channels", "shape"), [(32, (2, 2)), (32, (1, 3)), (128, (6, 5))])
+def test_winograd(channels, shape):
     g = np.random.default_rng(0)
-    x, kernel = (jnp.asarray(g.normal(size=s), jnp.float32) for s in ((40, 16, 18, 3), (3, 3, 3, 8)))
+    x, kernel = (
+        jnp.asarray(g.normal(size=s), jnp.float32) for s in ((2, *shape, channels), (3, 3, channels, channels))
+    )
     options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "feature_group_count": 1}
     ours, lax = (
-        derivatives(lambda x, k, f=f: f(x, k, (1, 1), [(1, 1)] * 2, **options), x, kernel)
+        lambda x, k, f=f: f(x, k, (1, 1), [(1, 1)] * 2, **options)
         for f in (kernels.convolve, jax.lax.conv_general_dilated)
     )
-    assert_close(ours, lax, 2e-6)
-    assert (np.asarray(ours[2]) != np.asarray(lax[2])).any()  # rounded in another order
+    assert_close(derivatives(ours, x, kernel), derivatives(lax, x, kernel), 2e-6)
+    assert "conv_general_dilated" not in str(jax.make_jaxpr(ours)(x, kernel))
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

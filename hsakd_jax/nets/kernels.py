@@ -207,19 +207,17 @@ def _winograd(x: Array, kernel: Array) -> Array:
 
 
 def _same_forward(x: Array, kernel: Array) -> Array:
-    # Where measured: many channels on few pixels. bfloat16 has too few bits for sums before the products.
-    few = x.shape[1] * x.shape[2] <= 2 * min(kernel.shape[2:])
+    # Where it is faster by more than its longer compilation is worth: many channels on few pixels, and maps of 2x2,
+    # at which XLA is up to a hundred times slower. bfloat16 has too few bits for sums before the products.
+    pixels, channels = x.shape[1] * x.shape[2], min(kernel.shape[2:])
+    few = pixels <= 256 if channels >= 128 else pixels <= 4 and channels >= 32
     return (_winograd if few and x.dtype.itemsize >= 4 else _strideless)(x, kernel)
 
 
 def _same_backward(kept, g):
     x, kernel = kept
-    dx = _same_forward(g, kernel[::-1, ::-1].swapaxes(2, 3))
-    # Of large maps with few channels XLA copies the whole batch to and from memory: a part fits the caches.
-    rows = 16 if min(kernel.shape[2:]) <= 32 and x.shape[1] >= 16 and jax.device_count() == 1 else len(x)
-    parts = [(x[i : i + rows], g[i : i + rows]) for i in range(0, len(x), rows)]
-    dkernels = [jax.linear_transpose(partial(_strideless, x), kernel)(g)[0] for x, g in parts]
-    return dx, reduce(jnp.add, dkernels)
+    (dkernel,) = jax.linear_transpose(partial(_strideless, x), kernel)(g)
+    return _same_forward(g, kernel[::-1, ::-1].swapaxes(2, 3)), dkernel
 
 
 _same = jax.custom_vjp(_same_forward)
