@@ -293,11 +293,8 @@ def main() -> None:
         "|---|---|---|---|---|---|---|---|",
     ]
     print("\n".join(lines), flush=True)
-    results, header = [], tuple(lines)
-    if args.output and (RESULTS / f"{args.output}.json").exists():
-        results = json.loads((RESULTS / f"{args.output}.json").read_text())["pairs"]
+    results = []
     for pair in args.pair or PAIRS:
-        lines = []
         side_ours, compiled = ours(pair, args.batch, args.dtype, args.steps, args.remat)
         sides = {"hsakd_jax": side_ours, **{f"torch {v}": theirs(pair, args.batch, v, args.steps) for v in against}}
         seconds = {name: [t / args.steps for t in times] for name, times in measure(sides, args.rounds).items()}
@@ -323,17 +320,12 @@ def main() -> None:
                 rate = work / middle
                 lines.append(f"| | {name}: {middle:.3f} s | | | | {rate / 1e12:.3f} | {rate / greatest:.0%} | |")
                 print(lines[-1], flush=True)
-        measured = {"pair": pair, "batch": args.batch, "dtype": args.dtype, "seconds": seconds, **compiled}
-        results = [r for r in results if r["pair"] != pair] + [measured | {"rows": lines}]
+        results.append({"pair": pair, "batch": args.batch, "dtype": args.dtype, "seconds": seconds, **compiled})
         if args.output:
             RESULTS.mkdir(exist_ok=True)
             content = {"environment": environment, "peak_flops": greatest, "steps": args.steps, "pairs": results}
             (RESULTS / f"{args.output}.json").write_text(json.dumps(content, indent=1) + "\n")
-            (RESULTS / f"{args.output}.md").write_text(
-                "\n".join(
-                    [f"# benchmarks.step: {args.output}\n", *header, *(row for r in results for row in r["rows"]), ""]
-                )
-            )
+            (RESULTS / f"{args.output}.md").write_text("\n".join([f"# benchmarks.step: {args.output}\n", *lines, ""]))
 
 
 if __name__ == "__main__":
