@@ -5,7 +5,7 @@ in `benchmarks/README.md`; other backends take `jax.lax`'s own.
 """
 
 from collections.abc import Sequence
-from functools import partial, reduce
+from functools import reduce
 
 import jax
 import jax.numpy as jnp
@@ -147,18 +147,23 @@ _depthwise = jax.custom_vjp(_shifted, nondiff_argnums=(2, 3))
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
-def _strided(x: Array, kernel: Array) -> Array:
+def _plain(x: Array, kernel: Array, stride: int = 1) -> Array:
+    """3x3 convolution of padding 1 as `jax.lax` has it."""
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), [(1, 1)] * 2, dimension_numbers=numbers)
+
+
+def _kernel_gradient(x: Array, kernel: Array, g: Array, stride: int = 1) -> Array:
+    return jax.linear_transpose(lambda kernel: _plain(x, kernel, stride), kernel)(g)[0]
+
+
+def _halving_forward(x: Array, kernel: Array) -> Array:
     """3x3 convolution of stride 2, padding 1, of maps of even height and width."""
-    return jax.lax.conv_general_dilated(x, kernel, (2, 2), [(1, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
-def _halving_forward(x, kernel):
-    return _strided(x, kernel), (x, kernel)
+    return _plain(x, kernel, 2)
 
 
 def _halving_backward(kept, g):
     x, kernel = kept
-    (dkernel,) = jax.linear_transpose(lambda kernel: _strided(x, kernel), kernel)(g)
     # XLA would slide the kernel over a gradient three quarters zeros. Pixel 2u + a of the map meets weight
     # i = a + 1 - 2d of output u + d: one 2x2 convolution gives the four pixels (a, b) of u as channels.
     batch, height, width, channels = x.shape
@@ -167,20 +172,15 @@ def _halving_backward(kept, g):
     phases = phases[::-1, :, ::-1].transpose(0, 2, 5, 1, 3, 4).reshape(2, 2, -1, 4 * channels)
     dx = jax.lax.conv_general_dilated(g, phases, (1, 1), [(0, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC"))
     dx = dx.reshape(batch, height // 2, width // 2, 2, 2, channels).swapaxes(2, 3).reshape(x.shape)
-    return dx, dkernel
+    return dx, _kernel_gradient(x, kernel, g, 2)
 
 
-_halving = jax.custom_vjp(_strided)
-_halving.defvjp(_halving_forward, _halving_backward)
-
-
-def _strideless(x: Array, kernel: Array) -> Array:
-    """3x3 convolution of stride 1, padding 1."""
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), [(1, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+_halving = jax.custom_vjp(_halving_forward)
+_halving.defvjp(lambda x, kernel: (_halving_forward(x, kernel), (x, kernel)), _halving_backward)
 
 
 def _winograd(x: Array, kernel: Array) -> Array:
-    """The same with 16 products for four pixels instead of 36, F(2x2, 3x3) of Lavin and Gray 2015 (arXiv 1509.09308).
+    """`_plain` with 16 products for four pixels instead of 36, F(2x2, 3x3) of Lavin and Gray 2015 (arXiv 1509.09308).
 
     Each tile of 4x4 pixels gives 2x2; tiles, kernel and results are transformed along both axes.
     """
@@ -211,13 +211,12 @@ def _same_forward(x: Array, kernel: Array) -> Array:
     # at which XLA is up to a hundred times slower. bfloat16 has too few bits for sums before the products.
     pixels, channels = x.shape[1] * x.shape[2], min(kernel.shape[2:])
     few = pixels <= 256 if channels >= 128 else pixels <= 4 and channels >= 32
-    return (_winograd if few and x.dtype.itemsize >= 4 else _strideless)(x, kernel)
+    return (_winograd if few and x.dtype.itemsize >= 4 else _plain)(x, kernel)
 
 
 def _same_backward(kept, g):
     x, kernel = kept
-    (dkernel,) = jax.linear_transpose(partial(_strideless, x), kernel)(g)
-    return _same_forward(g, kernel[::-1, ::-1].swapaxes(2, 3)), dkernel
+    return _same_forward(g, kernel[::-1, ::-1].swapaxes(2, 3)), _kernel_gradient(x, kernel, g)
 
 
 _same = jax.custom_vjp(_same_forward)

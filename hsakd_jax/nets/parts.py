@@ -222,7 +222,7 @@ class Parts(NamedTuple):
         return BatchNorm(self.train, self.groups, name=name)(x)
 
     def relu(self, x: Array) -> Array:
-        """max(x, 0)."""
+        """max(x, 0) of networks without depthwise convolutions; those are faster with `nn.relu`."""
         return nn.relu(x) if self.portable else relu(x)
 
     def pool_fc(self, x: Array, features: int) -> tuple[Array, Array]:
