@@ -1,31 +1,44 @@
 """Images a second of the whole HSAKD training step, ours and PyTorch's, alternating in one run.
 
     python -m benchmarks.step [--pair TEACHER:STUDENT ...] [--device cpu|gpu|tpu] [--against torch] [--batch 64]
-        [--rounds 7] [--steps 1] [--dtype float32|bfloat16] [--remat] [--pieces] [--output NAME]
+        [--processes 3] [--rounds 3] [--steps 1] [--dtype float32|bfloat16] [--remat] [--pieces] [--output NAME]
 
 A step takes a batch of uint8 images and crops, flips, normalises and rotates it, runs the teacher, runs the student
 forward and backward, and updates it. Both sides do it on the same device. Rates count images before rotation. Medians
-over the rounds with the quartiles; the sides take turns within each round, since a shared machine drifts.
+over all rounds with the quartiles; the sides take turns within each round, since a shared machine drifts.
+
+Each side has a process of its own, with the memory settings its user would have, and --processes times a new one: the
+same program may differ by a tenth from process to process, by where its memory lies.
 
 --against names PyTorch's variants with commas between them: 'eager' (as the reference does it, channels first) with
 'channels_last', 'compile' and 'bfloat16' joined by '+'; 'torch' is eager and channels_last on CPU, and on a GPU eager
 and channels_last+compile+bfloat16. 'none' measures ours alone. --steps is how many steps are timed together: on an
-accelerator, our side makes them in one call. The peak is a large matrix product's rate on the same device, before the
-first pair. Prints a Markdown table and writes it and JSON to benchmarks/results/NAME.
+accelerator, our side makes them in one call. Memory is the process's greatest on CPU, the device's on a GPU. The peak
+is a large matrix product's rate on the same device, in our process. Prints a Markdown table and writes it and JSON to
+benchmarks/results/NAME.
 """
 
 import argparse
+import contextlib
+import importlib.util
+import itertools
 import json
 import os
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import IO, cast
 
 from hsakd_jax import xla
 
-xla.prepare()  # as every command does
+# As every command does; but PyTorch's process has the memory settings that its user has.
+if not any(word.startswith("torch ") for word in sys.argv):
+    xla.prepare()
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +65,8 @@ PAIRS = (
     "resnet34_imagenet:resnet18_imagenet",
 )
 CIFAR_IMAGES = 50_000
+OURS = "hsakd_jax"
+PIECES = ("teacher forward", "student forward", "student both")
 Step = Callable[[], None]
 
 
@@ -115,7 +130,7 @@ def ours(pair: str, batch: int, dtype: str, steps: int = 1, remat: bool = False)
         several()
         seconds = time.perf_counter() - began
     needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes if memory else None
-    return several, {"compile_s": seconds, "bytes": needed}
+    return several, {"compile_s": seconds, "program_bytes": needed}
 
 
 def torch_trainer(pair: str, classes: int, variant: str):
@@ -259,6 +274,90 @@ def peak(dtype: str) -> float:
     return 2 * 4096**3 / min(times)
 
 
+def make_side(name: str, pair: str, args: argparse.Namespace) -> tuple[Step, dict]:
+    """A side's function that is timed, and what is known of it before: ours, 'torch VARIANT', or a piece of ours."""
+    if name == OURS:
+        about = {"environment": facts.environment(), "peak_flops": peak(args.dtype)}
+        step, compiled = ours(pair, args.batch, args.dtype, args.steps, args.remat)
+        return step, about | compiled
+    if name.startswith("torch "):
+        import torch
+
+        return theirs(pair, args.batch, name.removeprefix("torch "), args.steps), {"torch": torch.__version__}
+    step, work = pieces(pair, args.batch, args.dtype)[name]
+    return step, {"work": work}
+
+
+def peak_bytes(name: str) -> int:
+    """The most memory that this process, or on a GPU its side of the device, has held."""
+    if torch_device() == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if name.startswith("torch "):
+        import torch
+
+        return torch.cuda.max_memory_allocated()
+    return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+
+
+def serve(name: str, args: argparse.Namespace) -> None:
+    """What a side's process does: a step for each line that comes in, and a line out when it is done."""
+    step, about = make_side(name, args.pair[0], args)
+    print(json.dumps(about), flush=True)
+    for _ in sys.stdin:
+        step()
+        print(peak_bytes(name), flush=True)
+
+
+class Side:
+    """A side in a process of its own; a call has it make its steps."""
+
+    def __init__(self, name: str, pair: str, words: list[str]):
+        # On a GPU, the others' processes need memory as well.
+        env = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ}
+        # The last --pair counts, and the last --side.
+        line = [sys.executable, "-m", "benchmarks.step", *words, "--pair", pair, "--side", name]
+        self.process = subprocess.Popen(line, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.words, self.answers = cast(IO[str], self.process.stdin), cast(IO[str], self.process.stdout)
+        self.about = json.loads(self.answer())
+        self.bytes = 0
+
+    def answer(self) -> str:
+        """Its next line.
+
+        Raises:
+          SystemExit: the process ended; it has said why.
+        """
+        if not (line := self.answers.readline()):
+            self.__exit__()
+            raise SystemExit(self.process.returncode or 1)
+        return line
+
+    def __call__(self) -> None:
+        self.words.write("\n")
+        self.words.flush()
+        self.bytes = int(self.answer())
+
+    def __enter__(self) -> "Side":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.words.close()  # which ends it, if it has not ended
+        self.answers.close()
+        self.process.wait()
+
+
+def compare(names: list[str], pair: str, words: list[str], args: argparse.Namespace) -> tuple[dict, dict]:
+    """(seconds of a step of each side, a list for each process; what is known of each side)."""
+    seconds = {name: [] for name in names}
+    for _ in range(args.processes):
+        with contextlib.ExitStack() as stack:
+            sides = {name: stack.enter_context(Side(name, pair, words)) for name in names}
+            for name, times in measure(sides, args.rounds).items():
+                seconds[name].append([t / args.steps for t in times])
+            about = {name: {**side.about, "peak_bytes": side.bytes} for name, side in sides.items()}
+    return seconds, about
+
+
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -266,61 +365,67 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "gpu", "tpu"], help="JAX's default one otherwise")
     parser.add_argument("--against", default="torch", help="variants with commas between them, torch, or none")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--processes", type=int, default=3, help="of each side and pair")
+    parser.add_argument("--rounds", type=int, default=3, help="in each process")
     parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--remat", action="store_true", help="ours with activations computed again")
     parser.add_argument("--pieces", action="store_true", help="where the time of ours goes, piece by piece")
-    parser.add_argument("--output", help="name of the files in benchmarks/results/, to which pairs are added")
+    parser.add_argument("--output", help="name of the files in benchmarks/results/, written anew")
+    parser.add_argument("--side", help=argparse.SUPPRESS)  # what a process of `Side` is
     args = parser.parse_args()
     if args.device:
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(args.device, args.device))
-    strongest = "channels_last" if jax.default_backend() == "cpu" else "channels_last+compile+bfloat16"
-    against = {"torch": ["eager", strongest], "none": []}.get(args.against, args.against.split(","))
     jax.config.update("jax_enable_compilation_cache", False)  # compiling is measured
-    environment, greatest = facts.environment(), peak(args.dtype)
-    if against:
-        import torch
-
-        environment["versions"]["torch"] = torch.__version__
-    cores = f", {len(os.sched_getaffinity(0))} cores" if jax.default_backend() == "cpu" else ""
-    lines = [
-        f"{environment['device']}{cores}, batch {args.batch} x {ROTATIONS}, {args.dtype}, {args.rounds} rounds of "
-        f"{args.steps}; jax {jax.__version__}, torch {environment['versions'].get('torch', '-')}; "
-        f"a matrix product reaches {greatest / 1e12:.3f} TFLOP/s",
-        "",
-        "| pair | side | images/s | quartiles | s an epoch of 50,000 | TFLOP/s | of that | ours is faster by |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    print("\n".join(lines), flush=True)
-    results = []
+    if args.side:
+        args.pair = args.pair[-1:]
+        return serve(args.side, args)
+    # This process touches no accelerator, whose memory its sides need.
+    on_cpu = args.device == "cpu" or (not args.device and importlib.util.find_spec("jax_plugins") is None)
+    strongest = "channels_last" if on_cpu else "channels_last+compile+bfloat16"
+    against = {"torch": ["eager", strongest], "none": []}.get(args.against, args.against.split(","))
+    words = sys.argv[1:]
+    rivals = [f"torch {variant}" for variant in against]
+    parts = list(PIECES) if args.pieces else []
+    lines, results = [], []
     for pair in args.pair or PAIRS:
-        side_ours, compiled = ours(pair, args.batch, args.dtype, args.steps, args.remat)
-        sides = {"hsakd_jax": side_ours, **{f"torch {v}": theirs(pair, args.batch, v, args.steps) for v in against}}
-        seconds = {name: [t / args.steps for t in times] for name, times in measure(sides, args.rounds).items()}
-        fastest = statistics.median(seconds["hsakd_jax"])
-        for side, times in seconds.items():
-            low, middle, high = statistics.quantiles(times, n=4)
-            rate, ratio = args.batch / middle, "" if side == "hsakd_jax" else f"{middle / fastest:.2f}"
+        seconds, about = compare([OURS, *rivals, *parts], pair, words, args)
+        ours_about = about[OURS]
+        environment, greatest = ours_about.pop("environment"), ours_about.pop("peak_flops")
+        for rival in rivals:
+            environment["versions"]["torch"] = about[rival].pop("torch")
+        if not lines:
+            cores = f", {len(os.sched_getaffinity(0))} cores" if on_cpu else ""
+            lines = [
+                f"{environment['device']}{cores}, batch {args.batch} x {ROTATIONS}, {args.dtype}, {args.processes} "
+                f"processes of each side, {args.rounds} rounds of {args.steps} in each; jax {jax.__version__}, torch "
+                f"{environment['versions'].get('torch', '-')}; a matrix product reaches {greatest / 1e12:.3f} TFLOP/s",
+                "",
+                "| pair | side | images/s | quartiles | s an epoch of 50,000 | TFLOP/s | of that | MiB | ours to it |",
+                "|---|---|---|---|---|---|---|---|---|",
+            ]
+            print("\n".join(lines), flush=True)
+        all_times = {name: list(itertools.chain(*times)) for name, times in seconds.items()}
+        fastest = statistics.median(all_times[OURS])
+        for name in (OURS, *rivals):
+            low, middle, high = statistics.quantiles(all_times[name], n=4)
+            rate, ratio = args.batch / middle, "" if name == OURS else f"{middle / fastest:.2f}"
             done = flops(pair) * rate
             lines.append(
-                f"| {pair} | {side} | {rate:,.1f} | {args.batch / high:,.1f} to {args.batch / low:,.1f} | "
-                f"{CIFAR_IMAGES / rate:,.0f} | {done / 1e12:.3f} | {done / greatest:.0%} | {ratio} |"
+                f"| {pair} | {name} | {rate:,.1f} | {args.batch / high:,.1f} to {args.batch / low:,.1f} | "
+                f"{CIFAR_IMAGES / rate:,.0f} | {done / 1e12:.3f} | {done / greatest:.0%} | "
+                f"{about[name]['peak_bytes'] / 2**20:,.0f} | {ratio} |"
             )
             print(lines[-1], flush=True)
-        lines.append(
-            f"| | compiled in {compiled['compile_s']:.0f} s, {(compiled['bytes'] or 0) / 2**20:,.0f} MiB | | | | | | |"
-        )
+        needs = f"{(ours_about['program_bytes'] or 0) / 2**20:,.0f} MiB by its program"
+        lines.append(f"| | compiled in {ours_about['compile_s']:.0f} s | {needs} | | | | | | |")
         print(lines[-1], flush=True)
-        if args.pieces:
-            parts = pieces(pair, args.batch, args.dtype)
-            took = measure({name: run for name, (run, _) in parts.items()}, args.rounds)
-            for name, (_, work) in parts.items():
-                middle = statistics.median(took[name])
-                rate = work / middle
-                lines.append(f"| | {name}: {middle:.3f} s | | | | {rate / 1e12:.3f} | {rate / greatest:.0%} | |")
-                print(lines[-1], flush=True)
-        results.append({"pair": pair, "batch": args.batch, "dtype": args.dtype, "seconds": seconds, **compiled})
+        for name in parts:
+            middle = statistics.median(all_times[name]) * args.steps  # a piece is made once a turn
+            rate = about[name]["work"] / middle
+            lines.append(f"| | {name}: {middle:.3f} s | | | | {rate / 1e12:.3f} | {rate / greatest:.0%} | | |")
+            print(lines[-1], flush=True)
+        results.append({"pair": pair, "batch": args.batch, "dtype": args.dtype, "seconds": seconds, "sides": about})
         if args.output:
             RESULTS.mkdir(exist_ok=True)
             content = {"environment": environment, "peak_flops": greatest, "steps": args.steps, "pairs": results}

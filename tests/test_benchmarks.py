@@ -59,6 +59,21 @@ def test_work_of_a_run_is_the_papers(pair, petaflops):
     assert step.flops(pair) * 50_000 * 240 / 1e15 == pytest.approx(petaflops, rel=0.01)
 
 
+@pytest.mark.slow
+def test_each_side_of_a_step_has_a_process_of_its_own(monkeypatch):
+    """The table of two processes, and a side that cannot start ends the benchmark with its own words."""
+    words = ["--pair", "resnet56:resnet20", "--against", "none", "--batch", "8", "--processes", "2", "--rounds", "1"]
+    line = [sys.executable, "-m", "benchmarks.step", *words]
+    found = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert not found.returncode, found.stderr
+    assert found.stdout.count("| resnet56:resnet20 | hsakd_jax |") == 1
+    assert "2 processes of each side, 1 rounds of 1" in found.stdout
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as ended:
+        step.Side("torch eager", "resnet56:nothing", [])
+    assert ended.value.code == 2
+
+
 @pytest.fixture
 def images(tmp_path):
     """Two photographs, one class each."""
