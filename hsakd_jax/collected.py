@@ -1,8 +1,9 @@
 """Run directories -> runs, each with its settings and where these are not the paper's."""
 
+import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +14,9 @@ from hsakd_jax.published import SETTINGS, SLOW_LR
 from hsakd_jax.recipes import GIVEN, RECIPES, SLOW
 from hsakd_jax.rundir import beside, flat
 
-# These say nothing of what was trained; class names follow from the data.
+# These say nothing of what was trained.
 IGNORED = {
-    "seed", "classes", "data.dir", "train.init", "train.remat", "teacher.workdir", "log_every", "eval_batch", "tracking"
+    "seed", "data.dir", "train.init", "train.remat", "teacher.workdir", "log_every", "eval_batch", "tracking"
 }  # fmt: skip
 # The same training in another role.
 SAME = {"backbone": "baseline", "teacher_online": "mutual", "joint": "teacher"}
@@ -33,7 +34,8 @@ class Run(NamedTuple):
       dataset: `data.name`.
       teacher: network of its teacher; '' for none, '?' where that run is not found.
       student: its own network.
-      settings: what decides it but for seeds and paths, flat; those of its teacher and of its start included.
+      settings: what decides it but for seeds and paths, flat, classes as a hash of their names; those of its teacher
+        and of its start included.
       departures: by key what it has and what the paper has, where they differ, of its teacher and start too; None where
         the paper says nothing of such runs.
       seeds: its own and those of its teacher and start, which tell two runs of the same settings apart.
@@ -73,10 +75,12 @@ def find(folders: Sequence[str]) -> tuple[list[Run], list[Path]]:
     found: dict[Path, tuple[Path, dict[str, Any]]] = {}
     for folder in folders:
         root = Path(folder).expanduser()
-        if not root.is_dir():
+        if not os.path.isdir(root):  # Path's raises where a name is too long or a folder is closed
             raise UserError(f"{folder} is no folder: check the path")
-        for where, inside, files in os.walk(root):
-            inside.sort()
+        seen: set[str] = set()  # links may lead round in a circle
+        for where, inside, files in os.walk(root, onerror=_refuse, followlinks=True):
+            seen.add(os.path.realpath(where))
+            inside[:] = sorted(name for name in inside if os.path.realpath(os.path.join(where, name)) not in seen)
             if "config.json" in files and (config := _config(Path(where))):
                 inside.clear()
                 if "train" in config:
@@ -96,6 +100,25 @@ def find(folders: Sequence[str]) -> tuple[list[Run], list[Path]]:
             raise UserError(f"{path}/results.json has no top-1 accuracy: leave the run out, or train it again")
         finished.append(run)
     return finished, unfinished
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(f"{error.filename} can't be read ({error.strerror}): make it readable, or name other folders")
+
+
+def by_settings(runs: Sequence[Run], also: Callable[[Run], str] = lambda run: "") -> tuple[list[list[Run]], list[Run]]:
+    """Runs that differ in their seeds alone, and runs left out, since another one has their seeds and settings.
+
+    Args:
+      runs: in the order to keep.
+      also: what keeps runs apart besides.
+    """
+    groups: dict[str, list[Run]] = {}
+    repeated = []
+    for run in runs:
+        group = groups.setdefault(also(run) + repr(sorted(run.settings.items())), [])
+        (repeated if any(run.seeds == other.seeds for other in group) else group).append(run)
+    return list(groups.values()), repeated
 
 
 def same(recipe: str) -> str:
@@ -142,7 +165,8 @@ def _teacher(path: Path, config: dict[str, Any], results: dict[str, Any]) -> str
 def _describe(path: Path, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None, tuple[int, ...]]:
     """(settings, departures, seeds) of a run and of those that it needs."""
     recipe = config["recipe"]
-    everything = {**flat(config), "recipe": same(recipe)}
+    names = hashlib.sha256(json.dumps(config.get("classes")).encode()).hexdigest()[:8]
+    everything = {**flat(config), "recipe": same(recipe), "classes": names}
     settings = {key: value for key, value in everything.items() if key not in IGNORED}
     reference = _reference(config)
     departures = None if reference is None else _differing(settings, reference)

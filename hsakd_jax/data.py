@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from hsakd_jax.datasets import BUILDERS, image_folder, image_tree
-from hsakd_jax.datasets.prepare import prepare
+from hsakd_jax.datasets.prepare import is_prepared, place, prepare
 from hsakd_jax.errors import UserError
 from hsakd_jax.photos import Photos
 from hsakd_jax.records import Encoded, class_names, encoded, photographs, unreadable
@@ -104,6 +104,18 @@ def load_source(source: Mapping[str, Any], **options: Any) -> Splits:
     )
 
 
+def is_there(source: Mapping[str, Any]) -> bool:
+    """Whether `load_source` would have nothing to prepare, and so nothing to download either.
+
+    Raises:
+      UserError: no such tree of images.
+    """
+    if source["name"] not in BUILDERS:
+        return True
+    builder, root, config = _builder(source["name"], source["dir"], source["image_size"])
+    return is_prepared(place(builder, root, config))
+
+
 def _open(name: str, data_dir: str, image_size: int) -> tuple[tuple[str, ...], Callable[[str], "Encoded | Photos"]]:
     """The names of the classes, and what gives the split 'train' or 'test'."""
     if name == IMAGE_TREE:
@@ -129,20 +141,9 @@ def _of_tree(data_dir: str, split: str) -> Photos:
 
 def _find(name: str, data_dir: str, image_size: int) -> Any:
     """The TFDS builder of the prepared dataset; Any, since TFDS's types know less than its objects do."""
-    default = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    root = Path(data_dir).expanduser() if data_dir else default
     if image_size and name != "image_folder":
         raise UserError(f"image_size is for image_folder, {name} comes in one size: leave it 0")
-    if name == "image_folder":
-        if not data_dir or image_size < 1:
-            raise UserError(
-                "image_folder needs its tree and a size: give --config.data.dir=DIR and --config.data.image_size=PIXELS"
-            )
-        path = prepare(BUILDERS[name], default, image_folder.scan(data_dir, image_size))
-    elif name in BUILDERS:
-        path = prepare(BUILDERS[name], root)
-    else:
-        path = _prepared(name, root)
+    path = prepare(*_builder(name, data_dir, image_size)) if name in BUILDERS else _prepared(name, _root(data_dir))
     try:
         builder: Any = tfds.builder_from_directory(path)
     except Exception as error:
@@ -154,6 +155,21 @@ def _find(name: str, data_dir: str, image_size: int) -> Any:
             + (", or give another data_dir to prepare it anew" if name in BUILDERS else "")
         )
     return builder
+
+
+def _root(data_dir: str) -> Path:
+    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def _builder(name: str, data_dir: str, image_size: int) -> tuple[Any, Path, Any]:
+    """What `prepare` needs to know of one of our datasets."""
+    if name != "image_folder":
+        return BUILDERS[name], _root(data_dir), None
+    if not data_dir or image_size < 1:
+        raise UserError(
+            "image_folder needs its tree and a size: give --config.data.dir=DIR and --config.data.image_size=PIXELS"
+        )
+    return BUILDERS[name], _root(""), image_folder.scan(data_dir, image_size)
 
 
 def _prepared(name: str, root: Path) -> Path:

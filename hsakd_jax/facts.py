@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hsakd_jax.nets.network import Network
+from hsakd_jax.nets.network import Network, Peers
 
 PACKAGES = ("hsakd_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
 
@@ -83,8 +83,12 @@ def activation_bytes(network: Network, image_shape: tuple[int, ...], rows: int) 
 
 
 def sizes(network: nn.Module, image_shape: tuple[int, ...]) -> dict[str, Any]:
-    """'parameters' and 'multiply_adds' of what is trained ('with_branches') and of what is deployed ('backbone')."""
-    networks = {"with_branches": network, "backbone": network.clone(branches=False)}
+    """'parameters' and 'multiply_adds' of what is trained ('with_branches') and of what is deployed ('backbone').
+
+    Of several networks the first one is.
+    """
+    deployed = network.networks[0] if isinstance(network, Peers) else network.clone
+    networks = {"with_branches": network, "backbone": deployed(branches=False)}
     found = {name: totals(n, image_shape) for name, n in networks.items()}
     return {key: {name: found[name][key] for name in found} for key in ("parameters", "multiply_adds")}
 

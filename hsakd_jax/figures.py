@@ -191,7 +191,7 @@ def curves(
       ylabel: likewise.
       columns: panels beside one another.
       height: of a panel in inches; 0 for one that suits the columns. It grows with the names.
-      zero: whether the vertical axis begins at 0.
+      zero: whether the vertical axis begins at 0, or below where values do.
       log: whether it is logarithmic.
     """
     down = -(-len(panels) // columns)
@@ -203,7 +203,7 @@ def curves(
         for i, curve in enumerate(lines):
             _draw(axes, curve, dashed=any(curve.colour == other.colour for other in lines[:i]))
         axes.margins(x=0.03)
-        if zero:
+        if zero and min(min(curve.y) for curve in lines) >= 0:
             axes.set_ylim(bottom=0)
         if log:
             axes.set_yscale("log")
@@ -261,8 +261,8 @@ def svg(figure: Figure, name: str, title: str) -> str:
 
 
 def short(text: str, most: int = 28) -> str:
-    """Text of at most so many characters."""
-    return text if len(text) <= most else text[: most - 1] + "…"
+    """Text of at most so many characters; paths differ at their ends, so what goes is in the middle."""
+    return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - (most - 1) // 2 :]}"
 
 
 def _figure(height: float) -> Figure:

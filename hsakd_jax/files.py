@@ -2,24 +2,33 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hsakd_jax.errors import UserError
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file so that a reader, or a run killed at any moment, sees the old one or the new one.
+def write_files(contents: Mapping[Path, bytes]) -> None:
+    """Writes files so that a reader, or a run killed at any moment, sees each old or new, and whole.
 
     Raises:
-      OSError: the disk is full or not writable; the old file stays.
+      OSError: the disk is full or not writable; all old files stay.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    drafts = {path.with_name(f".{path.name}.{os.getpid()}.draft"): path for path in contents}
     try:
-        draft.write_text(text)
-        os.replace(draft, path)
+        for draft, path in drafts.items():
+            draft.write_bytes(contents[path])
+        for draft, path in drafts.items():
+            os.replace(draft, path)
     finally:
-        draft.unlink(missing_ok=True)
+        for draft in drafts:
+            draft.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_files` of one text in UTF-8."""
+    write_files({path: text.encode()})
 
 
 def write_json(path: Path, value: Any) -> None:

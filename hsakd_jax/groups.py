@@ -1,6 +1,7 @@
 """Runs that belong together: their names, colours and gains, and the command that repeats one."""
 
 import json
+import os
 import runpy
 import shlex
 import statistics
@@ -21,32 +22,38 @@ class Group(NamedTuple):
       label: unique among the groups of a dataset.
       colour: a key of `figures.COLOURS`.
       runs: at least one.
-      gains: top-1 over the student alone, of each run that has one to compare with.
+      pairs: each run that gained on a student alone, and that.
     """
 
     label: str
     colour: str
     runs: "list[Run]"
-    gains: list[float]
+    pairs: "list[tuple[Run, Run]]"
+
+    @property
+    def gains(self) -> list[float]:
+        """Top-1 over the student alone, of each pair."""
+        return [_top1_of(run) - _top1_of(partner) for run, partner in self.pairs]
 
     def accuracies(self, when: str) -> list[float]:
         """Top-1 in % of each run; `when` is 'last' or 'best'."""
         return [run.accuracy(when, "top1") or 0.0 for run in self.runs]
 
 
-def group(runs: "Sequence[Run]") -> list[Group]:
-    """Runs by their settings, in the order of the recipes."""
+def group(runs: "Sequence[Run]") -> "tuple[list[Group], list[Run]]":
+    """Runs by their settings, in the order of the recipes, and those left out since another has their seeds as well."""
+    from hsakd_jax.collected import by_settings
     from hsakd_jax.recipes import RECIPES
 
     order = {recipe: i for i, recipe in enumerate(RECIPES)}
-    found: dict[str, list[Run]] = {}
-    for run in sorted(runs, key=lambda run: (order.get(run.recipe, len(order)), run.seeds[0])):
-        found.setdefault(run.recipe + repr(sorted(run.settings.items())), []).append(run)
-    groups = list(found.values())
+    runs = sorted(runs, key=lambda run: (order.get(run.recipe, len(order)), run.seeds[0]))
+    groups, repeated = by_settings(runs, also=lambda run: run.recipe)
+    above = os.path.commonpath([run.path.resolve() for run in runs])
 
     def titles(runs: "list[Run]") -> list[str]:
-        title, path = title_of(runs[0].recipe), runs[0].path
-        return [title, f"{title} ({runs[0].student})", f"{title} ({path.name})", f"{title} ({path.parent.name})"]
+        title, path = title_of(runs[0].recipe), runs[0].path.resolve()
+        details = (runs[0].student, path.name, path.parent.name, os.path.relpath(path, above))
+        return [title, *(f"{title} ({detail})" for detail in details)]
 
     def label(runs: "list[Run]") -> str:
         for i, title in enumerate(titles(runs)):
@@ -54,12 +61,12 @@ def group(runs: "Sequence[Run]") -> list[Group]:
                 return title
         return str(runs[0].path)
 
-    alone = [run for run in runs if run.recipe == "baseline"]
+    alone = [run for members in groups for run in members if run.recipe == "baseline"]
     made = []
     for members in groups:
         partners = [(run, partner_of(run, alone)) for run in members]
-        gains = [_top1_of(run) - _top1_of(partner) for run, partner in partners if partner and partner is not run]
-        made.append(Group(label(members), "", members, gains))
+        pairs = [(run, partner) for run, partner in partners if partner and partner is not run]
+        made.append(Group(label(members), "", members, pairs))
     subject = subject_of(made)
     free = iter([f"c{2 + i % 6}" for i in range(len(made)) if i % 6 != 4])
     taken = []
@@ -73,11 +80,11 @@ def group(runs: "Sequence[Run]") -> list[Group]:
         else:
             colour = next(free, "c7")
         taken.append(colour)
-    return [one._replace(colour=colour) for one, colour in zip(made, taken, strict=True)]
+    return [one._replace(colour=colour) for one, colour in zip(made, taken, strict=True)], repeated
 
 
 def repeat(run: "Run", config: dict[str, Any]) -> str:
-    """The command that trains a run once more, beside it; '' where no config file is found."""
+    """The command that trains a run once more, beside it; '' where its recipe or config file is not there any more."""
     from hsakd_jax.recipes import RECIPES
     from hsakd_jax.rundir import beside, flat
     from hsakd_jax.tables import CONFIGS as NAMES
@@ -95,11 +102,11 @@ def repeat(run: "Run", config: dict[str, Any]) -> str:
         **flat(config["data"], "data."),
         **flat(config["objective"], f"objective.{run.recipe}."),
         f"{kind.network}.arch": network["arch"],
-        f"{kind.network}.dtype": network["dtype"],
+        f"{kind.schedule or kind.network}.dtype": network["dtype"],
         "batch_norm_groups": config["train"].get("batch_norm_groups"),
     }
     wanted["data.fraction"] = round(config["data"]["fraction"] / kind.share, 9)
-    if peers and set(peers) != {network["arch"]}:
+    if peers:
         wanted["peers"] = ["" if peer == network["arch"] else peer for peer in peers]
     for key, value in config["train"].items():
         if key == "init" and value:
@@ -162,6 +169,14 @@ def is_alone(one: Group) -> bool:
     return one.runs[0].recipe == "baseline"
 
 
+def is_student(one: Group) -> bool:
+    """Whether it is a student, taught or alone; not a teacher."""
+    from hsakd_jax.recipes import RECIPES
+
+    recipe = one.runs[0].recipe
+    return recipe in RECIPES and RECIPES[recipe].network == "student"
+
+
 def _teaches(run: "Run") -> bool:
     from hsakd_jax.recipes import RECIPES
 
@@ -169,21 +184,25 @@ def _teaches(run: "Run") -> bool:
 
 
 def partner_of(run: "Run", alone: "Iterable[Run]") -> "Run | None":
-    """The student alone that a run gained on: of its network, data, epochs and batch, best of its folder or seed."""
+    """The student alone that a run gained on, of its network, data, epochs and batch.
+
+    Of several the one that was trained most like it, then one of its seed, then one of its folder.
+    """
     if _teaches(run):
         return None
-    keys = ("data.name", "data.fraction", "data.validation", "train.epochs", "train.batch")
+    needed = ("classes", "data.name", "data.fraction", "data.validation", "train.epochs", "train.batch")
+
+    def apart(other: "Run") -> tuple[int, bool, bool]:
+        keys = {key for key in run.settings if key.startswith(("train.", "data.", "network."))} - {"network.branches"}
+        differing = sum(other.settings.get(key) != run.settings[key] for key in keys)
+        return differing, other.seeds[0] != run.seeds[0], other.path.parent != run.path.parent
+
     found = [
         other
         for other in alone
-        if other.student == run.student and all(other.settings.get(k) == run.settings.get(k) for k in keys)
+        if other.student == run.student and all(other.settings.get(k) == run.settings.get(k) for k in needed)
     ]
-    for alike in (
-        lambda other: other.path.parent == run.path.parent,
-        lambda other: other.seeds[0] == run.seeds[0],
-    ):
-        found = [other for other in found if alike(other)] or found
-    return found[0] if found else None
+    return min(found, key=apart, default=None)
 
 
 def _top1_of(run: "Run") -> float:

@@ -92,7 +92,8 @@ def ask(asked: Mapping[str, Asked], most: int, data_dir: str | None = None) -> O
                 found[key].append((classes, probabilities))
             classes, probabilities = found[first][-1]
             missed = np.flatnonzero(classes != rows["label"][:real])
-            wrong += [(float(probabilities[i]), done + int(i), int(classes[i]), rows["image"][i]) for i in missed]
+            for i in missed:  # a copy, or one image would keep all of its batch
+                wrong.append((float(probabilities[i]), done + int(i), int(classes[i]), rows["image"][i].copy()))
             counted: Counter[int] = Counter()
             ordered, wrong = sorted(wrong, key=lambda mistake: (-mistake[0], mistake[1])), []
             for mistake in ordered:
@@ -132,11 +133,11 @@ def _load(config: dict[str, Any], data_dir: str | None) -> Any:
     source = config["data"]
     name, where = source["name"], source["dir"] if data_dir is None else data_dir
     root = Path(where or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    prepared = root / name if name in BUILDERS and name != "image_folder" else root
-    if not name or not prepared.is_dir():
+    source = {**source, "dir": where}
+    if not name or not root.is_dir() or not data.is_there(source):
         hint = ", or prepare it by `python -m hsakd_jax.evaluate`" if name in BUILDERS else ""
         raise UserError(f"its data {name} is not in {root}: give --data_dir=DIR{hint}")
-    splits = data.load_source({**source, "dir": where}, splits=("test",))
+    splits = data.load_source(source, splits=("test",))
     if list(splits.class_names) != list(config["classes"]):
         raise UserError(f"{name} in {root} has other classes than the run")
     return splits.test

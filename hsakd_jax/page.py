@@ -1,8 +1,5 @@
 """The page that `report` writes: sections of HTML around figures, for the runs of each dataset."""
 
-import base64
-import html
-import io
 import re
 import shlex
 import statistics
@@ -11,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hsakd_jax.accuracies import mean
-from hsakd_jax.groups import Group, group, is_alone, partner_of, repeat, subject_of, title_of, words_of
+from hsakd_jax.groups import Group, group, is_alone, is_student, repeat, subject_of, title_of, words_of
+from hsakd_jax.markup import Album, document, escape, paragraph
 
 if TYPE_CHECKING:
     from hsakd_jax.collected import Run
-    from hsakd_jax.opinions import Opinions
 
-
-PAIRS, CLASSES, MISTAKES = 10, 20, 24  # that are shown
+MISTAKES = 24  # that are shown
 BOOKKEEPING = {"step", "epoch", "loss", "grad_norm", "top1", "lr", "images_per_s"}
 TERMS = {
     "task": "cross-entropy with the labels",
@@ -27,34 +23,6 @@ TERMS = {
     "kl_aux": "distance of the branches from the teacher's branches",
     "kl_final": "distance from the teacher's classes, in all rotations",
 }
-CSS = """
-:root { color-scheme: light dark; %s }
-@media (prefers-color-scheme: dark) { :root { %s } }
-body { background: var(--ground); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; margin: 0 auto;
-  max-width: 66rem; padding: 1.5rem 1rem 4rem; }
-h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .5rem; text-wrap: balance; }
-h1 span { white-space: nowrap; }
-h1:not(:first-child) { margin-top: 4rem; }
-h2 { font-size: 1.2rem; margin: 2.5rem 0 .3rem; }
-h3 { font-size: 1.05rem; margin: 2rem 0 .3rem; }
-p { margin: .4rem 0; max-width: 48rem; }
-.soft, figcaption, summary { color: var(--soft); }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .92rem; margin: 1rem 0 .6rem; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem .3rem 0; text-align: right; white-space: nowrap; }
-th { color: var(--soft); font-weight: normal; }
-th:first-child, td:first-child, .left { text-align: left; }
-figure { margin: .5rem 0 0; }
-figcaption { font-size: .9rem; max-width: 48rem; }
-figure svg { display: block; height: auto; min-width: 36rem; width: 100%%; }
-figure svg text { font-family: inherit !important; }
-pre { background: color-mix(in srgb, var(--line) 35%%, transparent); overflow-x: auto; padding: .6rem; font-size: .8rem;
-  white-space: pre-wrap; }
-pre span { display: inline-block; overflow-wrap: anywhere; }
-.mistakes { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); margin: .8rem 0; }
-.mistakes div { font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere; }
-.mistakes img { display: block; image-rendering: pixelated; margin-bottom: .3rem; width: 100%%; }
-"""
 
 
 def make(
@@ -69,26 +37,24 @@ def make(
       classes: a file of their names, one a line; '' for the names that the runs know.
 
     Raises:
-      UserError: there is no such file, it names more or fewer classes, or a run can't be read.
+      UserError: there is no such file, it names more or fewer classes or those of several datasets, or a run can't be
+        read.
     """
-    from hsakd_jax import figures
+    from hsakd_jax.errors import UserError
 
     pictures: dict[str, Callable[[], bytes]] = {}
-    datasets = list(dict.fromkeys(run.dataset for run in runs))
-    several = len(datasets) > 1
-    parts = [_Part([r for r in runs if r.dataset == name], pictures, several, classes) for name in datasets]
+    datasets: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:  # folders of images have one name, whatever they hold
+        datasets.setdefault((run.dataset, run.settings["classes"]), []).append(run)
+    if classes and len(datasets) > 1:
+        names = ", ".join(dict.fromkeys(name for name, _ in datasets))
+        raise UserError(f"--classes names those of one dataset, and the runs have several ({names}): choose among them")
+    parts = [_Part(members, pictures, len(datasets) > 1, classes) for members in datasets.values()]
     body = [line for part in parts for line in part.lines(data_dir)]
     if unfinished:
-        body.append(_p(f"Not finished, and not shown: {', '.join(map(str, unfinished))}.", "soft"))
-    light, dark = (" ".join(f"--{key}: {both[i]};" for key, both in figures.COLOURS.items()) for i in (0, 1))
-    title = _e(f"hsakd_jax: {', '.join(datasets)}")
-    head = (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{CSS % (light, dark)}</style>\n</head>\n<body>\n"
-    )
-    page = head + "\n".join(body) + "\n</body>\n</html>\n"
-    return page.encode("ascii", "xmlcharrefreplace").decode(), pictures  # whatever the locale writes
+        body.append(paragraph(f"Not finished, and not shown: {', '.join(map(str, unfinished))}.", "soft"))
+    title = f"hsakd_jax: {', '.join(dict.fromkeys(name for name, _ in datasets))}"
+    return document(title, body), pictures
 
 
 class _Part:
@@ -98,12 +64,16 @@ class _Part:
         from hsakd_jax.files import read_names
         from hsakd_jax.rundir import RunDirectory
 
-        self.dataset, self.pictures = runs[0].dataset, pictures
-        self.prefix = f"{''.join(c if c.isalnum() else '_' for c in self.dataset)}-" if several else ""
-        self.runs = runs
-        self.configs = {run.path: RunDirectory(run.path).config() for run in runs}
-        self.records = {run.path: _records(run.path) for run in runs}
-        self.groups = group(runs)
+        self.dataset = runs[0].dataset
+        prefix = f"{''.join(c if c.isalnum() else '_' for c in self.dataset)}-" if several else ""
+        self.album = Album(pictures, prefix)
+        self.groups, self.repeated = group(runs)
+        self.runs = [run for run in runs if run not in self.repeated]
+        self.configs = {run.path: RunDirectory(run.path).config() for run in self.runs}
+        self.records = {run.path: _records(run.path) for run in self.runs}
+        # One that ends early would end the mean of all seeds.
+        self.cut = [run.path for run in self.runs if _ends_early(run, self.records[run.path])]
+        self.records |= {path: [] for path in self.cut}
         self.subject = subject_of(self.groups)
         config = self.configs[self.subject.runs[0].path]
         self.names = list(map(str, config["classes"]))
@@ -113,7 +83,7 @@ class _Part:
     def lines(self, data_dir: str | None) -> list[str]:
         """The lines of its HTML."""
         return [
-            f"<h1>{_e(self._headline()).replace('top-1', '<span>top-1</span>')}</h1>",
+            f"<h1>{escape(self._headline()).replace('top-1', '<span>top-1</span>')}</h1>",
             *self._setting(),
             *self._results(),
             *self._predictions(data_dir),
@@ -144,36 +114,48 @@ class _Part:
         given = self.configs[run.path].get("teacher") or {}
         where = beside(run.path, given["workdir"]).resolve() if given else None
         there = next((other.results for other in self.runs if other.path.resolve() == where), None)
-        return _top1((there or run.results.get("teacher") or {}).get("last") or {})
+        told = (there or {}).get(given.get("checkpoint", "last"))
+        told = told or (run.results.get("teacher") or {}).get("last") or {}
+        return told.get(f"peer{given.get('peer', 1)}/top1", _top1(told))
 
     def _setting(self) -> list[str]:
-        config = self.configs[self.runs[0].path]
-        shape = "x".join(map(str, config["network"]["image_shape"]))
+        networks = [self.configs[run.path]["network"] for run in self.runs]
+        shapes = dict.fromkeys("x".join(map(str, network["image_shape"])) for network in networks)
         trained = sorted({r.results["train_images"] for r in self.runs if "train_images" in r.results})
         words = f"{len(self.runs)} {'run' if len(self.runs) == 1 else 'runs'} on {self.dataset}: "
         words += f"{' or '.join(f'{n:,}' for n in trained)} training images, " if trained else ""
         images = self.subject.runs[0].results.get("test_images")
         words += f"{images:,} test images, " if images else ""
-        words += f"{config['network']['num_classes']} classes, images of {shape}. "
+        words += f"{networks[0]['num_classes']} classes, images of {' or '.join(shapes)}. "
         done: dict[str, list[str]] = {}
         for g in self.groups:
             titles = done.setdefault(words_of(g.runs[0].recipe), [])
             titles += [title for title in [title_of(g.runs[0].recipe)] if title not in titles]
-        said = [f"<b>{_e(', '.join(titles))}</b> {what}" for what, titles in done.items() if what]
+        said = [f"<b>{escape(', '.join(titles))}</b> {what}" for what, titles in done.items() if what]
         chosen = {str(r.results["best"].get("chosen_by", "?")) for r in self.runs}
         notes = "Top-1: share of the test images that are named right, in %, after the last epoch and after the best "
-        notes += f"one, chosen by {' or '.join(sorted(chosen))}. Sizes are those of what is deployed."
+        notes += f"one, chosen by {' or '.join(sorted(chosen))}. Sizes are those of what is deployed"
+        notes += ", of several networks the first one's." if any(network.get("peers") for network in networks) else "."
         if any(len(g.runs) > 1 for g in self.groups):
-            notes += " Of several seeds: mean (standard deviation); a gain compares within each."
+            notes += " Of several seeds: mean (standard deviation)"
+            pairs = [pair for g in self.groups for pair in g.pairs]
+            within = all(run.seeds[0] == alone.seeds[0] for run, alone in pairs)
+            notes += "; a gain compares within each." if pairs and within else "."
         elif chance := _chance(self.subject) if len(self.groups) > 1 else 0:
             notes += f" Differences below {chance:.1f} points may be chance: one seed, {images:,} test images."
-        return [f"<p>{_e(words)}{'; '.join(said)}.</p>", self._table(), _p(notes, "soft")]
+        lines = [f"<p>{escape(words)}{'; '.join(said)}.</p>", self._table(), paragraph(notes, "soft")]
+        for paths, why in (
+            ([run.path for run in self.repeated], "Left out, since another run has the same seed and settings"),
+            (self.cut, "Not shown over time, since metrics.jsonl ends before the run did"),
+        ):
+            lines += [paragraph(f"{why}: {', '.join(map(str, paths))}.", "soft")] if paths else []
+        return lines
 
     def _table(self) -> str:
         rows = []
         for g in self.groups:
             run, train = g.runs[0], self.configs[g.runs[0].path]["train"]
-            label, top1 = _e(g.label), _mean(g.accuracies("last"))
+            label, top1 = escape(g.label), _mean(g.accuracies("last"))
             if g is self.subject:
                 label, top1 = f"<b>{label}</b>", f"<b>{top1}</b>"
             rows.append(
@@ -182,10 +164,10 @@ class _Part:
                     top1,
                     _mean(g.accuracies("best")),
                     _mean(g.gains, "+") if g.gains and not is_alone(g) else "",
-                    _e(run.results.get("arch") or run.student),
-                    _e(run.teacher),
-                    _e(", ".join(str(r.seeds[0]) for r in g.runs)),
-                    _e(train.get("epochs", "")),
+                    escape(run.results.get("arch") or run.student),
+                    escape(run.teacher),
+                    escape(", ".join(str(r.seeds[0]) for r in g.runs)),
+                    escape(train.get("epochs", "")),
                     _count(run, "parameters"),
                     _count(run, "multiply_adds"),
                 ]
@@ -214,12 +196,13 @@ class _Part:
         for (where, versions), paths in kinds.items():
             more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
             whose = f" ({', '.join(paths[:3])}{more})" if len(kinds) > 1 else ""
-            lines += [_p(f"{where}, with {versions or 'unknown versions'}{whose}.", "soft")]
+            lines += [paragraph(f"{where}, with {versions or 'unknown versions'}{whose}.", "soft")]
         lines.append("<details><summary>Commands that repeat each run</summary>")
         for run in self.runs:
             again = repeat(run, self.configs[run.path])
-            lines.append(_p(f"{run.path}{'' if again else ': not known, since configs/ is not there'}", "soft"))
-            spans = "".join(f"<span>{_e(shlex.quote(word))} </span>" for word in shlex.split(again))
+            why = "" if again else ": not known, since its recipe or its config file is not there any more"
+            lines.append(paragraph(f"{run.path}{why}", "soft"))
+            spans = "".join(f"<span>{escape(shlex.quote(word))} </span>" for word in shlex.split(again))
             lines += [f"<pre>{spans}</pre>"] if again else []
         return [*lines, "</details>"]
 
@@ -245,11 +228,11 @@ class _Part:
         caption = "Dot: last epoch. Ring: best epoch. In brackets: points gained over the student alone."
         if any(len(g.runs) > 1 for g in self.groups):
             caption += " Whisker: one standard deviation over seeds."
-        return self._figure(
+        return self.album.figure(
             "results",
             "Teacher, student alone, students",
             caption,
-            lambda: figures.dots(rows, "top-1 on test images, %"),
+            figures.dots(rows, "top-1 on test images, %"),
         )
 
     def _accuracy(self) -> list[str]:
@@ -264,15 +247,15 @@ class _Part:
                 rings = [_best(entries) for entries in tests if entries]
                 lines.append(curve._replace(rings=[(e["epoch"], _top1(e)) for e in rings]))
         if not lines:
-            return [_p("Accuracy over time is not shown: no metrics.jsonl holds an evaluation.", "soft")]
+            return [paragraph("Accuracy over time is not shown: no metrics.jsonl holds an evaluation.", "soft")]
         band = " Band: one standard deviation over seeds." if any(len(c.spread) for c in lines) else ""
         each = " of each seed" if band else ""
         caption = f"Dot: last epoch. Ring: best epoch{each}.{band}"
-        return self._figure(
+        return self.album.figure(
             "accuracy",
             "Accuracy over time",
             caption,
-            lambda: figures.curves([("", lines)], "epoch", f"top-1 on {' or '.join(sorted(splits))} images, %"),
+            figures.curves([("", lines)], "epoch", f"top-1 on {' or '.join(sorted(splits))} images, %"),
         )
 
     def _branches(self) -> list[str]:
@@ -291,17 +274,17 @@ class _Part:
             if lines:
                 panels.append(({"joint": "class and rotation (joint)", "class": "class"}[kind], lines))
         if not panels:
-            return [_p("Branches are not shown: no run was trained with any.", "soft")]
+            return [paragraph("Branches are not shown: no run was trained with any.", "soft")]
         caption = (
             "Last epoch, over all four rotations of each test image; branch l sits behind stage l of the network. "
             "Left: the likeliest pair of class and rotation is right. Right: the class is, after the logits of its "
             "four rotations are summed, which is the reference's measure and may lie below."
         )
-        return self._figure(
+        return self.album.figure(
             "branches",
             "What the branches know",
             caption,
-            lambda: figures.curves(panels, "branch", "right, %", columns=2),
+            figures.curves(panels, "branch", "right, %", columns=2),
         )
 
     def _losses(self) -> list[str]:
@@ -322,13 +305,13 @@ class _Part:
             if lines:
                 panels.append((g.label, lines))
         if not panels:
-            return [_p("Losses are not shown: no metrics.jsonl holds a line of training.", "soft")]
+            return [paragraph("Losses are not shown: no metrics.jsonl holds a line of training.", "soft")]
         known = [f"{name}: {TERMS[name]}" for name in terms if name in TERMS]
         caption = f"{'; '.join(known)}. " if known else ""
         caption += "Means between two lines of the log, each term before its weight; sum: with the weights."
         columns = min(2, len(panels))
-        return self._figure(
-            "losses", "Loss terms", caption, lambda: figures.curves(panels, "epoch", "loss", columns, zero=True)
+        return self.album.figure(
+            "losses", "Loss terms", caption, figures.curves(panels, "epoch", "loss", columns, zero=True)
         )
 
     def _pace(self) -> list[str]:
@@ -353,20 +336,20 @@ class _Part:
         lines = []
         if found:
             found = [curve._replace(label=label) for curve, label in zip(found, labels, strict=True)]
-            lines += self._figure(
+            lines += self.album.figure(
                 "schedule",
                 "Learning rate",
                 "",
-                lambda: figures.curves([("", found)], "epoch", "learning rate", height=2.5, zero=True),
+                figures.curves([("", found)], "epoch", "learning rate", height=2.5, zero=True),
             )
         flow = [_curve(g, [self.records[r.path] for r in g.runs], lambda e: e.get("images_per_s")) for g in self.groups]
         if flow := [curve for curve in flow if curve]:
             log = max(max(curve.y) for curve in flow) > 5 * min(min(curve.y) for curve in flow)
-            lines += self._figure(
+            lines += self.album.figure(
                 "throughput",
                 "Throughput over time",
                 "Between two lines of the log, without evaluation.",
-                lambda: figures.curves([("", flow)], "epoch", "training images/s", 1, 2.5, zero=not log, log=log),
+                figures.curves([("", flow)], "epoch", "training images/s", 1, 2.5, zero=not log, log=log),
             )
         rates = [(g, [r.results["images_per_s"] for r in g.runs if r.results.get("images_per_s")]) for g in self.groups]
         rows = [figures.Row(g.label, g.colour, statistics.mean(r), f"{statistics.mean(r):,.0f}") for g, r in rates if r]
@@ -374,147 +357,49 @@ class _Part:
             devices = " or ".join(sorted({str(r.results.get("device")) for r in self.runs if "device" in r.results}))
             caption = f"Median over the run, without evaluation{f', on {devices}' if devices else ''}. "
             caption += "Runs with branches see each image in four rotations, and students ask their teacher too."
-            lines += self._figure(
-                "speed", "Speed of training", caption, lambda: figures.bars(rows, "training images a second")
+            lines += self.album.figure(
+                "speed", "Speed of training", caption, figures.bars(rows, "training images a second")
             )
         return lines
 
     def _predictions(self, data_dir: str | None) -> list[str]:
-        from hsakd_jax import opinions
+        from hsakd_jax import mistakes, opinions
         from hsakd_jax.errors import UserError
         from hsakd_jax.rundir import beside
 
         run = self.subject.runs[0]  # not the luckiest one
         asked = {"student": opinions.Asked(run.path)}
         given = self.configs[run.path].get("teacher") or {}
-        peers = self.configs[run.path]["network"].get("peers")
-        missing = ["of its networks the first is asked"] if peers else []
+        missing = ["of its networks the first is asked"] if self.configs[run.path]["network"].get("peers") else []
+        alone = next((partner for taught, partner in self.subject.pairs if taught is run), None)
         if given:
             teacher = beside(run.path, given["workdir"])
             asked["teacher"] = opinions.Asked(teacher, given.get("checkpoint", "last"), given.get("peer", 1))
-        elif not is_alone(self.subject):
-            missing.append("it has no teacher")
-        alone = partner_of(run, [r for r in self.runs if r.recipe == "baseline"])
-        if alone and not is_alone(self.subject):
+        if alone:
             asked["alone"] = opinions.Asked(alone.path)
-        elif not is_alone(self.subject):
-            missing.append("there is no run of the student alone with its data, epochs and batch to compare with")
+        if is_student(self.subject) and not is_alone(self.subject):
+            missing += [] if given else ["it has no teacher"]
+            missing += [] if alone else ["there is no run of the student alone with its data, epochs and batch"]
         try:
             said = opinions.ask(asked, MISTAKES, data_dir)
         except UserError as error:
-            return [_p(f"Its answers to the test images are not shown: {error}.", "soft")]
+            return [paragraph(f"Its answers to the test images are not shown: {error}.", "soft")]
         missing += [f"its {key} is not asked ({why})" for key, why in said.silent.items()]
         who = f"{self.subject.label} (seed {run.seeds[0]})" if len(self.subject.runs) > 1 else self.subject.label
-        lines = [f"<h2>What {_e(who)} is wrong about</h2>"]
-        lines += [_p(f"{'; '.join(missing).capitalize()}.", "soft")] if missing else []
-        lines += [_p(_wrong(said))]
-        return [*lines, *self._confusions(said), *self._mistakes(said), *self._classes(said)]
+        lines = [f"<h2>What {escape(who)} is wrong about</h2>"]
+        if missing:
+            first, *others = missing
+            lines.append(paragraph(f"{'; '.join([first[0].upper() + first[1:], *others])}.", "soft"))
+        colours = {key: self._colour(who.run) for key, who in asked.items()}
+        return lines + mistakes.section(said, self.names, self.subject.label, colours, self.album)
 
-    def _confusions(self, said: "Opinions") -> list[str]:
-        import numpy as np
-
-        from hsakd_jax import figures
-
-        def counts(key):
-            table = np.zeros((len(self.names), len(self.names)), int)
-            np.add.at(table, (said.labels, said.answers[key].classes), 1)
-            return table
-
-        tables = {key: counts(key) for key in said.answers}
-        wrong = tables["student"] - np.diag(np.diag(tables["student"]))
-        order = np.argsort(-wrong, axis=None, kind="stable")[:PAIRS]
-        pairs = [(i, j) for i, j in (np.unravel_index(k, wrong.shape) for k in order) if wrong[i, j]]
-        if not pairs:
-            return []
-        keys = [key for key in ("alone", "teacher") if key in tables]
-        rows = [
-            figures.Row(
-                f"{figures.short(self.names[i], 20)} → {figures.short(self.names[j], 20)}",
-                self.subject.colour,
-                int(wrong[i, j]),
-                f"{wrong[i, j]} of {tables['student'][i].sum()}",
-                others=[int(tables[key][i, j]) for key in keys],
-            )
-            for i, j in pairs
-        ]
-        points = [({"alone": "student alone", "teacher": "its teacher"}[key], self._colour(key)) for key in keys]
-        return self._figure(
-            "confusions",
-            "Most confused pairs of classes",
-            "A → B: test images of A that are taken for B, and of how many.",
-            lambda: figures.bars(rows, "test images", points, self.subject.label),
-            "h3",
-        )
-
-    def _classes(self, said: "Opinions") -> list[str]:
-        import numpy as np
-
-        from hsakd_jax import figures
-
-        if "alone" not in said.answers:
-            return []
-        images = np.bincount(said.labels, minlength=len(self.names))
-        right = {
-            key: np.bincount(said.labels[said.answers[key].classes == said.labels], minlength=len(self.names))
-            for key in ("student", "alone")
-        }
-        shown = np.flatnonzero(images)
-        change = 100 * (right["student"] - right["alone"])[shown] / images[shown]
-        order = np.argsort(-change, kind="stable")
-        caption = (
-            f"{(change > 0).sum()} classes are named right more often than by the student alone, {(change < 0).sum()} "
-            f"less often, {(change == 0).sum()} as often."
-        )
-        if len(order) > CLASSES:
-            order = np.concatenate([order[: CLASSES // 2], order[-(CLASSES // 2) :]])
-            caption += f" The {CLASSES // 2} greatest gains and losses are shown."
-        caption += f" One image of a class is {100 / np.median(images[shown]):.1f} points."
-        rows = [
-            figures.Row(self.names[shown[i]], "c1" if change[i] < 0 else "c0", float(change[i]), f"{change[i]:+.1f}")
-            for i in order
-        ]
-        return self._figure(
-            "classes",
-            "Change by class, against the student alone",
-            caption,
-            lambda: figures.bars(rows, "change of the share that is named right, points"),
-            "h3",
-        )
-
-    def _mistakes(self, said: "Opinions") -> list[str]:
-        from hsakd_jax import figures
-
-        if not said.mistakes:
-            return []
-        answers, labels = said.answers, said.labels
-        caption = "Those about which it is most certain, of each wrong answer at most three."
-        cards, pictures = [], []
-        for i, pixels in said.mistakes.items():
-            lines, short = [f"true: {self.names[labels[i]]}"], [f"true: {self.names[labels[i]]}"]
-            for key in ("student", "teacher"):
-                if key in answers:
-                    answer, probability = answers[key].classes[i], answers[key].probabilities[i]
-                    mark = "" if key == "student" else " ✓" if answer == labels[i] else " ✗"
-                    for some, name in ((lines, self.names[answer]), (short, figures.short(self.names[answer], 14))):
-                        some.append(f"{key}: {name} ({100 * probability:.0f}\N{NO-BREAK SPACE}%){mark}")
-            image = f'<img src="{_data_uri(pixels)}" alt="{_e("test image of " + self.names[labels[i]])}">'
-            cards.append(f"<div>{image}{'<br>'.join(map(_e, lines))}</div>")
-            pictures.append(figures.Picture(pixels, short))
-        self.pictures[f"{self.prefix}mistakes"] = lambda: figures.png(figures.gallery(pictures))
-        return ["<h3>Mistakes</h3>", _p(caption, "soft"), f'<div class="mistakes">{"".join(cards)}</div>']
-
-    def _colour(self, key: str) -> str:
-        return {"alone": "c1", "teacher": "c6"}[key]
-
-    def _figure(self, name: str, title: str, caption: str, draw: Callable[[], Any], level: str = "h2") -> list[str]:
-        from hsakd_jax import figures
-
-        name = self.prefix + name
-        drawn = draw()
-        self.pictures[name] = lambda: figures.png(drawn)
-        words = f"<figcaption>{_e(caption)}</figcaption>" if caption else ""
-        picture = figures.svg(drawn, name, _e(title))
-        return [f"<{level}>{_e(title)}</{level}>", f'<figure>{words}<div class="wide">{picture}</div></figure>']
+    def _colour(self, path: Path) -> str:
+        """That of the group which holds a run; of a run that is not shown, one that no group has."""
+        for one in self.groups:
+            if path.resolve() in [run.path.resolve() for run in one.runs]:
+                return one.colour
+        taken = {one.colour for one in self.groups}
+        return next((colour for colour in ("c6", "c7", "c4") if colour not in taken), "ink")
 
 
 def _records(path: Path) -> list[dict[str, Any]]:
@@ -526,6 +411,10 @@ def _records(path: Path) -> list[dict[str, Any]]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}/metrics.jsonl can't be read ({error}): leave the run out") from error
     return [e for e in entries if isinstance(e, dict) and {"step", "epoch"} <= e.keys()]
+
+
+def _ends_early(run: "Run", records: list[dict[str, Any]]) -> bool:
+    return bool(records) and records[-1]["epoch"] < run.results["last"].get("epoch", 0)
 
 
 def _curve(one: Group, logs: list[list[dict[str, Any]]], read: Callable[[dict], float | None]) -> Any:
@@ -558,20 +447,6 @@ def _count(run: "Run", key: str) -> str:
     return "" if found is None else f"{found:,}"
 
 
-def _wrong(said: "Opinions") -> str:
-    """How many test images it is wrong about, in a sentence."""
-    wrong = said.answers["student"].classes != said.labels
-    if not wrong.any():
-        return "It is right about every test image."
-    line = f"It is wrong about {wrong.sum():,} of {len(wrong):,} test images"
-    for key, who in (("alone", "the student alone is right about"), ("teacher", "its teacher about")):
-        if key in said.answers:
-            known = int((said.answers[key].classes[wrong] == said.labels[wrong]).sum())
-            who = who if key == "alone" or "alone" in said.answers else "its teacher is right about"
-            line += f"; {who} {known:,} of these"
-    return f"{line}."
-
-
 def _chance(one: Group) -> float:
     """Points by which two equally good networks differ on one of 20 test sets; 0 where seeds show it better."""
     images, share = one.runs[0].results.get("test_images"), statistics.mean(one.accuracies("last")) / 100
@@ -583,19 +458,3 @@ def _chance(one: Group) -> float:
 def _mean(values: Sequence[float], sign: str = "") -> str:
     deviation = f" <small>({statistics.stdev(values):.2f})</small>" if len(values) > 1 else ""
     return f"{statistics.mean(values):{sign}.2f}{deviation}"
-
-
-def _data_uri(pixels: Any) -> str:
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(pixels if pixels.shape[-1] > 1 else pixels[..., 0]).save(file, "png")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _e(text: Any) -> str:
-    return html.escape(str(text))
-
-
-def _p(text: str, kind: str = "") -> str:
-    return f"<p{f' class={kind}' if kind else ''}>{_e(text)}</p>"

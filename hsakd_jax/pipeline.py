@@ -214,6 +214,8 @@ def resolve(config: dict[str, Any], name: str, splits: data.Splits) -> dict[str,
             f"{source['name']} has images of many sizes: give --config.data.crop=resized with "
             "--config.data.image_size=PIXELS and --config.data.resize=PIXELS"
         )
+    if source["dir"] and "://" not in source["dir"]:  # others look from other folders
+        source = {**source, "dir": str(Path(source["dir"]).expanduser().absolute())}
     together = [peer or section["arch"] for peer in config["peers"]] if kind.objective == "mutual" else []
     training = {k: v for k, v in section.items() if k not in NETWORK_KEYS}
     return {

@@ -29,15 +29,19 @@ def main(folders: list[str]) -> None:
     """Writes the report."""
     from hsakd_jax import collected, page
     from hsakd_jax.errors import UserError
-    from hsakd_jax.files import write_text
+    from hsakd_jax.files import write_files
 
     output, pngs = Path(_OUTPUT.value).expanduser(), Path(_PNG.value).expanduser() if _PNG.value else None
-    if output.suffix not in (".html", ".htm") or output.is_dir():
+    if output.suffix not in (".html", ".htm") or os.path.isdir(output):
         raise UserError(f"--output={output}: name a file that ends in .html")
-    if not output.parent.is_dir():
+    if not os.path.isdir(output.parent):  # Path's raises where a folder is closed
         raise UserError(f"{output.parent} is no folder: make it, or choose another --output")
-    if pngs and pngs.exists() and not pngs.is_dir():
+    if pngs and os.path.exists(pngs) and not os.path.isdir(pngs):
         raise UserError(f"--png={pngs} is a file: name a folder")
+    for folder in filter(None, (output.parent, pngs)):  # now, and not after long work
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise UserError(f"can't write to {there}: choose another folder")
     runs, unfinished = collected.find(folders)
     if not runs:
         waiting = f"{', '.join(map(str, unfinished))} is not finished: let it go on"
@@ -49,21 +53,15 @@ def main(folders: list[str]) -> None:
     except ImportError as error:
         raise UserError("a report needs matplotlib: pip install 'hsakd_jax[report]'") from error
     content, pictures = page.make(runs, unfinished, _DATA_DIR.value, _CLASSES.value)
+    files = {output: content.encode()}
+    if pngs:
+        files |= {pngs / f"{name}.png": draw() for name, draw in pictures.items()}
     try:
-        if pngs:
-            pngs.mkdir(parents=True, exist_ok=True)
-            for name, draw in pictures.items():
-                draft = pngs / f".{name}.{os.getpid()}.draft"
-                try:
-                    draft.write_bytes(draw())
-                    draft.replace(pngs / f"{name}.png")
-                finally:
-                    draft.unlink(missing_ok=True)
-        write_text(output, content)
+        for path in files:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_files(files)
     except OSError as error:
-        raise UserError(
-            f"can't write {' or '.join(map(str, filter(None, (output, pngs))))}: {error.strerror}"
-        ) from error
+        raise UserError(f"can't write {error.filename or output}: {error.strerror}") from error
     amount = f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {len(pictures)} figures"
     print(f"{output}: {amount}" + (f", also in {pngs}" if pngs else ""))
 

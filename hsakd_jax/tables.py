@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hsakd_jax.collected import UNKNOWN, Run, same
+from hsakd_jax.collected import UNKNOWN, Run, by_settings, same
 from hsakd_jax.published import TABLES, Column, Number
 from hsakd_jax.recipes import RECIPES, parents
 
@@ -228,15 +228,8 @@ def _ordered(rows: list[str], extras: Iterable[str]) -> list[str]:
 
 def _entries(row: str, column: Column, runs: Sequence[Run], number: Number | None) -> tuple[list[Entry], list[Run]]:
     """Entries by setting, the paper's first, then by their number of runs; and runs whose seed is there already."""
-    groups: dict[str, list[Run]] = {}
-    repeated = []
-    for run in runs:
-        group = groups.setdefault(repr(sorted(run.settings.items())), [])
-        if any(run.seeds == other.seeds for other in group):
-            repeated.append(run)
-        else:
-            group.append(run)
-    ordered = sorted(groups.values(), key=lambda group: (group[0].departures != {}, -len(group)))
+    groups, repeated = by_settings(runs)
+    ordered = sorted(groups, key=lambda group: (group[0].departures != {}, -len(group)))
     first = ordered[0][0].settings
     entries = []
     for group in ordered:

@@ -1,7 +1,8 @@
 """Where a run's records go besides metrics.jsonl: TensorBoard, Weights & Biases, trackio; nowhere by default.
 
 A tracker gets every record so far when it is opened, so what a kill left unsent is not missing, and a run that was
-continued is one curve.
+continued is one curve. A trackio elsewhere, which can't be asked what it has, gets what comes after them: it lacks what
+a kill left unsent, and has twice what is trained twice.
 """
 
 import contextlib

@@ -21,11 +21,13 @@ from PIL import Image
 
 pytest.importorskip("matplotlib")
 
-from hsakd_jax import collected, create, data, figures, groups, opinions, pipeline, restore
+from hsakd_jax import collected, create, data, facts, figures, groups, mistakes, opinions, pipeline, restore
 from hsakd_jax import page as room
 from hsakd_jax.augment import normalise
 from hsakd_jax.checkpoint import Checkpoints
 from hsakd_jax.errors import UserError
+from hsakd_jax.markup import Album, document
+from hsakd_jax.nets.network import Network, Peers
 from hsakd_jax.variables import start
 
 CLASSES = [str(i) for i in range(10)]
@@ -173,7 +175,8 @@ def test_runs_of_several_settings_and_datasets(tmp_path):
     with (tmp_path / "c" / "metrics.jsonl").open("a") as file:
         file.write('7\n{"step": 25}\n{"step": 30, "ep')  # cut off by a kill
     runs, _ = collected.find([tmp_path])
-    made = groups.group(runs[:3])
+    made, repeated = groups.group(runs[:3])
+    assert not repeated
     assert [g.label for g in made] == ["KD (a)", "KD (b)", "KD (resnet8)"]
     assert len({g.colour for g in made}) == 3
     make(tmp_path / "e" / "alone", "baseline", 70.0)
@@ -200,7 +203,9 @@ def test_names_are_untrusted(tmp_path):
         ("student", {"student__lr": 0.1, "student__milestones": (2, 3), "data__mean": (0.25,), "seed": 7}),
         ("student", {"objective__student__kl_aux__branches": (1, 3), "teacher__checkpoint": "best", "eval_every": 3}),
         ("teacher_frozen", {"frozen__epochs": 5, "batch_norm_groups": 4, "student__epochs": 3}),
+        ("teacher_frozen", {"frozen__dtype": "bfloat16"}),
         ("mutual", {"peers": ("", "resnet8"), "student__dtype": "bfloat16"}),
+        ("mutual", {"peers": ("", "", "")}),
         ("kd_25", {"data__fraction": 0.5, "teacher__inference_dtype": "bfloat16", "student__nesterov": False}),
         ("sskd", {"student__schedule": "multi_step", "data__dir": "/my data"}),
     ],
@@ -232,7 +237,130 @@ def test_the_command_repeats_the_run(recipe, options, tmp_path):
 def test_no_configs_no_command(tmp_path, monkeypatch):
     make(tmp_path / "run", "kd", 80.0)
     monkeypatch.setattr(groups, "CONFIGS", tmp_path / "none")
-    assert "not known, since configs/ is not there" in page_of(tmp_path)[0]
+    assert "not known, since its recipe or its config file is not there any more" in page_of(tmp_path)[0]
+
+
+def test_the_same_run_twice_is_no_second_seed(tmp_path):
+    make(tmp_path / "kd", "kd", 80.0)
+    make(tmp_path / "kd-again", "kd", 80.5)
+    make(tmp_path / "kd1", "kd", 82.0, seed=1)
+    said = text(page_of(tmp_path)[0])
+    assert "KD: resnet8_quarter reaches 81.00 % top-1 on digits (mean of 2 seeds)" in said
+    assert f"Left out, since another run has the same seed and settings: {tmp_path}/kd-again." in said
+    assert "a gain compares within" not in said  # there is none
+
+
+def test_folders_of_other_classes_are_other_datasets(tmp_path):
+    """All have the name 'image_folder', whatever they hold."""
+    make(tmp_path / "cats", "kd", 80.0, data__name="image_folder", data__dir="/cats")
+    make(tmp_path / "cars", "baseline", 50.0, classes=list("abcdefghij"), data__name="image_folder")
+    page, pictures = page_of(tmp_path)
+    assert page.count("<h1>") == 2
+    assert "than alone" not in page
+    assert {"image_folder-speed", "image_folder-speed-2"} <= set(pictures)
+    (tmp_path / "names.txt").write_text("\n".join(CLASSES))
+    with pytest.raises(UserError, match=r"runs have several \(image_folder\): choose among them"):
+        room.make(collected.find([tmp_path])[0], classes=str(tmp_path / "names.txt"))
+
+
+def test_the_student_alone_that_was_trained_most_like_it(tmp_path):
+    make(tmp_path / "a", "baseline", 70.0, student__lr=0.1)
+    make(tmp_path / "elsewhere" / "b", "baseline", 75.0)
+    make(tmp_path / "kd", "kd", 80.0)
+    made, _ = groups.group(collected.find([tmp_path])[0])
+    (kd,) = (one for one in made if one.label == "KD")
+    assert kd.gains == [5.0]
+    make(tmp_path / "kd1", "kd", 80.0, seed=1)
+    said = text(page_of(tmp_path)[0])
+    assert "+5.00 (0.00)" in said
+    assert "a gain compares within each" not in said
+
+
+def test_a_log_that_was_cut_does_not_cut_the_others(tmp_path):
+    for seed in (0, 1):
+        make(tmp_path / str(seed), "kd", 80.0, seed)
+    log = tmp_path / "1" / "metrics.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:3]) + "x\n" + log.read_text())
+    page, _ = page_of(tmp_path)
+    assert f"Not shown over time, since metrics.jsonl ends before the run did: {tmp_path}/1." in text(page)
+    part = room._Part(collected.find([tmp_path])[0], {}, False, "")
+    (one,) = part.groups
+    curve = room._curve(one, [part.records[run.path] for run in one.runs], lambda e: e.get("loss"))
+    assert curve.x == [1.0, 2.0, 3.0, 4.0]
+    assert not curve.spread
+
+
+def test_the_teacher_is_the_network_that_taught(tmp_path):
+    make(tmp_path / "teacher_online", "teacher_online", 90.0)
+    results = json.loads((tmp_path / "teacher_online" / "results.json").read_text())
+    for when, top1 in (("last", 90.0), ("best", 92.0)):
+        results[when] = {**results[when], "peer1/top1": top1, "peer2/top1": top1 + 1}
+        del results[when]["top1"]
+    (tmp_path / "teacher_online" / "results.json").write_text(json.dumps(results))
+    make(tmp_path / "student", "student_online", 85.0, teacher__checkpoint="best", teacher__peer=2)
+    said = text(page_of(tmp_path)[0])
+    assert "8.00 below its teacher" in said
+    assert "Sizes are those of what is deployed, of several networks the first one's." in said
+
+
+def test_of_several_networks_one_is_deployed():
+    network = create("resnet8", 10)
+    several = Peers((functools.partial(Network, network.architecture, 10),) * 3)
+    one, three = facts.sizes(network, (32, 32, 3)), facts.sizes(several, (32, 32, 3))
+    for key in ("parameters", "multiply_adds"):
+        assert three[key] == {"with_branches": 3 * one[key]["with_branches"], "backbone": one[key]["backbone"]}
+
+
+def test_a_teacher_has_no_teacher_to_miss(tmp_path, digits):
+    make(tmp_path / "teacher", "teacher", 94.0, trained=True)
+    said = text(page_of(tmp_path)[0])
+    assert "is wrong about" in said
+    assert "no teacher" not in said
+    assert "student alone with" not in said
+
+
+def test_colours_are_the_same_in_every_figure(tmp_path):
+    for recipe in ("backbone", "teacher", "baseline", "kd", "student"):
+        make(tmp_path / recipe, recipe, 80.0)
+    part = room._Part(collected.find([tmp_path])[0], {}, False, "")
+    colours = {one.runs[0].recipe: one.colour for one in part.groups}
+    assert len(set(colours.values())) == 5
+    for recipe, colour in colours.items():
+        assert part._colour(tmp_path / recipe) == colour
+    assert part._colour(tmp_path / "another") not in colours.values()
+
+
+def test_losses_below_zero_are_seen():
+    curve = figures.Curve("vid", "c2", [1, 2, 3], [1.0, -0.5, -2.0])
+    (axes,) = figures.curves([("", [curve])], "epoch", "loss", zero=True).axes
+    low, high = axes.get_ylim()
+    assert low < -2.0 < 1.0 < high
+
+
+def test_names_of_classes_are_untrusted():
+    names = ["</div><b>\"'&", "Żółw 亀", *map(str, range(8))]
+    labels = np.array([0, 0, 1, 1])
+    answers = {
+        key: opinions.Answers(np.array(found), np.full(4, 0.5, np.float32))
+        for key, found in (("student", [1, 0, 0, 0]), ("alone", [0, 0, 0, 0]), ("teacher", [0, 0, 1, 1]))
+    }
+    images = {i: np.zeros((8, 8, 1), np.uint8) for i in (0, 2, 3)}
+    pictures = {}
+    colours = {"student": "c0", "alone": "c1", "teacher": "c6"}
+    lines = mistakes.section(
+        opinions.Opinions(labels, answers, images, {}), names, "KD", colours, Album(pictures, "a-")
+    )
+    page = document("x", lines)
+    check(page)
+    assert page.count("<img ") == 3
+    assert "<b>" not in page
+    said = text(page)
+    assert "wrong about 3 of 4 test images; the student alone is right about 1 of these; its teacher about 3" in said
+    assert f"true: {names[0]} student: {names[1]} (50 %) teacher: {names[0]}" in said
+    assert "0 classes are named right more often than by the student alone, 1 less often, 1 as often." in said
+    assert set(pictures) == {"a-confusions", "a-mistakes", "a-classes"}
+    for draw in pictures.values():
+        assert draw().startswith(b"\x89PNG")
 
 
 @pytest.fixture(scope="module")
@@ -302,6 +430,18 @@ def test_data_that_is_gone(digits, tmp_path):
     with pytest.raises(UserError, match="its data digits is not in /nowhere: give --data_dir=DIR"):
         opinions.ask({"student": opinions.Asked(tmp_path / "run")}, 5)
     assert "are not shown: its data digits is not in /nowhere" in text(page_of(tmp_path)[0])
+    (tmp_path / "data" / "digits").mkdir(parents=True)
+    (tmp_path / "data" / "digits" / ".lock").touch()  # of a preparation that was killed
+    with pytest.raises(UserError, match="its data digits is not in"):
+        opinions.ask({"student": opinions.Asked(tmp_path / "run")}, 5, str(tmp_path / "data"))
+    assert len(list((tmp_path / "data").rglob("*"))) == 2
+    teacher = make(tmp_path / "Teacher" / "T", "teacher", 10.0)
+    make(tmp_path / "kd", "kd", 20.0, trained=True, teacher__workdir=str(teacher))
+    said = text(page_of(tmp_path / "kd")[0])
+    assert (
+        f"There is no run of the student alone with its data, epochs and batch; its teacher is not asked ({teacher} has"
+        in said
+    )
     make(tmp_path / "other", "baseline", 10.0, trained=True, classes=list("abcdefghij"))
     with pytest.raises(UserError, match="has other classes than the run"):
         opinions.ask({"student": opinions.Asked(tmp_path / "other")}, 5)
@@ -337,6 +477,8 @@ def test_names_at_the_ends_of_lines_stay_apart():
         assert (np.diff(found) > 0.0999).all()
         assert max(found) <= max(1.0, 0.1 * (len(places) - 1))
     assert figures._spread([0.0, 0.5, 1.0], 0.1) == [0.0, 0.5, 1.0]
+    assert figures.short("abcdefghij", 5) == "ab…ij"
+    assert figures.short("abcde", 5) == "abcde"
 
 
 def test_the_command(digits, run_command, tmp_path):
@@ -360,6 +502,8 @@ BAD = {
     "no folder for it": (["--output={}/none/x.html"], "none is no folder"),
     "a file for a folder": (["--output={}/x.html", "--png={}/file"], "file is a file: name a folder"),
     "no run": (["--output={}/x.html"], "no run there"),
+    "a name that is too long": (["--output={}/" + 300 * "x" + ".html"], "no run there"),
+    "a folder's name that is too long": (["--output={}/" + 300 * "x" + "/x.html"], "is no folder: make it"),
 }
 
 
@@ -373,6 +517,14 @@ def test_bad_input(what, run_command, tmp_path):
     assert done.stderr.count("\n") == 1
     assert words in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_page_that_cannot_be_written_leaves_no_figures(run_command, tmp_path):
+    make(tmp_path / "run", "kd", 80.0)
+    done = run_command("report", tmp_path, "--output=/proc/x.html", f"--png={tmp_path}/png")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: can't write")
+    assert not list(tmp_path.rglob("*.png"))
 
 
 def test_an_unfinished_run_is_named(run_command, tmp_path):

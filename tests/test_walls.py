@@ -77,7 +77,9 @@ ROOMS = {
     "predict": "absl cli errors prediction",
     "summary": "absl cli errors facts nets progress rotations rundir",
     "report": "absl cli collected errors files matplotlib page",
-    "page": "PIL accuracies collected errors figures files groups numpy opinions rundir",
+    "page": "accuracies collected errors figures files groups markup mistakes opinions rundir",
+    "markup": "PIL figures matplotlib",
+    "mistakes": "figures markup numpy opinions",
     "groups": "collected recipes rundir tables",
     "results": "absl cli collected errors formats tables",
     # knows what people look at

@@ -37,14 +37,14 @@ def prepare(
     Raises:
       UserError: the folder is damaged or can't be written, the disk is full, or what the builder raises.
     """
-    folder = data_dir / builder_class.name / (config.name if config else "")
-    path = folder / str(builder_class.VERSION)
-    if _is_prepared(path):
+    path = place(builder_class, data_dir, config)
+    folder = path.parent
+    if is_prepared(path):
         return path
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _lock(folder / ".lock"):
-            if _is_prepared(path):  # by the process that held the lock before
+            if is_prepared(path):  # by the process that held the lock before
                 return path
             if path.exists():
                 raise UserError(f"{path} is no whole dataset: delete this folder and run again")
@@ -65,7 +65,15 @@ def prepare(
     return path
 
 
-def _is_prepared(path: Path) -> bool:
+def place(
+    builder_class: type[tfds.core.GeneratorBasedBuilder], data_dir: Path, config: tfds.core.BuilderConfig | None = None
+) -> Path:
+    """Where `prepare` puts a dataset."""
+    return data_dir / builder_class.name / (config.name if config else "") / str(builder_class.VERSION)
+
+
+def is_prepared(path: Path) -> bool:
+    """Whether a whole dataset lies there."""
     return (path / "dataset_info.json").exists()
 
 
