@@ -67,7 +67,9 @@ def assemble(config: dict[str, Any], path: Path, train: Dataset | Photos, device
     settings, shape, seed = config["train"], config["network"]["image_shape"], config["seed"]
     network = _network(config)
     init_from = str(beside(path, settings["init"])) if settings["init"] else ""
-    variables = start(network, shape, seed, init_from, new_fc=RECIPES[config["recipe"]].init == GIVEN)
+    new_fc = RECIPES[config["recipe"]].init == GIVEN
+    frozen_fc = not is_trainable(settings["trainable"] or True, "head/fc/kernel")
+    variables = start(network, shape, seed, init_from, new_fc, frozen_fc)
     taught_by = RunDirectory(beside(path, config["teacher"]["workdir"])) if config["teacher"] else None
     teacher, teacher_variables = load_teacher(config, taught_by)
     schedule = make_schedule(settings, len(train.labels))

@@ -81,7 +81,7 @@ def _explain(error: Exception) -> str:
         cause = cause.__cause__ or cause.__context__
     if cause is not None:  # ml_collections has the key quoted, and a suggestion behind it, in one string
         key, *near = re.findall(r"^\W*(\w+)|Did you mean \W*(\w+)", str(cause.args[0]).replace("\\n", " "))
-        hint = f"did you mean {near[0][1]!r}?" if near else "the config file has them all"
+        hint = f"did you mean {near[0][1]!r}?" if near else "docs/config.md has them all"
         return f"unknown config key {key[0]!r}: {hint}"
     text = " ".join(str(error).split())
     if wrong := re.fullmatch(r"flag --(\S+?)=(.*): (?:invalid literal for|could not convert string to).*", text):

@@ -3,9 +3,10 @@
     python -m hsakd_jax.main --config=configs/cifar100.py[:recipe[/TEACHER/STUDENT]] --workdir=DIR
         [--config.key=value ...] [--coordinator=HOST:PORT --processes=N --process=I]
 
-recipes: hsakd (the default: teacher, then student, in one workdir), baseline, kd, teacher, student, mutual, crd and
-the other rows that the config file lists; each has a form that ends in seconds, such as hsakd_tiny. TEACHER and STUDENT
-are networks. What a recipe needs, such as its teacher, is trained first, in the same workdir.
+recipes: hsakd (teacher, student alone and student in one workdir; the default of most files), baseline, kd, teacher,
+student, mutual, crd and the other rows that the config file lists; each has a form that ends in seconds, such as
+hsakd_tiny. TEACHER and STUDENT are networks. What a recipe needs, such as its teacher, is trained first, in the same
+workdir.
 
 Several processes: the same command in each. On TPU pods, under Slurm and OpenMPI they find one another; elsewhere the
 three flags say where the first one listens (HOST:PORT), how many there are, and which one this is, from 0.

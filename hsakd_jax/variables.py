@@ -80,7 +80,12 @@ def read_variables(directory: RunDirectory, checkpoint: str) -> dict[str, Any]:
 
 
 def start(
-    network: Network | Peers, image_shape: tuple[int, ...], seed: int, init: str = "", new_fc: bool = False
+    network: Network | Peers,
+    image_shape: tuple[int, ...],
+    seed: int,
+    init: str = "",
+    new_fc: bool = False,
+    frozen_fc: bool = False,
 ) -> dict[str, Any]:
     """Variables to train from.
 
@@ -91,9 +96,11 @@ def start(
       init: a run directory whose last parameters are taken wherever path and shape are the same; '' for none. The
         last layer may differ, since it belongs to a dataset; the rest of the backbone may not.
       new_fc: whether the last layer is a fresh one in any case.
+      frozen_fc: whether the last layer will stay as it starts, so that it may not differ.
 
     Raises:
-      UserError: the images are too small for the network, or `init` is of another network.
+      UserError: the images are too small for the network, or `init` is of another network or, where that matters, of
+        another number of classes.
     """
     # It runs once: on CPU, XLA would spend several times longer on making it fast.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
@@ -111,4 +118,9 @@ def start(
     missing = [p for p in flat if p not in taken and not p[1].startswith("branch") and p[1:3] != ("head", "fc")]
     if missing:
         raise UserError(f"{init} is not a run of this network: {'/'.join(missing[0][1:])} has no match; check arch")
+    if frozen_fc and any(path not in taken for path in flat if path[1:3] == ("head", "fc")):
+        raise UserError(
+            f"{init} was trained on another number of classes, and its last layer stays as it is: take a "
+            "run of the same data"
+        )
     return unflatten_dict(flat | taken)

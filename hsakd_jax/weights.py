@@ -85,6 +85,7 @@ def recognise(tensors: StateDict, name: str, label: str) -> Found:
     """
     if name:
         create(name, 2)  # refuses an unknown name
+        _refuse_unnamed(name)
     shapes = {key: value.shape for key, value in tensors.items()}
     candidates = list(_candidates(shapes, [name] if name else _names(shapes)))
     matches = [found for found in candidates if not _difference(_expected(found), shapes)]
@@ -120,12 +121,21 @@ def to_state_dict(name: str, network: Network, variables: Mapping[str, Any]) -> 
       name: of the network.
       network: with or without branches.
       variables: its {'params', 'batch_stats'}; branches it does not have are left out.
+
+    Raises:
+      UserError: what PyTorch calls its parameters is not known, as of networks that the reference does not have.
     """
+    _refuse_unnamed(name)
     flat: dict[tuple[str, ...], Any] = flatten_dict(variables)
     channels = variables["params"]["stem" if "stem" in variables["params"] else "stage1"]["conv1"]["kernel"].shape[-2]
     found = Found(name, network.num_classes, network.branches, channels, torch_names.HEADS[name][0])
     tensors = {key: _to_torch(np.asarray(flat[path])) for path, (key, _) in _keys(found).items()}
     return tensors | {key: np.array(0) for key in torch_names.num_batches_tracked(tensors)}
+
+
+def _refuse_unnamed(name: str) -> None:
+    if name not in torch_names.HEADS:
+        raise UserError(f"what PyTorch calls the layers of {name} is not known: StableHLO and ONNX hold it too")
 
 
 def _names(shapes: dict[str, tuple[int, ...]]) -> list[str]:
@@ -143,7 +153,7 @@ def _candidates(shapes: dict[str, tuple[int, ...]], names: list[str]) -> Iterato
         first = "stage1" if NETWORKS[name]().stem is None else "stem"
         stem = shapes.get(torch_names.state_dict_key(name, 0, (first, "conv1", "kernel"), branches, ""), ())
         # Only HSAKD has branches, and there is one spelling there.
-        for head in torch_names.HEADS[name][: 1 if branches else None]:
+        for head in torch_names.HEADS.get(name, ())[: 1 if branches else None]:
             last = shapes.get(f"{torch_names.BACKBONE * branches}{head}.weight", ())
             if len(last) == 2 and last[0] > 1 and len(stem) == 4:
                 yield Found(name, last[0], branches, stem[1], head)

@@ -15,8 +15,9 @@ from conftest import ROOT
 from PIL import Image
 
 import hsakd_jax
-from hsakd_jax import assemble, data, facts
+from hsakd_jax import assemble, data, facts, variables
 from hsakd_jax.checkpoint import Checkpoints
+from hsakd_jax.errors import UserError
 from hsakd_jax.recipes import GIVEN, RECIPES
 from hsakd_jax.rundir import RunDirectory
 
@@ -219,6 +220,11 @@ def test_frozen_teacher_starts_from_a_baseline_and_keeps_its_backbone(alone, pip
         "main", f"{CONFIG}:teacher_tiny", f"--workdir={tmp_path / 'x'}", f"--config.teacher.init={pipeline / 'student'}"
     )
     assert_refused(wrong, "is not a run of this network")
+    arch = json.loads((alone / "config.json").read_text())["network"]["arch"]
+    four = hsakd_jax.create(arch, 4)
+    variables.start(four, (8, 8, 1), 0, str(alone))  # a fresh last layer, which learns
+    with pytest.raises(UserError, match="another number of classes, and its last layer stays as it is"):
+        variables.start(four, (8, 8, 1), 0, str(alone), frozen_fc=True)
 
 
 def test_validation_images_choose_the_best_epoch(run_command, tmp_path):
@@ -245,7 +251,7 @@ def assert_refused(done, *words):
 
 BAD = {
     "unknown section": (["--config.studnet.arch=resnet20"], ["unknown config key 'studnet': did you mean 'student'?"]),
-    "unknown key": (["--config.student.eposh=2"], ["unknown config key 'eposh': the config file has them all"]),
+    "unknown key": (["--config.student.eposh=2"], ["unknown config key 'eposh': docs/config.md has them all"]),
     "unknown top key": (["--config.sed=1"], ["unknown config key 'sed': did you mean 'seed'?"]),
     "student of a pipeline": ([f"{CONFIG}:tiny", "--config.student.arch=resnet_20"], ["did you mean 'resnet20'"]),
     "unknown recipe": ([f"{CONFIG}:studnet"], ["unknown recipe 'studnet'", "did you mean 'student'"]),

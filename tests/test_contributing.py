@@ -15,8 +15,10 @@ import test_networks
 import test_objectives
 from test_walls import ROOT, strangers
 
-from hsakd_jax import create, data, datasets, nets, objectives, pipeline, recipes, sampling
+from hsakd_jax import create, data, datasets, nets, objectives, pipeline, recipes, sampling, weights
+from hsakd_jax.errors import UserError
 from hsakd_jax.nets.network import Outputs
+from hsakd_jax.variables import start
 
 TEXT = "".join((ROOT / f"docs/own_{what}.md").read_text() for what in ("network", "objective", "data"))
 # A block begins with a comment: the file, and the dict in it, that the code goes to.
@@ -92,6 +94,14 @@ def test_network(new_file, new_lines):
         test_networks.test_networks_without_golden_figures(name)
         outputs, _ = jax.eval_shape(create(name, 10).init_with_output, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
         assert [f.shape for f in outputs.features] == [(1, 32, 32, 16), (1, 16, 16, 32), (1, 8, 8, 64)]
+    # PyTorch's checkpoints of the others are still told apart.
+    resnet = create("resnet8", 10, branches=False)
+    variables = start(resnet, (32, 32, 3), 0)
+    tensors = weights.to_state_dict("resnet8", resnet, variables)
+    jax.tree.map(np.testing.assert_array_equal, weights.load_torch(tensors), dict(variables))
+    for refused in (lambda: weights.to_state_dict("plain8", resnet, {}), lambda: weights.load_torch(tensors, "plain8")):
+        with pytest.raises(UserError, match="what PyTorch calls the layers of plain8 is not known"):
+            refused()
 
 
 def test_objective(new_functions, new_lines, monkeypatch):

@@ -6,7 +6,8 @@ from hsakd_jax.nets import mobilenet, resnet, shufflenet, vgg, wrn
 
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 BACKBONE, BRANCHES = "backbone.", "auxiliary_classifier."
-# CRD and mdistiller put MobileNetV2's last layer into a Sequential; HSAKD and SSKD do not.
+# Of the networks that PyTorch has as well. CRD and mdistiller put MobileNetV2's last layer into a Sequential; HSAKD and
+# SSKD do not.
 HEADS = {
     **dict.fromkeys(resnet.NETWORKS, ("fc",)),
     **dict.fromkeys(wrn.NETWORKS, ("fc",)),
