@@ -211,12 +211,21 @@ def make(
             "each also with _tiny behind it"
         )
     runs = runs if base == PIPELINE else (base,)
-    started = {"trainable": "", "init": ""}
-    taught = {"workdir": "", "run": "", "checkpoint": "last", "peer": 1, "inference_dtype": ""}
+    started = {
+        "trainable": "",  # what learns, a pattern searched for in the paths of parameters; '' for what the row says
+        "init": "",  # the run whose parameters it starts from; '' for what the row says
+    }
+    taught = {
+        "workdir": "",  # the run that teaches; '' has one trained first
+        "run": "",  # the recipe of that one; '' for what the row says
+        "checkpoint": "last",  # or 'best'
+        "peer": 1,  # which network of a mutual run teaches
+        "inference_dtype": "",  # that it answers in; '' for the one that it was trained in
+    }
     config: dict[str, Any] = {
-        "peers": ("", ""),
-        "batch_norm_groups": 1,
-        "tracking": (),
+        "peers": ("", ""),  # the networks of a mutual run; '' for the section's
+        "batch_norm_groups": 1,  # parts of a batch that have statistics of their own
+        "tracking": (),  # 'tensorboard', 'wandb', 'trackio'
         **top,
         "recipe": base,
         "runs": runs,
