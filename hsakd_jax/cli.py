@@ -27,6 +27,10 @@ def command(main: Callable[..., None], usage: str | None, *required: str, words:
     if {"--help", "-h", "-help"} & set(sys.argv[1:]):
         print((usage or "").strip())
         sys.exit(0)
+    # Python's exception for Ctrl-C would be lost in a callback of JAX's, or crash its threads. What has to be saved
+    # before has `signals.stop_requests`.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax and TFDS tell much that helps nobody here
     sys.excepthook = _without_echoes
     # What a full disk does to the cache of compiled programs costs time, nothing else.
@@ -45,8 +49,6 @@ def command(main: Callable[..., None], usage: str | None, *required: str, words:
         sys.exit(128 + stop.signal)
     except BrokenPipeError:  # the reader has seen enough, such as `| head`
         os._exit(128 + signal.SIGPIPE)
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
 
 
 def _read_flags(required: tuple[str, ...], words: str) -> list[str]:
@@ -84,8 +86,8 @@ def _explain(error: Exception) -> str:
         hint = f"did you mean {near[0][1]!r}?" if near else "docs/config.md has them all"
         return f"unknown config key {key[0]!r}: {hint}"
     text = " ".join(str(error).split())
-    if wrong := re.fullmatch(r"flag --(\S+?)=(.*): (?:invalid literal for|could not convert string to).*", text):
-        return f"--{wrong[1]}={wrong[2]}: give a number"
+    if wrong := re.fullmatch(r"flag --(\S+?)=(.*): (invalid literal for|could not convert string to).*", text):
+        return f"--{wrong[1]}={wrong[2]}: give a {'whole ' if wrong[3].startswith('invalid') else ''}number"
     if attempt := re.search(r"Failed loading config file.*?Attempted \[[^]]*\]: (\S+) (.*)", text):
         return f"the config file {attempt[1]} can't be loaded ({attempt[2]}): name one of configs/"
     return text.rsplit("Error: ", 1)[1] if "Traceback" in text else text

@@ -3,7 +3,8 @@
 import importlib.util
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,24 @@ def _initialize(*given: Any) -> None:
         raise UserError(
             f"the other processes can't be reached ({reason}): check that all run this command, or give --coordinator, "
             "--processes and --process"
+        ) from error
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Where several processes compute, says in a line that one was lost, as far as JAX lets this one live to say it.
+
+    Raises:
+      UserError: a message to or from another process failed.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).splitlines()[0]
+        if jax.process_count() == 1 or not any(word in reason for word in ("Gloo", "NCCL", "coordination", "peer")):
+            raise
+        raise UserError(
+            f"another process of the run ended ({reason[-100:]}): give the same command again in all of them"
         ) from error
 
 

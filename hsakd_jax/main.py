@@ -32,11 +32,12 @@ _PROCESS = flags.DEFINE_integer("process", -1, "which one this is, from 0.")
 def main() -> None:
     """Trains."""
     from hsakd_jax import pipeline
-    from hsakd_jax.devices import connect, is_first_process
+    from hsakd_jax.devices import connect, is_first_process, together
     from hsakd_jax.progress import Console
 
     connect(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-    pipeline.execute(_CONFIG.value.to_dict(), _WORKDIR.value, Console(silent=not is_first_process()))
+    with together():
+        pipeline.execute(_CONFIG.value.to_dict(), _WORKDIR.value, Console(silent=not is_first_process()))
 
 
 if __name__ == "__main__":

@@ -120,7 +120,12 @@ def _classes(said: "Opinions", names: list[str], album: Album) -> list[str]:
         caption += f" The {CLASSES // 2} greatest gains and losses are shown."
     caption += f" One image of a class is {100 / np.median(images[shown]):.1f} points."
     rows = [
-        figures.Row(names[shown[i]], "c1" if change[i] < 0 else "c0", float(change[i]), f"{change[i]:+.1f}")
+        figures.Row(
+            names[shown[i]],
+            "c1" if change[i] < 0 else "c0",
+            float(change[i]),
+            f"{change[i]:+.1f}" if change[i] else "0.0",
+        )
         for i in order
     ]
     return album.figure(

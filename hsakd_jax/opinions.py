@@ -134,6 +134,8 @@ def _load(config: dict[str, Any], data_dir: str | None) -> Any:
     name, where = source["name"], source["dir"] if data_dir is None else data_dir
     root = Path(where or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
     source = {**source, "dir": where}
+    if name == "image_folder" and root.is_dir() and not data.is_there(source):
+        raise UserError(f"the images in {root} are others than before: `python -m hsakd_jax.evaluate` reads them anew")
     if not name or not root.is_dir() or not data.is_there(source):
         hint = ", or prepare it by `python -m hsakd_jax.evaluate`" if name in BUILDERS else ""
         raise UserError(f"its data {name} is not in {root}: give --data_dir=DIR{hint}")

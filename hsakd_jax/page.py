@@ -100,12 +100,18 @@ class _Part:
         line = f"{subject.label}: {run.student} reaches {reached:.2f} % top-1 on {self.dataset}"
         if subject.gains and not is_alone(subject):
             change = statistics.mean(subject.gains)
-            line += f", {abs(change):.2f} points {'more' if change >= 0 else 'less'} than alone"
+            apart = (
+                f"{abs(change):.2f} points {'more' if change > 0 else 'less'} than"
+                if round(change, 2)
+                else "no more than"
+            )
+            line += f", {apart} alone"
             line += " (may be chance)" if abs(change) < _chance(subject) else ""
         taught = [top1 for r in subject.runs if (top1 := self._teachers_top1(r)) is not None]
         if len(taught) == len(subject.runs):
             gap = statistics.mean(taught) - reached
-            line += f", {abs(gap):.2f} {'below' if gap >= 0 else 'above'} its teacher {run.teacher}"
+            apart = f"{abs(gap):.2f} {'below' if gap > 0 else 'above'}" if round(gap, 2) else "level with"
+            line += f", {apart} its teacher {run.teacher}"
         return line + (f" (mean of {len(subject.runs)} seeds)" if len(subject.runs) > 1 else "")
 
     def _teachers_top1(self, run: "Run") -> float | None:
@@ -131,7 +137,9 @@ class _Part:
         for g in self.groups:
             titles = done.setdefault(words_of(g.runs[0].recipe), [])
             titles += [title for title in [title_of(g.runs[0].recipe)] if title not in titles]
-        said = [f"<b>{escape(', '.join(titles))}</b> {what}" for what, titles in done.items() if what]
+        # Titles may hold commas.
+        bold = {what: ", ".join(f"<b>{escape(title)}</b>" for title in titles) for what, titles in done.items()}
+        said = [f"{titles} {what}" for what, titles in bold.items() if what]
         chosen = {str(r.results["best"].get("chosen_by", "?")) for r in self.runs}
         notes = "Top-1: share of the test images that are named right, in %, after the last epoch and after the best "
         notes += f"one, chosen by {' or '.join(sorted(chosen))}. Sizes are those of what is deployed"
@@ -290,14 +298,16 @@ class _Part:
     def _losses(self) -> list[str]:
         from hsakd_jax import figures
 
-        panels, terms = [], []
+        panels, colours = [], {}
         for g in self.groups:
             logs = [[e for e in self.records[run.path] if "loss" in e] for run in g.runs]
             names = list(dict.fromkeys(k for log in logs for e in log for k in e if k not in BOOKKEEPING))
             lines = []
-            terms += [name for name in names if name not in terms]
-            # A term has one colour in all panels, none that stands for a run elsewhere.
-            colours = {name: f"c{'23457'[i % 5]}" for i, name in enumerate(terms)}
+            # A term has one colour in all panels, none that stands for a run elsewhere, and in a panel its own.
+            for name in names:
+                here = [colours[other] for other in names if other in colours]
+                taken = [*colours.values(), *(colour for colour in here for _ in colours)]
+                colours.setdefault(name, min(("c2", "c3", "c4", "c5", "c7"), key=taken.count))
             for name, colour in [("loss", "ink"), *((name, colours[name]) for name in names)]:
                 curve = _curve(g, logs, lambda e, name=name: e.get(name))
                 if curve and not (name == "loss" and len(names) == 1):
@@ -306,7 +316,7 @@ class _Part:
                 panels.append((g.label, lines))
         if not panels:
             return [paragraph("Losses are not shown: no metrics.jsonl holds a line of training.", "soft")]
-        known = [f"{name}: {TERMS[name]}" for name in terms if name in TERMS]
+        known = [f"{name}: {TERMS[name]}" for name in colours if name in TERMS]
         caption = f"{'; '.join(known)}. " if known else ""
         caption += "Means between two lines of the log, each term before its weight; sum: with the weights."
         columns = min(2, len(panels))

@@ -1,5 +1,6 @@
 """From a command's config to its runs, one after the other, and the table that compares them."""
 
+import difflib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,7 +72,8 @@ def recipes_of(config: dict[str, Any]) -> list[str]:
     """
     for name in (*config["runs"], *filter(None, [config["teacher"]["run"]])):
         if name not in RECIPES:
-            raise UserError(f"unknown recipe {name!r}: there are {', '.join(RECIPES)}")
+            near = difflib.get_close_matches(name, RECIPES, 1, 0)[0]
+            raise UserError(f"unknown recipe {name!r}: did you mean {near!r}? There are {', '.join(RECIPES)}")
     given = config["teacher"]["workdir"]
 
     def parents(name):

@@ -30,7 +30,7 @@ def main(words: list[str]) -> None:
     for line in skipped:
         print(f"skipped: {line}", file=sys.stderr)
     if skipped:
-        raise UserError(f"{len(skipped)} of {len(paths)} files were skipped, those named above")
+        raise UserError(f"skipped {len(skipped)} of {len(paths)} files, those named above")
 
 
 if __name__ == "__main__":

@@ -205,9 +205,9 @@ def make(
     name = "hsakd_tiny" if recipe == "tiny" else recipe
     base = name.removesuffix("_tiny")
     if base not in (PIPELINE, *RECIPES):
-        near = difflib.get_close_matches(base, (PIPELINE, *RECIPES), 1, 0)[0]
+        near, tiny = difflib.get_close_matches(base, (PIPELINE, *RECIPES), 1, 0)[0], name[len(base) :]
         raise ValueError(
-            f"unknown recipe {recipe!r}: did you mean {near!r}? There are {PIPELINE}, {', '.join(RECIPES)}, "
+            f"unknown recipe {recipe!r}: did you mean {near + tiny!r}? There are {PIPELINE}, {', '.join(RECIPES)}, "
             "each also with _tiny behind it"
         )
     runs = runs if base == PIPELINE else (base,)

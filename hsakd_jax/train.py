@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import serialization
 
-from hsakd_jax import accuracies, data, evaluation, facts, objectives, tracking
+from hsakd_jax import accuracies, data, evaluation, facts, tracking
 from hsakd_jax.assemble import assemble
 from hsakd_jax.checkpoint import Checkpoints
 from hsakd_jax.devices import Devices, agree, greatest, is_first_process
@@ -67,7 +67,9 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
             devices.replicate(teacher_variables), dataset
         )
         unfinished = "" if taught_by.results() else " (its run is not finished)"
-        console.line(f"{taught_by.path}: teacher on {split}: {accuracies.describe(accuracy)}{unfinished}")
+        several = len(peers(taught_by.config()["network"]))
+        which = f" (network {config['teacher'].get('peer', 1)} of {several})" if several else ""
+        console.line(f"{taught_by.path}: teacher{which} on {split}: {accuracies.describe(accuracy)}{unfinished}")
     # The reference chooses a teacher by its branches; other networks are judged without theirs, which saves the work.
     kind = RECIPES[config["recipe"]]
     if (kind.network, kind.objective) == ("teacher", "teacher"):
@@ -107,7 +109,7 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
                 rates = {"lr": float(jnp.asarray(schedule(done - 1))), "images_per_s": clock.rate(done)}
                 entry = {"step": done, "epoch": done / steps_per_epoch, **entry, **rates}
                 record(entry)
-                console.progress(f"{directory.path}: {_describe(entry, total, settings['epochs'], clock)}")
+                console.progress(f"{directory.path}: {_describe(entry, config, total, clock)}")
             if at_eval:
                 try:
                     accuracy = judge(state.variables, dataset)
@@ -203,12 +205,12 @@ def _check_finite(window: Window) -> None:
         )
 
 
-def _describe(entry, total, epochs, clock) -> str:
-    terms = ", ".join(f"{k} {v:.3f}" for k, v in entry.items() if k in objectives.TERMS)
+def _describe(entry, config, total, clock) -> str:
+    terms = ", ".join(f"{k} {v:.3f}" for k, v in entry.items() if k in config["objective"])
     return (
-        f"epoch {entry['epoch']:.2f}/{epochs}, step {entry['step']}/{total}, loss {entry['loss']:.3f} ({terms}), "
-        f"top-1 {100 * entry['top1']:.1f} %, {entry['images_per_s'] or 0:,.0f} images/s, "
-        f"{clock.left(entry['step'])} left"
+        f"epoch {entry['epoch']:.2f}/{config['train']['epochs']}, step {entry['step']}/{total}, "
+        f"loss {entry['loss']:.3f} ({terms}), top-1 {100 * entry['top1']:.1f} %, "
+        f"{entry['images_per_s'] or 0:,.0f} images/s, {clock.left(entry['step'])} left"
     )
 
 

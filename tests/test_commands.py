@@ -15,9 +15,10 @@ from conftest import ROOT
 from PIL import Image
 
 import hsakd_jax
-from hsakd_jax import assemble, data, facts, variables
+from hsakd_jax import assemble, data, facts, train, variables
 from hsakd_jax.checkpoint import Checkpoints
 from hsakd_jax.errors import UserError
+from hsakd_jax.progress import Clock
 from hsakd_jax.recipes import GIVEN, RECIPES
 from hsakd_jax.rundir import RunDirectory
 
@@ -154,6 +155,20 @@ def test_recipes_with_what_they_need(run_command, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, variables["batch_stats"], probed["batch_stats"])
 
 
+def test_the_log_names_every_term():
+    """Also those of rivals, whose names the loop does not know."""
+    config = {"objective": {"task": {}, "crd": {}}, "train": {"epochs": 4}}
+    entry = {"step": 2, "epoch": 1.0, "crd": 1.0, "task": 2.0, "loss": 3.0, "top1": 0.5, "images_per_s": 10.0}
+    line = train._describe(entry, config, 8, Clock(1, 8))
+    assert "epoch 1.00/4, step 2/8, loss 3.000 (crd 1.000, task 2.000), top-1 50.0 %" in line
+
+
+def test_the_commands_are_named(run_command):
+    done = run_command("__main__")
+    commands = {path.stem for path in (ROOT / "hsakd_jax").glob("*.py") if "command(main, " in path.read_text()}
+    assert set(re.findall(r"python -m hsakd_jax\.(\w+) +\S", done.stdout)) == commands
+
+
 def test_photographs(run_command, tmp_path):
     """ImageNet's recipe on a tree of JPEGs, which is read where it lies."""
     g = np.random.default_rng(0)
@@ -255,6 +270,11 @@ BAD = {
     "unknown top key": (["--config.sed=1"], ["unknown config key 'sed': did you mean 'seed'?"]),
     "student of a pipeline": ([f"{CONFIG}:tiny", "--config.student.arch=resnet_20"], ["did you mean 'resnet20'"]),
     "unknown recipe": ([f"{CONFIG}:studnet"], ["unknown recipe 'studnet'", "did you mean 'student'"]),
+    "unknown tiny recipe": ([f"{CONFIG}:studnet_tiny"], ["did you mean 'student_tiny'"]),
+    "unknown recipe among several": (
+        ["--config.runs=('baseline','kdd')"],
+        ["unknown recipe 'kdd'", "did you mean 'kd'"],
+    ),
     "unknown config": (["--config=configs/cifar1000.py"], ["configs/cifar1000.py"]),
     "wrong type": (["--config.student.epochs=many"], ["epochs"]),
     "unknown flag": (["--confg=x"], ["confg"]),
@@ -308,7 +328,7 @@ BAD = {
     ),
     "learning rate": (["--config.student.lr=nan"], ["student.lr is nan"]),
     "milestones": (["--config.student.milestones=abc"], ["student.milestones is", "give epochs"]),
-    "no number": (["--config.student.epochs=three"], ["--config.student.epochs=three: give a number"]),
+    "no number": (["--config.student.epochs=three"], ["--config.student.epochs=three: give a whole number"]),
     "term of another recipe": (
         ["--config.objective.student.kl_aux.weight=0.5"],
         ["objective.student.kl_aux.weight is changed, but student is not to run", "change objective.baseline"],
@@ -488,7 +508,7 @@ def test_predict(pipeline, run_command, tmp_path):
     assert "skipped: " in partly.stderr
     assert "broken.png can't be read as an image" in partly.stderr
     assert "absent.jpg is no file: check the path" in partly.stderr
-    assert partly.stderr.endswith("error: 2 of 5 files were skipped, those named above\n")
+    assert partly.stderr.endswith("error: skipped 2 of 5 files, those named above\n")
 
 
 def test_summary(pipeline, run_command):

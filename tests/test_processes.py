@@ -132,9 +132,12 @@ def test_one_process_killed_and_all_started_again(uninterrupted, tmp_path, kille
     while processes[1 - killed].poll() is None:  # it can't go on alone, and ends by itself
         assert time.monotonic() < end
         time.sleep(0.1)
-    for process in processes:
-        process.communicate()
-        assert process.returncode
+    told = [process.communicate()[1] for process in processes]
+    assert all(process.returncode for process in processes)
+    if killed:  # without the first one, JAX ends the others itself
+        assert processes[0].returncode == 2
+        assert "error: another process of the run ended (" in told[0]
+        assert "Traceback" not in told[0]
     (shown, _), _ = finish(launch(workdir))
     assert "continuing at step" in shown
     assert_same(workdir, uninterrupted)

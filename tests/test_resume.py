@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -100,6 +101,19 @@ def test_killed_at_random_moments(uninterrupted, tmp_path):
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert_same(workdir, uninterrupted)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.7, 1.4])
+def test_ctrl_c_while_it_starts(seconds, tmp_path):
+    """Before there is anything to save; an exception would be lost in a callback of JAX's, now and then."""
+    process = launch(tmp_path / "run")
+    wait_for(lambda: "jaxlib" in Path(f"/proc/{process.pid}/maps").read_text(), process)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT  # for which a shell says 130
+    assert "Traceback" not in errors
+    assert "Exception" not in errors
 
 
 def test_sigterm_saves_and_the_same_command_continues(uninterrupted, tmp_path):

@@ -59,7 +59,7 @@ ROOMS = {
     "assemble": "augment devices errors flax jax nets.parts numpy objectives optax optim photos recipes rivals "
     "rotations rundir sampling step variables",
     "tracking": "errors rundir tensorboardX trackio wandb",
-    "train": "accuracies assemble checkpoint data devices dispatch errors evaluation facts flax jax objectives "
+    "train": "accuracies assemble checkpoint data devices dispatch errors evaluation facts flax jax "
     "progress recipes rundir sampling signals step tracking variables",
     # knows a command
     "recipes": "ml_collections",
@@ -70,6 +70,7 @@ ROOMS = {
     "signals": "",
     "xla": "",
     "cli": "absl errors xla",
+    "__main__": "",
     "main": "absl cli devices ml_collections pipeline progress",
     "evaluate": "absl cli evaluation recipes rundir",
     "convert": "absl cli conversion errors progress",
