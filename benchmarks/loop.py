@@ -131,7 +131,7 @@ def evaluation_share(student: str, test: sampling.Dataset, rounds: int = 5) -> d
     network, devices = create(student, 100, branches=False), Devices()
     variables = devices.replicate(random_variables(network, (32, 32, 3)))
     normal = recipes.NORMALISATION["cifar100"]
-    evaluate = evaluation.make_evaluate(network, devices, **normal, batch=EVAL_BATCH)
+    evaluate = evaluation.make_evaluate(network, devices, **normal, batch=EVAL_BATCH, size=32)
     forward = jax.jit(lambda v, x: network.apply(v, x).logits)
     sides = {"evaluation": lambda: evaluate(variables, test)}
     for size in (64, 128, 256, 500, 1000, 2000):

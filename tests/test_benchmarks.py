@@ -13,7 +13,7 @@ from conftest import ROOT
 from PIL import Image
 
 from benchmarks import input as photographs
-from benchmarks import scale, step
+from benchmarks import loop, scale, step
 from hsakd_jax.nets import create
 
 
@@ -57,6 +57,13 @@ def test_a_step_on_eight_devices_sends_no_more_than_it_must(groups):
 def test_work_of_a_run_is_the_papers(pair, petaflops):
     """PAPER section 6: of 240 epochs of 50,000 images."""
     assert step.flops(pair) * 50_000 * 240 / 1e15 == pytest.approx(petaflops, rel=0.01)
+
+
+def test_evaluation_beside_a_forward_pass():
+    dataset, _ = step.make_data("resnet56:resnet8", 64)
+    found = loop.evaluation_share("resnet8", dataset, rounds=1)
+    assert found.keys() == {"evaluation", "forward"}
+    assert min(found.values()) > 0
 
 
 @pytest.mark.slow
