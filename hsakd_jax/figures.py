@@ -204,7 +204,8 @@ def curves(
             _draw(axes, curve, dashed=any(curve.colour == other.colour for other in lines[:i]))
         axes.margins(x=0.03)
         if zero and min(min(curve.y) for curve in lines) >= 0:
-            axes.set_ylim(bottom=0)
+            tops = [np.add(curve.y, curve.spread if len(curve.spread) else 0).max() for curve in lines]
+            axes.set_ylim(0, 1.06 * max(tops) or None)
         if log:
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -294,7 +295,7 @@ def _draw(axes: Any, curve: Curve, dashed: bool) -> None:
         axes.fill_between(curve.x, low, high, color=colour, alpha=0.18, lw=0)
     axes.plot(curve.x, curve.y, "--" if dashed else "-", color=colour)
     shown = slice(None) if len(curve.x) < 8 else slice(-1, None)
-    axes.plot(curve.x[shown], curve.y[shown], "o", color=colour, ms=5)
+    axes.plot(curve.x[shown], curve.y[shown], "o", color=colour, ms=5, clip_on=False)
     if curve.rings:
         axes.plot(*zip(*curve.rings, strict=True), "o", mfc="none", mec=colour, ms=10, mew=1.3)
 

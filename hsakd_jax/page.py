@@ -97,7 +97,7 @@ class _Part:
     def _headline(self) -> str:
         subject = self.subject
         run, reached = subject.runs[0], statistics.mean(subject.accuracies("last"))
-        line = f"{subject.label}: {run.student} reaches {reached:.2f} % top-1 on {self.dataset}"
+        line = f"{subject.label}: {run.student} reaches {reached:.2f}\N{NO-BREAK SPACE}% top-1 on {self.dataset}"
         if subject.gains and not is_alone(subject):
             change = statistics.mean(subject.gains)
             apart = (
