@@ -106,7 +106,10 @@ def test_killed_at_random_moments(uninterrupted, tmp_path):
 @pytest.mark.parametrize("seconds", [0.0, 0.7, 1.4])
 def test_ctrl_c_while_it_starts(seconds, tmp_path):
     """Before there is anything to save; an exception would be lost in a callback of JAX's, now and then."""
+    # A job in a shell's background ignores Ctrl-C, and so do all that it starts.
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = launch(tmp_path / "run")
+    signal.signal(signal.SIGINT, old)
     wait_for(lambda: "jaxlib" in Path(f"/proc/{process.pid}/maps").read_text(), process)
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
