@@ -36,7 +36,7 @@ SUBSTITUTIONS = [
     (r"(python -m )?pytest -n 2", "python -m pytest --version"),
     (r"sphinx-build .*", "true"),
     # Tiny forms, of small networks, on images that are there.
-    (r"/resnet56/resnet20", ""),
+    (r"/resnet56/resnet20|(?<=teacher_frozen)/wrn_40_2", ""),
     (r"configs/imagenet\.py", "configs/imagenet.py:student/resnet8_half/resnet8_quarter"),
     (r"=imagenet\n", "=imagenet --config.data.image_size=32 --config.data.resize=36 --config.eval_batch=5"
      " --config.teacher.batch=8 --config.student.batch=8 --config.teacher.epochs=1 --config.student.epochs=1\n"),
