@@ -74,7 +74,7 @@ def together() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())
         if jax.process_count() == 1 or not any(word in reason for word in ("Gloo", "NCCL", "coordination", "peer")):
             raise
         raise UserError(
