@@ -112,8 +112,7 @@ def is_there(source: Mapping[str, Any]) -> bool:
     """
     if source["name"] not in BUILDERS:
         return True
-    builder, root, config = _builder(source["name"], source["dir"], source["image_size"])
-    return is_prepared(place(builder, root, config))
+    return is_prepared(place(*_builder(source["name"], source["dir"], source["image_size"])))
 
 
 def _open(name: str, data_dir: str, image_size: int) -> tuple[tuple[str, ...], Callable[[str], "Encoded | Photos"]]:

@@ -134,9 +134,10 @@ def _load(config: dict[str, Any], data_dir: str | None) -> Any:
     name, where = source["name"], source["dir"] if data_dir is None else data_dir
     root = Path(where or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
     source = {**source, "dir": where}
-    if name == "image_folder" and root.is_dir() and not data.is_there(source):
+    there = bool(name) and root.is_dir() and data.is_there(source)
+    if name == "image_folder" and root.is_dir() and not there:
         raise UserError(f"the images in {root} are others than before: `python -m hsakd_jax.evaluate` reads them anew")
-    if not name or not root.is_dir() or not data.is_there(source):
+    if not there:
         hint = ", or prepare it by `python -m hsakd_jax.evaluate`" if name in BUILDERS else ""
         raise UserError(f"its data {name} is not in {root}: give --data_dir=DIR{hint}")
     splits = data.load_source(source, splits=("test",))

@@ -15,14 +15,6 @@ if TYPE_CHECKING:
     from hsakd_jax.collected import Run
 
 MISTAKES = 24  # that are shown
-BOOKKEEPING = {"step", "epoch", "loss", "grad_norm", "top1", "lr", "images_per_s"}
-TERMS = {
-    "task": "cross-entropy with the labels",
-    "joint": "cross-entropy of the branches with the class and the rotation",
-    "kl": "distance from the teacher's classes",
-    "kl_aux": "distance of the branches from the teacher's branches",
-    "kl_final": "distance from the teacher's classes, in all rotations",
-}
 
 
 def make(
@@ -82,15 +74,17 @@ class _Part:
 
     def lines(self, data_dir: str | None) -> list[str]:
         """The lines of its HTML."""
+        from hsakd_jax import charts
+
         return [
             f"<h1>{escape(self._headline()).replace('top-1', '<span>top-1</span>')}</h1>",
             *self._setting(),
-            *self._results(),
+            *charts.results(self.groups, self.album),
             *self._predictions(data_dir),
-            *self._accuracy(),
-            *self._branches(),
-            *self._losses(),
-            *self._pace(),
+            *charts.accuracy(self.groups, self.records, self.album),
+            *charts.branches(self.groups, self.album),
+            *charts.losses(self.groups, self.records, self.album),
+            *charts.pace(self.groups, self.records, self.album),
             *self._evidence(),
         ]
 
@@ -100,18 +94,12 @@ class _Part:
         line = f"{subject.label}: {run.student} reaches {reached:.2f}\N{NO-BREAK SPACE}% top-1 on {self.dataset}"
         if subject.gains and not is_alone(subject):
             change = statistics.mean(subject.gains)
-            apart = (
-                f"{abs(change):.2f} points {'more' if change > 0 else 'less'} than"
-                if round(change, 2)
-                else "no more than"
-            )
-            line += f", {apart} alone"
+            line += f", {_beside(change, 'points more than', 'points less than', 'no more than')} alone"
             line += " (may be chance)" if abs(change) < _chance(subject) else ""
         taught = [top1 for r in subject.runs if (top1 := self._teachers_top1(r)) is not None]
         if len(taught) == len(subject.runs):
             gap = statistics.mean(taught) - reached
-            apart = f"{abs(gap):.2f} {'below' if gap > 0 else 'above'}" if round(gap, 2) else "level with"
-            line += f", {apart} its teacher {run.teacher}"
+            line += f", {_beside(gap, 'below', 'above', 'level with')} its teacher {run.teacher}"
         return line + (f" (mean of {len(subject.runs)} seeds)" if len(subject.runs) > 1 else "")
 
     def _teachers_top1(self, run: "Run") -> float | None:
@@ -122,7 +110,7 @@ class _Part:
         there = next((other.results for other in self.runs if other.path.resolve() == where), None)
         told = (there or {}).get(given.get("checkpoint", "last"))
         told = told or (run.results.get("teacher") or {}).get("last") or {}
-        return told.get(f"peer{given.get('peer', 1)}/top1", _top1(told))
+        return told.get(f"peer{given.get('peer', 1)}/top1", mean(told, "top1"))
 
     def _setting(self) -> list[str]:
         networks = [self.configs[run.path]["network"] for run in self.runs]
@@ -214,164 +202,6 @@ class _Part:
             lines += [f"<pre>{spans}</pre>"] if again else []
         return [*lines, "</details>"]
 
-    def _results(self) -> list[str]:
-        from hsakd_jax import figures
-
-        if len(self.groups) < 2:
-            return []
-        rows = []
-        for g in self.groups:
-            last = g.accuracies("last")
-            gain = f" ({statistics.mean(g.gains):+.2f})" if g.gains and not is_alone(g) else ""
-            rows.append(
-                figures.Row(
-                    g.label,
-                    g.colour,
-                    statistics.mean(last),
-                    f"{statistics.mean(last):.2f}{gain}",
-                    statistics.stdev(last) if len(last) > 1 else None,
-                    statistics.mean(g.accuracies("best")),
-                )
-            )
-        caption = "Dot: last epoch. Ring: best epoch. In brackets: points gained over the student alone."
-        if any(len(g.runs) > 1 for g in self.groups):
-            caption += " Whisker: one standard deviation over seeds."
-        return self.album.figure(
-            "results",
-            "Teacher, student alone, students",
-            caption,
-            figures.dots(rows, "top-1 on test images, %"),
-        )
-
-    def _accuracy(self) -> list[str]:
-        from hsakd_jax import figures
-
-        lines, splits = [], set()
-        for g in self.groups:
-            tests = [[e for e in self.records[run.path] if "score" in e] for run in g.runs]
-            curve = _curve(g, tests, _top1)
-            if curve:
-                splits |= {str(e.get("split", "test")) for entries in tests for e in entries}
-                rings = [_best(entries) for entries in tests if entries]
-                lines.append(curve._replace(rings=[(e["epoch"], _top1(e)) for e in rings]))
-        if not lines:
-            return [paragraph("Accuracy over time is not shown: no metrics.jsonl holds an evaluation.", "soft")]
-        band = " Band: one standard deviation over seeds." if any(len(c.spread) for c in lines) else ""
-        each = " of each seed" if band else ""
-        caption = f"Dot: last epoch. Ring: best epoch{each}.{band}"
-        return self.album.figure(
-            "accuracy",
-            "Accuracy over time",
-            caption,
-            figures.curves([("", lines)], "epoch", f"top-1 on {' or '.join(sorted(splits))} images, %"),
-        )
-
-    def _branches(self) -> list[str]:
-        from hsakd_jax import figures
-
-        panels = []
-        for kind in ("joint", "class"):
-            lines = []
-            for g in self.groups:
-                levels = [l for l in range(1, 10) if all(_branch(run, kind, l) is not None for run in g.runs)]
-                values = [[_branch(run, kind, l) or 0.0 for run in g.runs] for l in levels]
-                if levels:
-                    means = [statistics.mean(v) for v in values]
-                    spread = [statistics.stdev(v) for v in values] if len(g.runs) > 1 else ()
-                    lines.append(figures.Curve(g.label, g.colour, levels, means, spread))
-            if lines:
-                panels.append(({"joint": "class and rotation (joint)", "class": "class"}[kind], lines))
-        if not panels:
-            return [paragraph("Branches are not shown: no run was trained with any.", "soft")]
-        caption = (
-            "Last epoch, over all four rotations of each test image; branch l sits behind stage l of the network. "
-            "Left: the likeliest pair of class and rotation is right. Right: the class is, after the logits of its "
-            "four rotations are summed, which is the reference's measure and may lie below."
-        )
-        return self.album.figure(
-            "branches",
-            "What the branches know",
-            caption,
-            figures.curves(panels, "branch", "right, %", columns=2),
-        )
-
-    def _losses(self) -> list[str]:
-        from hsakd_jax import figures
-
-        panels, colours = [], {}
-        for g in self.groups:
-            logs = [[e for e in self.records[run.path] if "loss" in e] for run in g.runs]
-            names = list(dict.fromkeys(k for log in logs for e in log for k in e if k not in BOOKKEEPING))
-            lines = []
-            # A term has one colour in all panels, none that stands for a run elsewhere, and in a panel its own.
-            for name in names:
-                here = [colours[other] for other in names if other in colours]
-                taken = [*colours.values(), *(colour for colour in here for _ in colours)]
-                colours.setdefault(name, min(("c2", "c3", "c4", "c5", "c7"), key=taken.count))
-            for name, colour in [("loss", "ink"), *((name, colours[name]) for name in names)]:
-                curve = _curve(g, logs, lambda e, name=name: e.get(name))
-                if curve and not (name == "loss" and len(names) == 1):
-                    lines.append(curve._replace(label="sum" if name == "loss" else name, colour=colour))
-            if lines:
-                panels.append((g.label, lines))
-        if not panels:
-            return [paragraph("Losses are not shown: no metrics.jsonl holds a line of training.", "soft")]
-        known = [f"{name}: {TERMS[name]}" for name in colours if name in TERMS]
-        caption = f"{'; '.join(known)}. " if known else ""
-        caption += "Means between two lines of the log, each term before its weight; sum: with the weights."
-        columns = min(2, len(panels))
-        return self.album.figure(
-            "losses", "Loss terms", caption, figures.curves(panels, "epoch", "loss", columns, zero=True)
-        )
-
-    def _pace(self) -> list[str]:
-        from hsakd_jax import figures
-
-        found: list[figures.Curve] = []
-        named: list[list[str]] = []
-        for g in self.groups:
-            logs = [[e for e in self.records[run.path] if "lr" in e] for run in g.runs[:1]]
-            curve = _curve(g, logs, lambda e: e["lr"])
-            if curve is None:
-                continue
-            for other, labels in zip(found, named, strict=True):
-                if (other.x, other.y) == (curve.x, curve.y):  # one line over another would hide it
-                    labels.append(g.label)
-                    break
-            else:
-                found.append(curve)
-                named.append([g.label])
-        labels = [", ".join(some) if len(some) < 3 else f"{len(some)} of the runs" for some in named]
-        labels = ["all runs"] if len(found) == 1 else labels
-        lines = []
-        if found:
-            found = [curve._replace(label=label) for curve, label in zip(found, labels, strict=True)]
-            lines += self.album.figure(
-                "schedule",
-                "Learning rate",
-                "",
-                figures.curves([("", found)], "epoch", "learning rate", height=2.5, zero=True),
-            )
-        flow = [_curve(g, [self.records[r.path] for r in g.runs], lambda e: e.get("images_per_s")) for g in self.groups]
-        if flow := [curve for curve in flow if curve]:
-            log = max(max(curve.y) for curve in flow) > 5 * min(min(curve.y) for curve in flow)
-            lines += self.album.figure(
-                "throughput",
-                "Throughput over time",
-                "Between two lines of the log, without evaluation.",
-                figures.curves([("", flow)], "epoch", "training images/s", 1, 2.5, zero=not log, log=log),
-            )
-        rates = [(g, [r.results["images_per_s"] for r in g.runs if r.results.get("images_per_s")]) for g in self.groups]
-        rows = [figures.Row(g.label, g.colour, statistics.mean(r), f"{statistics.mean(r):,.0f}") for g, r in rates if r]
-        if rows:
-            devices = " or ".join(sorted({str(r.results.get("device")) for r in self.runs if "device" in r.results}))
-            caption = f"Median over the run, without evaluation{f', on {devices}' if devices else ''}. "
-            caption += "Runs with branches see each image in four rotations, and students ask their teacher too."
-            lines += self.album.figure(
-                "speed", "Speed of training", caption, figures.bars(rows, "training images a second")
-            )
-        return lines
-
     def _predictions(self, data_dir: str | None) -> list[str]:
         from hsakd_jax import mistakes, opinions
         from hsakd_jax.errors import UserError
@@ -412,6 +242,10 @@ class _Part:
         return next((colour for colour in ("c6", "c7", "c4") if colour not in taken), "ink")
 
 
+def _beside(points: float, more: str, less: str, level: str) -> str:
+    return f"{abs(points):.2f} {more if points > 0 else less}" if round(points, 2) else level
+
+
 def _records(path: Path) -> list[dict[str, Any]]:
     from hsakd_jax.errors import UserError
     from hsakd_jax.rundir import RunDirectory
@@ -425,31 +259,6 @@ def _records(path: Path) -> list[dict[str, Any]]:
 
 def _ends_early(run: "Run", records: list[dict[str, Any]]) -> bool:
     return bool(records) and records[-1]["epoch"] < run.results["last"].get("epoch", 0)
-
-
-def _curve(one: Group, logs: list[list[dict[str, Any]]], read: Callable[[dict], float | None]) -> Any:
-    """Mean and deviation where all runs that have a log have a value; None where there is none."""
-    from hsakd_jax import figures
-
-    series = [{e["epoch"]: value for e in log if (value := read(e)) is not None} for log in logs if log]
-    common = sorted(set.intersection(*map(set, series))) if series else []
-    if not common:
-        return None
-    values = [[values[x] for values in series] for x in common]
-    spread = [statistics.stdev(v) for v in values] if len(series) > 1 else ()
-    return figures.Curve(one.label, one.colour, common, [statistics.mean(v) for v in values], spread)
-
-
-def _top1(entry: dict[str, Any]) -> float | None:
-    return mean(entry, "top1")
-
-
-def _best(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    return max(entries, key=lambda e: (e["score"], e["step"]))
-
-
-def _branch(run: "Run", kind: str, l: int) -> float | None:
-    return mean(run.results["last"], f"{kind}_{l}")
 
 
 def _count(run: "Run", key: str) -> str:

@@ -1,6 +1,5 @@
 """From a command's config to its runs, one after the other, and the table that compares them."""
 
-import difflib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from hsakd_jax.errors import UserError
 from hsakd_jax.files import read_json, write_json
 from hsakd_jax.nets import create
 from hsakd_jax.progress import Console, table
-from hsakd_jax.recipes import GIVEN, RECIPES, needed
+from hsakd_jax.recipes import GIVEN, RECIPES, needed, unknown
 from hsakd_jax.rundir import RunDirectory
 from hsakd_jax.variables import peers
 
@@ -72,8 +71,7 @@ def recipes_of(config: dict[str, Any]) -> list[str]:
     """
     for name in (*config["runs"], *filter(None, [config["teacher"]["run"]])):
         if name not in RECIPES:
-            near = difflib.get_close_matches(name, RECIPES, 1, 0)[0]
-            raise UserError(f"unknown recipe {name!r}: did you mean {near!r}? There are {', '.join(RECIPES)}")
+            raise UserError(unknown(name, RECIPES))
     given = config["teacher"]["workdir"]
 
     def parents(name):

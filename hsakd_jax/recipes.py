@@ -2,7 +2,7 @@
 
 import copy
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -205,11 +205,7 @@ def make(
     name = "hsakd_tiny" if recipe == "tiny" else recipe
     base = name.removesuffix("_tiny")
     if base not in (PIPELINE, *RECIPES):
-        near, tiny = difflib.get_close_matches(base, (PIPELINE, *RECIPES), 1, 0)[0], name[len(base) :]
-        raise ValueError(
-            f"unknown recipe {recipe!r}: did you mean {near + tiny!r}? There are {PIPELINE}, {', '.join(RECIPES)}, "
-            "each also with _tiny behind it"
-        )
+        raise ValueError(f"{unknown(recipe, (PIPELINE, *RECIPES))}, each also with _tiny behind it")
     runs = runs if base == PIPELINE else (base,)
     started = {
         "trainable": "",  # what learns, a pattern searched for in the paths of parameters; '' for what the row says
@@ -240,6 +236,13 @@ def make(
         _make_tiny(config)
     _name_networks(config, base, networks)
     return ConfigDict(config)
+
+
+def unknown(recipe: str, known: Iterable[str]) -> str:
+    """What an error says of a recipe that is not among those that are known."""
+    base, known = recipe.removesuffix("_tiny"), list(known)
+    near = difflib.get_close_matches(base, known, 1, 0)[0] + recipe[len(base) :]
+    return f"unknown recipe {recipe!r}: did you mean {near!r}? There are {', '.join(known)}"
 
 
 def parents(recipe: str) -> tuple[str, ...]:

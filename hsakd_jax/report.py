@@ -53,13 +53,11 @@ def main(folders: list[str]) -> None:
     except ImportError as error:
         raise UserError("a report needs matplotlib: pip install 'hsakd_jax[report]'") from error
     content, pictures = page.make(runs, unfinished, _DATA_DIR.value, _CLASSES.value)
-    files = {output: content.encode()}
-    if pngs:
-        files |= {pngs / f"{name}.png": draw() for name, draw in pictures.items()}
+    drawn = {pngs / f"{name}.png": draw() for name, draw in pictures.items()} if pngs else {}
     try:
-        for path in files:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        write_files(files)
+        if pngs:
+            pngs.mkdir(parents=True, exist_ok=True)
+        write_files({output: content.encode(), **drawn})
     except OSError as error:
         raise UserError(f"can't write {error.filename or output}: {error.strerror}") from error
     amount = f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {len(pictures)} figures"

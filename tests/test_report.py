@@ -21,7 +21,7 @@ from PIL import Image
 
 pytest.importorskip("matplotlib")
 
-from hsakd_jax import collected, create, data, facts, figures, groups, mistakes, opinions, pipeline, restore
+from hsakd_jax import charts, collected, create, data, facts, figures, groups, mistakes, opinions, pipeline, restore
 from hsakd_jax import page as room
 from hsakd_jax.augment import normalise
 from hsakd_jax.checkpoint import Checkpoints
@@ -285,7 +285,7 @@ def test_a_log_that_was_cut_does_not_cut_the_others(tmp_path):
     assert f"Not shown over time, since metrics.jsonl ends before the run did: {tmp_path}/1." in text(page)
     part = room._Part(collected.find([tmp_path])[0], {}, False, "")
     (one,) = part.groups
-    curve = room._curve(one, [part.records[run.path] for run in one.runs], lambda e: e.get("loss"))
+    curve = charts._curve(one, [part.records[run.path] for run in one.runs], lambda e: e.get("loss"))
     assert curve.x == [1.0, 2.0, 3.0, 4.0]
     assert not curve.spread
 
