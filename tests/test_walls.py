@@ -21,7 +21,7 @@ ROOMS = {
     "optim": "errors jax nets.parts optax",
     "step": "flax jax metrics nets.parts optax optim",
     # knows layers
-    "nets.kernels": "jax",
+    "nets.kernels": "jax numpy",
     "nets.parts": "flax jax nets.kernels",
     "nets.network": "flax jax nets.kernels nets.parts rotations",
     "nets": "errors jax nets.*",
