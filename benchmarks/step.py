@@ -14,7 +14,8 @@ same program may differ by a tenth from process to process, by where its memory 
 'channels_last', 'compile' and 'bfloat16' joined by '+'; 'torch' is eager and channels_last on CPU, and on a GPU eager
 and channels_last+compile+bfloat16. 'none' measures ours alone. --steps is how many steps are timed together: on an
 accelerator, our side makes them in one call. Memory is the process's greatest on CPU, the device's on a GPU. The peak
-is a large matrix product's rate on the same device, in our process. Prints a Markdown table and writes it and JSON to
+is a matrix product's rate on the same device, in our process; FLOP are those of plain convolutions, so that forms with
+fewer products may be above it. Prints a Markdown table and writes it and JSON to
 benchmarks/results/NAME.
 """
 
@@ -262,16 +263,17 @@ def pieces(pair: str, batch: int, dtype: str) -> dict[str, tuple[Step, float]]:
 
 
 def peak(dtype: str) -> float:
-    """FLOP a second of a product of two 4096 x 4096 matrices, the best of ten."""
-    matrix = jnp.asarray(np.random.default_rng(0).standard_normal((4096, 4096)), dtype)
-    product = jax.jit(jnp.matmul)
-    jax.block_until_ready(product(matrix, matrix))
-    times = []
-    for _ in range(10):
-        began = time.perf_counter()
+    """FLOP a second of a product of two square matrices: the greatest of three sizes, ten times each."""
+    random, rates = np.random.default_rng(0), []
+    for size in (1024, 2048, 4096):
+        matrix = jnp.asarray(random.standard_normal((size, size)), dtype)
+        product = jax.jit(jnp.matmul)
         jax.block_until_ready(product(matrix, matrix))
-        times.append(time.perf_counter() - began)
-    return 2 * 4096**3 / min(times)
+        for _ in range(10):
+            began = time.perf_counter()
+            jax.block_until_ready(product(matrix, matrix))
+            rates.append(2 * size**3 / (time.perf_counter() - began))
+    return max(rates)
 
 
 def make_side(name: str, pair: str, args: argparse.Namespace) -> tuple[Step, dict]:

@@ -23,7 +23,7 @@ from hsakd_jax.rotations import ROTATIONS, rotate
 from hsakd_jax.rundir import RunDirectory, beside
 from hsakd_jax.sampling import Dataset, order
 from hsakd_jax.step import OBJECTIVE, State, make_step
-from hsakd_jax.variables import build, peers, read_variables, restore, start
+from hsakd_jax.variables import build, initialiser, peers, read_variables, restore, start
 
 # What a term's options say of its weight rather than of its formula.
 WEIGHING = ("weight", "warmup")
@@ -52,7 +52,23 @@ class Assembly(NamedTuple):
     step: Callable[..., State]
 
 
-def assemble(config: dict[str, Any], path: Path, train: Dataset | Photos, devices: Devices) -> Assembly:
+class Rehearsed(NamedTuple):
+    """What a rehearsal has traced, so that the run need not again.
+
+    Attributes:
+      teacher: Linen module, or None.
+      init: starts a state.
+      step: as in `Assembly`.
+    """
+
+    teacher: Any
+    init: Callable[[Any], State]
+    step: Callable[..., State]
+
+
+def assemble(
+    config: dict[str, Any], path: Path, train: Dataset | Photos, devices: Devices, rehearsed: Rehearsed | None = None
+) -> Assembly:
     """Makes all that a run trains with; `rehearse` has found what can't be.
 
     Args:
@@ -60,6 +76,7 @@ def assemble(config: dict[str, Any], path: Path, train: Dataset | Photos, device
       path: of the run, from which the paths of other runs are told.
       train: training images.
       devices: where it runs.
+      rehearsed: what `rehearse` gave for this run.
 
     Raises:
       UserError: a teacher or start that does not fit.
@@ -73,14 +90,19 @@ def assemble(config: dict[str, Any], path: Path, train: Dataset | Photos, device
     taught_by = RunDirectory(beside(path, config["teacher"]["workdir"])) if config["teacher"] else None
     teacher, teacher_variables = load_teacher(config, taught_by)
     schedule = make_schedule(settings, len(train.labels))
-    init, step = compile_step(config, network, teacher, devices, schedule, train)
+    if rehearsed is not None and rehearsed.teacher == teacher:
+        init, step = rehearsed.init, rehearsed.step
+    else:
+        init, step = compile_step(config, network, teacher, devices, schedule, train)
     own = _own(config, network, teacher, train, jax.jit)(variables, teacher_variables)
     own = _take_over(own, settings["trainable"] or True, config["teacher"], taught_by)
     variables = {c: {**tree, **own.get(c, {})} for c, tree in variables.items()}
     return Assembly(network, teacher, teacher_variables, taught_by, schedule, init(variables), step)
 
 
-def rehearse(config: dict[str, Any], teacher: dict[str, Any] | None, train: Dataset | Photos, devices: Devices) -> None:
+def rehearse(
+    config: dict[str, Any], teacher: dict[str, Any] | None, train: Dataset | Photos, devices: Devices
+) -> Rehearsed:
     """Goes through the first step of a run on shapes alone, so that mistakes show before anything trains.
 
     Args:
@@ -102,14 +124,18 @@ def rehearse(config: dict[str, Any], teacher: dict[str, Any] | None, train: Data
     rows = (settings["batch"], *(shape if isinstance(train, Photos) else train.image_shape))
     numbers = jax.ShapeDtypeStruct(rows[:1], jnp.int32)
     try:
-        variables = jax.eval_shape(network.init, jax.random.key(0), image)
+        variables = initialiser(network).eval_shape(jax.random.key(0), image)
         theirs = None if taught is None else jax.eval_shape(taught.init, jax.random.key(0), image)
         own = _own(config, network, taught, train, lambda f: partial(jax.eval_shape, f))(variables, theirs)
         variables = {c: {**tree, **own.get(c, {})} for c, tree in variables.items()}
         state = jax.eval_shape(init, variables)
-        step.eval_shape(state, theirs, jax.ShapeDtypeStruct(rows, jnp.uint8), numbers, numbers)
+        # Where they lie is part of what is traced.
+        given = devices.lying((state, theirs), devices.everywhere)
+        batch = devices.lying((jax.ShapeDtypeStruct(rows, jnp.uint8), numbers, numbers), devices.split)
+        step.eval_shape(*given, *batch)
     except ValueError as error:
         raise UserError(str(error)) from error
+    return Rehearsed(taught, init, step)
 
 
 def _one(network, options):

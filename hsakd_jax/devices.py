@@ -135,6 +135,11 @@ class Devices:
 
         return jax.tree.map(place, tree)
 
+    @staticmethod
+    def lying(tree: Any, sharding: NamedSharding) -> Any:
+        """Shapes and dtypes of a pytree, with where its arrays will lie."""
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
     def share(self, rows: int) -> slice:
         """The rows of a batch that this process provides; their number is a multiple of the devices'."""
         parts = self.split.addressable_devices_indices_map((rows,)).values()

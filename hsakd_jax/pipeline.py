@@ -49,10 +49,15 @@ def execute(config: dict[str, Any], workdir: str, console: Console) -> dict[str,
     parts = {name: part(splits, name, config["seed"]) for name in names}
     for name, run in resolved.items():
         RunDirectory(paths[name]).check(run)
-    for name, run in resolved.items():
-        if not RunDirectory(paths[name]).results():
-            rehearse(run, _teacher_config(config, resolved, name), parts[name].train, Devices())
-    results = {name: train.run(run, paths[name], parts[name], console) for name, run in resolved.items()}
+    rehearsed = {
+        name: rehearse(run, _teacher_config(config, resolved, name), parts[name].train, Devices())
+        for name, run in resolved.items()
+        if not RunDirectory(paths[name]).results()
+    }
+    results = {
+        name: train.run(run, paths[name], parts[name], console, rehearsed.pop(name, None))
+        for name, run in resolved.items()
+    }
     console.line("\n" + summary(results))
     if not one and is_first_process():
         try:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import serialization
 
 from hsakd_jax import accuracies, data, evaluation, facts, tracking
-from hsakd_jax.assemble import assemble
+from hsakd_jax.assemble import Rehearsed, assemble
 from hsakd_jax.checkpoint import Checkpoints
 from hsakd_jax.devices import Devices, agree, greatest, is_first_process
 from hsakd_jax.dispatch import make_advance
@@ -22,7 +22,13 @@ from hsakd_jax.step import NEVER, State, Window
 from hsakd_jax.variables import peers
 
 
-def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, console: Console) -> dict[str, Any]:
+def run(
+    config: dict[str, Any],
+    workdir: str | Path,
+    splits: data.Splits,
+    console: Console,
+    rehearsed: Rehearsed | None = None,
+) -> dict[str, Any]:
     """Trains one network, or continues where an earlier call ended, or finds the run done.
 
     Args:
@@ -30,6 +36,7 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
       workdir: the run's directory.
       splits: its data.
       console: where progress is shown.
+      rehearsed: what `assemble.rehearse` gave for this run.
 
     Returns:
       What results.json holds.
@@ -51,7 +58,7 @@ def run(config: dict[str, Any], workdir: str | Path, splits: data.Splits, consol
     total = settings["epochs"] * steps_per_epoch
     eval_steps = config["eval_every"] * steps_per_epoch
     network, teacher, teacher_variables, taught_by, schedule, state, step = assemble(
-        config, directory.path, splits.train, devices
+        config, directory.path, splits.train, devices, rehearsed
     )
 
     _claim(directory, config)

@@ -1,8 +1,9 @@
 """Networks and their variables: fresh ones, or those of a run directory."""
 
-from functools import partial
+from collections.abc import Hashable
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -79,6 +80,18 @@ def read_variables(directory: RunDirectory, checkpoint: str) -> dict[str, Any]:
     return {"params": state["params"], "batch_stats": state["batch_stats"]}
 
 
+def initialiser(network: Network | Peers) -> Any:
+    """`network.init`, jitted, the same for networks that are equal, so that it is traced once."""
+    return _initialiser(cast(Hashable, network))
+
+
+@cache
+def _initialiser(network: Any):
+    # It runs once: on CPU, XLA would spend longer on making it fast.
+    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    return jax.jit(network.init, compiler_options=options)
+
+
 def start(
     network: Network | Peers,
     image_shape: tuple[int, ...],
@@ -102,10 +115,8 @@ def start(
       UserError: the images are too small for the network, or `init` is of another network or, where that matters, of
         another number of classes.
     """
-    # It runs once: on CPU, XLA would spend several times longer on making it fast.
-    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
     try:
-        variables = jax.jit(network.init, compiler_options=options)(jax.random.key(seed), jnp.zeros((1, *image_shape)))
+        variables = initialiser(network)(jax.random.key(seed), jnp.zeros((1, *image_shape)))
     except ValueError as error:
         raise UserError(str(error)) from error
     if not init:

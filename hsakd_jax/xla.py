@@ -13,7 +13,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 
 def prepare() -> None:
-    """Sets `XLA_FLAGS`, `JAX_COMPILATION_CACHE_DIR` and, without accelerators, how the process takes memory.
+    """Sets `XLA_FLAGS`, the compilation cache's variables and, without accelerators, how the process takes memory.
 
     What the environment says already is kept, of memory where it has `MALLOC_TRIM_THRESHOLD_`.
 
@@ -27,6 +27,8 @@ def prepare() -> None:
         os.environ["XLA_FLAGS"] = f"{flags} {WITHOUT_YNNPACK}".strip()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hsakd_jax"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    # Small programs too, of which a start has dozens.
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     if cpu and importlib.util.find_spec("jax_plugins") is None and "MALLOC_TRIM_THRESHOLD_" not in os.environ:
         _keep_memory()
 

@@ -1,5 +1,6 @@
 """Many steps a call are the steps of many calls."""
 
+import runpy
 import subprocess
 import sys
 
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from hsakd_jax import dispatch
+from hsakd_jax import assemble, dispatch, pipeline
+from hsakd_jax.progress import Console
 
 SCRIPT = """
 import jax, numpy as np, sys
@@ -72,3 +74,17 @@ def test_accelerators_make_many_steps_a_call_where_the_images_fit(monkeypatch, b
     monkeypatch.setattr(dispatch, "_one_a_call", lambda *_: False)
     dataset = dispatch.sampling.Dataset(np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int32))
     assert dispatch.make_advance(None, dataset, None, 1, 0) is many
+
+
+def test_a_step_is_traced_once_for_its_rehearsal_and_its_run(monkeypatch, tmp_path):
+    """Of a run with a teacher too, whose network comes from a config first and from a checkpoint then."""
+    command = runpy.run_path(str(ROOT / "configs/cifar100.py"))["get_config"]("kd_tiny")
+    for section in (command.teacher, command.student):
+        section.epochs, section.milestones = 1, ()
+    traced, augment = [], assemble.augment
+    monkeypatch.setattr(
+        assemble, "augment", lambda key, images, **crop: traced.append(1) or augment(key, images, **crop)
+    )
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as in a command
+        results = pipeline.execute(command.to_dict(), str(tmp_path), Console(silent=True))
+    assert len(traced) == len(results) == 2

@@ -1,6 +1,7 @@
 """All networks by name; one file a family."""
 
 import difflib
+from functools import cache
 
 import jax.numpy as jnp
 
@@ -31,4 +32,9 @@ def create(name: str, num_classes: int, branches: bool = True, dtype: str = "flo
         raise UserError(f"unknown compute dtype {dtype!r}: choose float32 or bfloat16")
     if num_classes < 2:
         raise UserError(f"a network needs at least 2 classes, not {num_classes}: check the dataset")
-    return Network(NETWORKS[name](), num_classes, branches, jnp.bfloat16 if dtype == "bfloat16" else None)
+    return Network(_made(NETWORKS[name]), num_classes, branches, jnp.bfloat16 if dtype == "bfloat16" else None)
+
+
+@cache  # so that networks of one name are equal
+def _made(architecture):
+    return architecture()

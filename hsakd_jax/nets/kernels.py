@@ -1,7 +1,8 @@
 """Convolution and sums as each backend computes them fastest; the results are those of `jax.lax`.
 
 XLA's CPU backend is many times slower at some forms than at others that compute the same. What each form gains is
-in `benchmarks/README.md`; other backends take `jax.lax`'s own.
+in `benchmarks/README.md`; other backends take `jax.lax`'s own. Forms are jitted, to be traced once for all layers of
+a shape: a start is faster for it, and XLA sees the same program.
 """
 
 from collections.abc import Sequence
@@ -52,7 +53,7 @@ def relu(x: Array) -> Array:
     On CPU the result is kept in memory for all that read it. XLA would compute it again in each of them, and with it
     all the normalisations and sums before it, back to the last convolutions. A quotient it does not compute twice.
     """
-    return _relu(x) if jax.default_backend() == "cpu" else jax.nn.relu(x)
+    return jax.jit(_relu)(x) if jax.default_backend() == "cpu" else jax.nn.relu(x)
 
 
 def channel_sums(*maps: Array) -> tuple[Array, ...]:
@@ -109,6 +110,7 @@ def _dense_backward(kept, g):
 
 _dense = jax.custom_vjp(_product)
 _dense.defvjp(_dense_forward, _dense_backward)
+_dense = jax.jit(_dense)
 
 
 def _grouped(x: Array, kernel: Array, groups: int) -> Array:
@@ -146,6 +148,7 @@ def _depthwise_backward(stride, pad, kept, g):
 
 _depthwise = jax.custom_vjp(_shifted, nondiff_argnums=(2, 3))
 _depthwise.defvjp(_depthwise_forward, _depthwise_backward)
+_depthwise = jax.jit(_depthwise, static_argnums=(2, 3))
 
 
 def _plain(x: Array, kernel: Array, stride: int = 1) -> Array:
@@ -178,6 +181,7 @@ def _halving_backward(kept, g):
 
 _halving = jax.custom_vjp(_halving_forward)
 _halving.defvjp(lambda x, kernel: (_halving_forward(x, kernel), (x, kernel)), _halving_backward)
+_halving = jax.jit(_halving)
 
 
 def _powers(count: int) -> np.ndarray:
@@ -192,7 +196,7 @@ def _powers(count: int) -> np.ndarray:
 TO_TILES, TO_WEIGHTS, FROM_TILES = np.linalg.inv(_powers(6)).T, _powers(3), _powers(4).T
 
 
-@jax.jit  # so that it is traced once for all convolutions of a shape
+@jax.jit
 def _winograd(x: Array, kernel: Array) -> Array:
     """`_plain` with half of its products: Winograd's F(4, 3) along the height (Lavin and Gray 2015, arXiv 1509.09308).
 
@@ -250,3 +254,4 @@ def _same_backward(kept, g):
 
 _same = jax.custom_vjp(_same_forward)
 _same.defvjp(lambda x, kernel: (_same_forward(x, kernel), (x, kernel)), _same_backward)
+_same = jax.jit(_same)

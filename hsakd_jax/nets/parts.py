@@ -96,7 +96,8 @@ class BatchNorm(nn.Module):
         # The pattern speaks of parameters, so the layer asks about its own scale.
         if is_trainable(self.train, "/".join((*self.path, "scale"))):
             if self.groups == 1:
-                y, mean, var = normalise_batch(x, scale, bias)
+                # Traced once for all layers of a shape, see `kernels`.
+                y, mean, var = jax.jit(normalise_batch)(x, scale, bias)
             else:
                 parts = x.reshape(self.groups, -1, *x.shape[1:])
                 y, mean, var = jax.vmap(normalise_batch, (0, None, None))(parts, scale, bias)
