@@ -23,7 +23,7 @@ from hsakd_jax.rotations import ROTATIONS, rotate
 from hsakd_jax.rundir import RunDirectory, beside
 from hsakd_jax.sampling import Dataset, order
 from hsakd_jax.step import OBJECTIVE, State, make_step
-from hsakd_jax.variables import build, initialiser, peers, read_variables, restore, start
+from hsakd_jax.variables import build, initialiser, peers, read_variables, restore, start, without_branches
 
 # What a term's options say of its weight rather than of its formula.
 WEIGHING = ("weight", "warmup")
@@ -56,11 +56,13 @@ class Rehearsed(NamedTuple):
     """What a rehearsal has traced, so that the run need not again.
 
     Attributes:
+      network: Linen module.
       teacher: Linen module, or None.
       init: starts a state.
       step: as in `Assembly`.
     """
 
+    network: Any
     teacher: Any
     init: Callable[[Any], State]
     step: Callable[..., State]
@@ -76,13 +78,13 @@ def assemble(
       path: of the run, from which the paths of other runs are told.
       train: training images.
       devices: where it runs.
-      rehearsed: what `rehearse` gave for this run.
+      rehearsed: what `rehearse` gave for the same config, images and devices.
 
     Raises:
       UserError: a teacher or start that does not fit.
     """
     settings, shape, seed = config["train"], config["network"]["image_shape"], config["seed"]
-    network = _network(config)
+    network = rehearsed.network if rehearsed else _network(config)
     init_from = str(beside(path, settings["init"])) if settings["init"] else ""
     new_fc = RECIPES[config["recipe"]].init == GIVEN
     frozen_fc = not is_trainable(settings["trainable"] or True, "head/fc/kernel")
@@ -90,7 +92,7 @@ def assemble(
     taught_by = RunDirectory(beside(path, config["teacher"]["workdir"])) if config["teacher"] else None
     teacher, teacher_variables = load_teacher(config, taught_by)
     schedule = make_schedule(settings, len(train.labels))
-    if rehearsed is not None and rehearsed.teacher == teacher:
+    if rehearsed and rehearsed.teacher == teacher:
         init, step = rehearsed.init, rehearsed.step
     else:
         init, step = compile_step(config, network, teacher, devices, schedule, train)
@@ -111,6 +113,9 @@ def rehearse(
       train: training images.
       devices: where it will run.
 
+    Returns:
+      What it traced, for `assemble`.
+
     Raises:
       UserError: terms that can't be computed, such as of branches that do not exist, or numbers that make no run.
     """
@@ -130,16 +135,17 @@ def rehearse(
         variables = {c: {**tree, **own.get(c, {})} for c, tree in variables.items()}
         state = jax.eval_shape(init, variables)
         # Where they lie is part of what is traced.
-        given = devices.lying((state, theirs), devices.everywhere)
-        batch = devices.lying((jax.ShapeDtypeStruct(rows, jnp.uint8), numbers, numbers), devices.split)
+        given = devices.abstract((state, theirs), devices.everywhere)
+        batch = devices.abstract((jax.ShapeDtypeStruct(rows, jnp.uint8), numbers, numbers), devices.split)
         step.eval_shape(*given, *batch)
     except ValueError as error:
         raise UserError(str(error)) from error
-    return Rehearsed(taught, init, step)
+    return Rehearsed(network, taught, init, step)
 
 
 def _one(network, options):
-    """The network that teaches, where a run has several."""
+    """The network that teaches, in the dtype that it teaches in."""
+    network = {**network, "dtype": options.get("dtype") or network["dtype"]}
     names, peer = peers(network), options.get("peer", 1)
     if not 1 <= peer <= (len(names) or 1):
         raise UserError(f"{options['workdir']} has no network {peer}: name one from 1 to {len(names) or 1}")
@@ -162,7 +168,8 @@ def load_teacher(config: dict[str, Any], directory: RunDirectory | None) -> tupl
     path = directory.path
     options = {name: config["teacher"][name] for name in ("dtype", "peer") if name in config["teacher"]}
     teacher, variables = restore(path, config["teacher"]["checkpoint"], **options)
-    return _fit(config, teacher, directory.config(), path), variables
+    teacher = _fit(config, teacher, directory.config(), path)
+    return teacher, variables if teacher.branches else without_branches(variables)
 
 
 def _fit(config, teacher, described, path):

@@ -136,7 +136,7 @@ class Devices:
         return jax.tree.map(place, tree)
 
     @staticmethod
-    def lying(tree: Any, sharding: NamedSharding) -> Any:
+    def abstract(tree: Any, sharding: NamedSharding) -> Any:
         """Shapes and dtypes of a pytree, with where its arrays will lie."""
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 

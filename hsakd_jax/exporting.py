@@ -16,7 +16,7 @@ from hsakd_jax import facts, weights
 from hsakd_jax.augment import normalise
 from hsakd_jax.errors import UserError
 from hsakd_jax.rundir import RunDirectory
-from hsakd_jax.variables import restore
+from hsakd_jax.variables import restore, without_branches
 
 # What float32 arithmetic in another order may change, relative to the greatest output.
 TOLERANCE = 1e-4
@@ -99,11 +99,9 @@ def export(
     if branches and not network.branches:
         raise UserError(f"{workdir} has no branches: leave out --with-branches")
     network = network.clone(branches=branches)
-    params, stats = (
-        {k: v for k, v in variables[c].items() if branches or not k.startswith("branch")} for c in variables
-    )
+    variables = variables if branches else without_branches(variables)
     arch = config["network"]["arch"]
-    exported = Export(arch, network, {"params": params, "batch_stats": stats}, config, preprocess)
+    exported = Export(arch, network, variables, config, preprocess)
     draft = path.with_name(f".{path.name}.draft")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

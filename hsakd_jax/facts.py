@@ -47,8 +47,11 @@ def parts(network: nn.Module, image_shape: tuple[int, ...]) -> dict[str, Part]:
             shapes[path[0]] = jax.tree.leaves(out)[0].shape[1:]
         return out
 
+    # A function of its own: JAX would not trace `network.init` again where a run has, and nothing be counted.
     with nn.intercept_methods(count):
-        variables = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
+        variables = jax.eval_shape(
+            lambda key, image: network.init(key, image), jax.random.key(0), jnp.zeros((1, *image_shape))
+        )
     params = {name: sum(leaf.size for leaf in jax.tree.leaves(tree)) for name, tree in variables["params"].items()}
     return {name: Part(shape, params.get(name, 0), work.get(name, 0)) for name, shape in shapes.items()}
 

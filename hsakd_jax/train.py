@@ -36,7 +36,7 @@ def run(
       workdir: the run's directory.
       splits: its data.
       console: where progress is shown.
-      rehearsed: what `assemble.rehearse` gave for this run.
+      rehearsed: what `assemble.rehearse` gave for the same config, images and devices.
 
     Returns:
       What results.json holds.

@@ -1,4 +1,4 @@
-"""Many steps a call are the steps of many calls."""
+"""Many steps a call are the steps of many calls, and a step is traced once."""
 
 import runpy
 import subprocess
@@ -76,9 +76,11 @@ def test_accelerators_make_many_steps_a_call_where_the_images_fit(monkeypatch, b
     assert dispatch.make_advance(None, dataset, None, 1, 0) is many
 
 
-def test_a_step_is_traced_once_for_its_rehearsal_and_its_run(monkeypatch, tmp_path):
+@pytest.mark.parametrize("recipe", ["kd_tiny", pytest.param("student_online_tiny", marks=pytest.mark.slow)])
+def test_a_step_is_traced_once_for_its_rehearsal_and_its_run(recipe, monkeypatch, tmp_path):
     """Of a run with a teacher too, whose network comes from a config first and from a checkpoint then."""
-    command = runpy.run_path(str(ROOT / "configs/cifar100.py"))["get_config"]("kd_tiny")
+    command = runpy.run_path(str(ROOT / "configs/cifar100.py"))["get_config"](recipe)
+    command.teacher.inference_dtype = "bfloat16"
     for section in (command.teacher, command.student):
         section.epochs, section.milestones = 1, ()
     traced, augment = [], assemble.augment
@@ -88,3 +90,6 @@ def test_a_step_is_traced_once_for_its_rehearsal_and_its_run(monkeypatch, tmp_pa
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as in a command
         results = pipeline.execute(command.to_dict(), str(tmp_path), Console(silent=True))
     assert len(traced) == len(results) == 2
+    assert all(
+        found["multiply_adds"]["with_branches"] for found in results.values()
+    )  # counted on what is traced already

@@ -24,16 +24,20 @@ def test_what_the_user_chose_stays(monkeypatch):
     monkeypatch.setattr(xla, "_knows", lambda flag: True)
     monkeypatch.setenv("XLA_FLAGS", f"{xla.WITHOUT_YNNPACK}individual_dot")
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/elsewhere")
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "2")
     xla.prepare()
     assert os.environ["XLA_FLAGS"] == f"{xla.WITHOUT_YNNPACK}individual_dot"
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == "/elsewhere"
+    assert os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "2"
 
 
 def test_compiled_programs_are_kept_in_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     xla.prepare()
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(tmp_path / "hsakd_jax")
+    assert os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "0"
 
 
 def test_only_what_the_library_holds_is_known(monkeypatch, tmp_path):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from hsakd_jax.errors import UserError
 from hsakd_jax.nets import mobilenet, resnet, shufflenet, vgg, wrn
-from hsakd_jax.nets.network import Network
+from hsakd_jax.nets.network import Architecture, Network
 
 NETWORKS = {**resnet.NETWORKS, **wrn.NETWORKS, **vgg.NETWORKS, **mobilenet.NETWORKS, **shufflenet.NETWORKS}
 
@@ -32,9 +32,14 @@ def create(name: str, num_classes: int, branches: bool = True, dtype: str = "flo
         raise UserError(f"unknown compute dtype {dtype!r}: choose float32 or bfloat16")
     if num_classes < 2:
         raise UserError(f"a network needs at least 2 classes, not {num_classes}: check the dataset")
-    return Network(_made(NETWORKS[name]), num_classes, branches, jnp.bfloat16 if dtype == "bfloat16" else None)
+    return Network(architecture(name), num_classes, branches, jnp.bfloat16 if dtype == "bfloat16" else None)
 
 
-@cache  # so that networks of one name are equal
-def _made(architecture):
-    return architecture()
+def architecture(name: str) -> Architecture:
+    """What `NETWORKS` has under a name, the same object each time, so that networks of one name are equal."""
+    return _made(NETWORKS[name])
+
+
+@cache
+def _made(recipe):
+    return recipe()
