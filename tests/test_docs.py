@@ -49,7 +49,13 @@ SUBSTITUTIONS = [
 # What a `sh` block needs that an installation may lack.
 PACKAGES = {"teacher.pth": "torch", "--format=onnx": "jax2onnx"}
 # What a block fenced as `bash` needs that no test machine has.
-ELSEWHERE = ["srun ", "ImageNet's archives: --config.data.dir=DIR", "a GPU: --device gpu", "photographs: --images DIR"]
+ELSEWHERE = [
+    "srun ",
+    "ImageNet's archives: --config.data.dir=DIR",
+    "a GPU: --device gpu",
+    "photographs: --images DIR",
+    "three quarters of an hour: --output cpu-2cores",
+]
 # What a page says in words, for its `python` blocks to work: file, before, after.
 EDITS = {
     "docs/own_network.md": ("hsakd_jax/nets/__init__.py", "import mobilenet,", "import mobilenet, plain,"),
