@@ -420,8 +420,7 @@ def main() -> None:
         all_times = {name: list(itertools.chain(*times)) for name, times in seconds.items()}
         fastest = statistics.median(all_times[OURS])
         for name in (OURS, *rivals):
-            middle, times = statistics.median(all_times[name]), np.asarray(all_times[name])
-            low, high = np.quantile(times, (0.25, 0.75))
+            low, middle, high = np.quantile(all_times[name], (0.25, 0.5, 0.75))
             rate, ratio = args.batch / middle, "" if name == OURS else f"{middle / fastest:.2f}"
             done = flops(pair) * rate
             lines.append(

@@ -90,6 +90,5 @@ def test_a_step_is_traced_once_for_its_rehearsal_and_its_run(recipe, monkeypatch
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as in a command
         results = pipeline.execute(command.to_dict(), str(tmp_path), Console(silent=True))
     assert len(traced) == len(results) == 2
-    assert all(
-        found["multiply_adds"]["with_branches"] for found in results.values()
-    )  # counted on what is traced already
+    # Counted on networks that are traced already.
+    assert all(found["multiply_adds"]["with_branches"] for found in results.values())

@@ -43,7 +43,8 @@ def convolve(x: Array, kernel: Array, strides: Sequence[int], padding: Sequence[
     if (size, stride, pad, groups) == (3, 2, (1, 1), 1) and not (x.shape[1] % 2 or x.shape[2] % 2):
         return _halving(x, kernel)
     if (size, stride, pad, groups) == (3, 1, (1, 1), 1):
-        return _same(x, kernel)
+        # At maps of 2x2 XLA is up to a hundred times slower.
+        return (_whole if max(x.shape[1:3]) <= 2 else _same)(x, kernel)
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
 
@@ -227,6 +228,7 @@ def _combined(matrix: np.ndarray, parts: Sequence[Array]) -> list[Array]:
     return [reduce(jnp.add, (float(w) * x for w, x in zip(row, parts, strict=True) if abs(w) > 1e-9)) for row in matrix]
 
 
+@jax.jit
 def _whole(x: Array, kernel: Array) -> Array:
     """`_plain` of maps of at most 2x2 as one matrix product: each pixel of the result meets all of the map."""
     _, height, width, _ = x.shape
@@ -238,8 +240,6 @@ def _whole(x: Array, kernel: Array) -> Array:
 
 def _same_forward(x: Array, kernel: Array) -> Array:
     height, width = x.shape[1:3]
-    if max(height, width) <= 2:  # at which XLA is up to a hundred times slower
-        return _whole(x, kernel)
     # With few channels sums cost what products save. bfloat16 has too few bits for sums before the products.
     channels = min(kernel.shape[2:])
     narrow = channels < 32 or (channels < 64 and height * width > 256)
@@ -248,10 +248,7 @@ def _same_forward(x: Array, kernel: Array) -> Array:
 
 def _same_backward(kept, g):
     x, kernel = kept
-    dx = _same_forward(g, kernel[::-1, ::-1].swapaxes(2, 3))
-    if max(x.shape[1:3]) <= 2:
-        return dx, jax.linear_transpose(lambda kernel: _whole(x, kernel), kernel)(g)[0]
-    return dx, _kernel_gradient(x, kernel, g)
+    return _same_forward(g, kernel[::-1, ::-1].swapaxes(2, 3)), _kernel_gradient(x, kernel, g)
 
 
 _same = jax.custom_vjp(_same_forward)
