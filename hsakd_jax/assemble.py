@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from hsakd_jax import objectives, optim, rivals
+from hsakd_jax import objectives, optim, rivals, teachers
 from hsakd_jax.augment import augment, normalise
 from hsakd_jax.devices import Devices
 from hsakd_jax.errors import UserError
@@ -23,7 +23,7 @@ from hsakd_jax.rotations import ROTATIONS, rotate
 from hsakd_jax.rundir import RunDirectory, beside
 from hsakd_jax.sampling import Dataset, order
 from hsakd_jax.step import OBJECTIVE, State, make_step
-from hsakd_jax.variables import build, initialiser, peers, read_variables, restore, start, without_branches
+from hsakd_jax.variables import build, initialiser, read_variables, start
 
 # What a term's options say of its weight rather than of its formula.
 WEIGHING = ("weight", "warmup")
@@ -90,7 +90,7 @@ def assemble(
     frozen_fc = not is_trainable(settings["trainable"] or True, "head/fc/kernel")
     variables = start(network, shape, seed, init_from, new_fc, frozen_fc)
     taught_by = RunDirectory(beside(path, config["teacher"]["workdir"])) if config["teacher"] else None
-    teacher, teacher_variables = load_teacher(config, taught_by)
+    teacher, teacher_variables = teachers.load(config, taught_by) if taught_by else (None, None)
     schedule = make_schedule(settings, len(train.labels))
     if rehearsed and rehearsed.teacher == teacher:
         init, step = rehearsed.init, rehearsed.step
@@ -121,9 +121,8 @@ def rehearse(
     """
     settings, shape = config["train"], config["network"]["image_shape"]
     order(len(train.labels), settings["batch"], config["seed"], 0)  # refuses a batch larger than the training set
-    network, taught = _network(config), None
-    if teacher is not None and config["teacher"] is not None:
-        taught = _fit(config, build(_one(teacher["network"], config["teacher"])), teacher, config["teacher"]["workdir"])
+    network = _network(config)
+    taught = teachers.foresee(config, teacher) if teacher is not None and config["teacher"] is not None else None
     image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     init, step = compile_step(config, network, taught, devices, make_schedule(settings, len(train.labels)), train)
     rows = (settings["batch"], *(shape if isinstance(train, Photos) else train.image_shape))
@@ -143,63 +142,9 @@ def rehearse(
     return Rehearsed(network, taught, init, step)
 
 
-def _one(network, options):
-    """The network that teaches, in the dtype that it teaches in."""
-    network = {**network, "dtype": options.get("dtype") or network["dtype"]}
-    names, peer = peers(network), options.get("peer", 1)
-    if not 1 <= peer <= (len(names) or 1):
-        raise UserError(f"{options['workdir']} has no network {peer}: name one from 1 to {len(names) or 1}")
-    return {**network, "arch": names[peer - 1], "peers": []} if names else network
-
-
 def _network(config):
     settings = config["train"]
     return build(config["network"], remat=settings["remat"], batch_norm_groups=settings["batch_norm_groups"])
-
-
-def load_teacher(config: dict[str, Any], directory: RunDirectory | None) -> tuple[Any, Any]:
-    """(network, variables) of the teacher, or (None, None).
-
-    Raises:
-      UserError: it does not fit the run.
-    """
-    if directory is None:
-        return None, None
-    path = directory.path
-    options = {name: config["teacher"][name] for name in ("dtype", "peer") if name in config["teacher"]}
-    teacher, variables = restore(path, config["teacher"]["checkpoint"], **options)
-    teacher = _fit(config, teacher, directory.config(), path)
-    return teacher, variables if teacher.branches else without_branches(variables)
-
-
-def _fit(config, teacher, described, path):
-    """The teacher as a run needs it.
-
-    Raises:
-      UserError: it has other classes or channels, or no branches where a term needs them.
-    """
-    ours = config["network"]
-    for what, theirs, own in (
-        ("classes", teacher.num_classes, ours["num_classes"]),
-        ("channels", described["network"]["image_shape"][-1], ours["image_shape"][-1]),
-    ):
-        if theirs != own:
-            raise UserError(
-                f"the teacher {path} knows {theirs} {what} and the dataset has {own}: choose a teacher of the same "
-                "dataset"
-            )
-    # A converted checkpoint may not know what its classes are called.
-    if described["classes"] and list(described["classes"]) != list(config["classes"]):
-        theirs, own = next((a, b) for a, b in zip(described["classes"], config["classes"], strict=True) if a != b)
-        raise UserError(
-            f"the teacher {path} knows other classes than the dataset has, {theirs} for {own}: choose a teacher of the "
-            "same dataset"
-        )
-    reads_branches = bool(config["objective"].get("kl_aux", {}).get("weight"))
-    if reads_branches and not teacher.branches:
-        raise UserError(f"the teacher {path} has no branches, which kl_aux needs: train it with the recipe 'teacher'")
-    # Branches that no term reads are not computed.
-    return teacher.clone(branches=reads_branches)
 
 
 def make_schedule(settings: dict[str, Any], images: int) -> optax.Schedule:

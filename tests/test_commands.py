@@ -15,7 +15,7 @@ from conftest import ROOT
 from PIL import Image
 
 import hsakd_jax
-from hsakd_jax import assemble, data, facts, train, variables
+from hsakd_jax import data, facts, teachers, train, variables
 from hsakd_jax.checkpoint import Checkpoints
 from hsakd_jax.errors import UserError
 from hsakd_jax.progress import Clock
@@ -115,7 +115,7 @@ def test_tiny_recipes(recipe, pipeline, run_command, tmp_path):
         assert results["last"] == json.loads((pipeline / "student" / "results.json").read_text())["last"]
     if recipe == "kd":
         config = json.loads((tmp_path / "run" / "config.json").read_text())
-        loaded, _ = assemble.load_teacher(config, RunDirectory(pipeline / "teacher"))
+        loaded, _ = teachers.load(config, RunDirectory(pipeline / "teacher"))
         assert loaded.dtype == jax.numpy.bfloat16
     if recipe == "mutual":
         assert {"peer1/top1", "peer2/joint_3"} <= set(results["last"])

@@ -56,8 +56,9 @@ ROOMS = {
     "accuracies": "",
     "evaluation": "augment data devices errors jax metrics nets.network photos progress rotations rundir sampling "
     "variables",
+    "teachers": "errors rundir variables",
     "assemble": "augment devices errors flax jax nets.parts numpy objectives optax optim photos recipes rivals "
-    "rotations rundir sampling step variables",
+    "rotations rundir sampling step teachers variables",
     "tracking": "errors rundir tensorboardX trackio wandb",
     "train": "accuracies assemble checkpoint data devices dispatch errors evaluation facts flax jax "
     "progress recipes rundir sampling signals step tracking variables",

@@ -1,0 +1,73 @@
+"""The network that teaches: restored from its run, in the form that the student's objective needs."""
+
+from typing import Any
+
+from hsakd_jax.errors import UserError
+from hsakd_jax.rundir import RunDirectory
+from hsakd_jax.variables import build, peers, restore, without_branches
+
+
+def load(config: dict[str, Any], directory: RunDirectory) -> tuple[Any, Any]:
+    """(network, variables) of the teacher.
+
+    Args:
+      config: of the student's run, resolved.
+      directory: the teacher's run.
+
+    Raises:
+      UserError: it does not fit the run (see `_fit`).
+    """
+    options = {name: config["teacher"][name] for name in ("dtype", "peer") if name in config["teacher"]}
+    network, variables = restore(directory.path, config["teacher"]["checkpoint"], **options)
+    network = _fit(config, network, directory.config(), directory.path)
+    return network, variables if network.branches else without_branches(variables)
+
+
+def foresee(config: dict[str, Any], described: dict[str, Any]) -> Any:
+    """The network that `load` will give, while its run need not have begun.
+
+    Args:
+      config: of the student's run, resolved.
+      described: config of the teacher's run, resolved.
+
+    Raises:
+      UserError: as `load`.
+    """
+    options, network = config["teacher"], described["network"]
+    network = {**network, "dtype": options.get("dtype") or network["dtype"]}
+    names, number = peers(network), options.get("peer", 1)
+    if not 1 <= number <= (len(names) or 1):
+        raise UserError(f"{options['workdir']} has no network {number}: name one from 1 to {len(names) or 1}")
+    if names:
+        network |= {"arch": names[number - 1], "peers": []}
+    return _fit(config, build(network), described, options["workdir"])
+
+
+def _fit(config, teacher, described, path):
+    """The teacher as a run needs it.
+
+    Raises:
+      UserError: it has other classes or channels, or no branches where a term needs them.
+    """
+    ours = config["network"]
+    for what, theirs, own in (
+        ("classes", teacher.num_classes, ours["num_classes"]),
+        ("channels", described["network"]["image_shape"][-1], ours["image_shape"][-1]),
+    ):
+        if theirs != own:
+            raise UserError(
+                f"the teacher {path} knows {theirs} {what} and the dataset has {own}: choose a teacher of the same "
+                "dataset"
+            )
+    # A converted checkpoint may not know what its classes are called.
+    if described["classes"] and list(described["classes"]) != list(config["classes"]):
+        theirs, own = next((a, b) for a, b in zip(described["classes"], config["classes"], strict=True) if a != b)
+        raise UserError(
+            f"the teacher {path} knows other classes than the dataset has, {theirs} for {own}: choose a teacher of the "
+            "same dataset"
+        )
+    reads_branches = bool(config["objective"].get("kl_aux", {}).get("weight"))
+    if reads_branches and not teacher.branches:
+        raise UserError(f"the teacher {path} has no branches, which kl_aux needs: train it with the recipe 'teacher'")
+    # Branches that no term reads are not computed.
+    return teacher.clone(branches=reads_branches)
