@@ -39,10 +39,7 @@ SKIPPED = 4  # batches at the start of a round, which were decoded while the oth
 
 def find(directory: str) -> list[Path]:
     """The image files of a folder, in depth."""
-    paths = sorted(path for path in Path(directory).rglob("*") if path.suffix.lower() in EXTENSIONS)
-    if not paths:
-        raise SystemExit(f"no images in {directory}")
-    return paths
+    return sorted(path for path in Path(directory).rglob("*") if path.suffix.lower() in EXTENSIONS)
 
 
 def photos_of(paths: list[Path]) -> Photos:
@@ -152,9 +149,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--output", help="name of the file in benchmarks/results/")
     args = parser.parse_args()
+    if not (paths := find(args.images)):
+        parser.error(f"--images: no images in {args.images}")
     import torch
 
-    paths = find(args.images)
     found = {workers: measure(paths, args.batch, args.batches, workers, args.rounds) for workers in args.workers}
     golden = compare(args.images, args.golden) if args.golden else None
     result = {
@@ -163,8 +161,9 @@ def main() -> None:
         "batch": args.batch, "batches": args.batches, "rates": found, "golden": golden,
     }  # fmt: skip
     lines = [
-        f"{os.cpu_count()} CPU cores, load {os.getloadavg()[1]:.1f}, {len(paths)} photographs, "
-        f"Pillow {PIL.__version__}, libjpeg-turbo {features.version('libjpeg_turbo')}, torch {torch.__version__}",
+        f"{result['environment']['device']}, {os.cpu_count()} cores, load {os.getloadavg()[1]:.1f}, "
+        f"{len(paths)} photographs, Pillow {PIL.__version__}, libjpeg-turbo {features.version('libjpeg_turbo')}, "
+        f"torch {torch.__version__}",
         "",
         "| workers | | ours | PyTorch | ours is faster by |",
         "|---|---|---|---|---|",

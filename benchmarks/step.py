@@ -390,6 +390,10 @@ def main() -> None:
     jax.config.update("jax_enable_compilation_cache", False)  # compiling is measured
     if args.side:
         args.pair = args.pair[-1:]
+        try:
+            jax.devices()
+        except (AssertionError, RuntimeError):
+            parser.error(f"--device: JAX finds no {args.device or 'device'} on this machine")
         return serve(args.side, args)
     # This process touches no accelerator, whose memory its sides need.
     on_cpu = args.device == "cpu" or (not args.device and importlib.util.find_spec("jax_plugins") is None)

@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.exports import random_variables
 from benchmarks.step import measure
-from hsakd_jax.nets import create, kernels, parts
+from hsakd_jax.nets import NETWORKS, create, kernels, parts
 from hsakd_jax.nets.kernels import at_least_float32
 from hsakd_jax.rotations import ROTATIONS
 
@@ -76,6 +76,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
+    if unknown := sorted({*args.names} - {*NETWORKS}):
+        parser.error(f"there is no network {unknown[0]!r}: take some of {', '.join(NETWORKS)}")
     print("| network | computed | seconds | times ours |\n|---|---|---|---|")
     for name in args.names:
         network = create(name, 100)

@@ -1,6 +1,7 @@
 """What a result must say about itself: sizes of the network, versions, device, code."""
 
 import math
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from hsakd_jax.nets.network import Network, Peers
 
 PACKAGES = ("hsakd_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
+VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}
 
 
 class Part(NamedTuple):
@@ -99,11 +101,24 @@ def sizes(network: nn.Module, image_shape: tuple[int, ...]) -> dict[str, Any]:
 def environment() -> dict[str, Any]:
     """Versions, devices and the commit of the code, '' where git does not know it."""
     devices = jax.devices()
+    kind = devices[0].device_kind
     return {
         "versions": {name: _version(name) for name in PACKAGES},
-        "device": f"{len(devices)} x {devices[0].device_kind}",
+        "device": f"{len(devices)} x {kind}" + (_processor() if kind == "cpu" else ""),
         "git": _git_hash(),
     }
+
+
+def _processor() -> str:
+    """' (NAME, widest vectors)' of an x86 processor on Linux, since speeds depend on both; '' elsewhere."""
+    try:
+        found = dict(re.findall(r"^(model name|flags)\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M))
+    except OSError:
+        return ""
+    if found.keys() != {"model name", "flags"}:
+        return ""
+    vectors = [name for flag, name in VECTORS.items() if flag in found["flags"].split()]
+    return f" ({', '.join([found['model name'], *vectors[:1]])})"
 
 
 def _version(package: str) -> str:

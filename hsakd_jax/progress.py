@@ -55,6 +55,12 @@ class Console:
             self._next = now + 10
             self._write(text + "\n")
 
+    def wait(self, text: str) -> None:
+        """A moving line at once, of work that can't say how far it is; nothing where lines can't be replaced."""
+        if self._moves:
+            self._next = 0.0
+            self.progress(text)
+
     def end(self) -> None:
         """Leaves the moving line where it is."""
         if self._width:

@@ -103,6 +103,7 @@ def run(
             directory.record(entry)
             follow(entry)
 
+        console.wait(f"{directory.path}: compiling the step, or loading it where it was compiled before")
         while done < total:
             until = min(total, *(every * (done // every + 1) for every in (eval_steps, config["log_every"])))
             state, done = advance(state, teacher_variables, done, until)

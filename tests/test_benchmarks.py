@@ -81,6 +81,21 @@ def test_each_side_of_a_step_has_a_process_of_its_own(monkeypatch):
     assert ended.value.code == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["step", "--pair", "resnet56:resnet20", "--device", "tpu"], "JAX finds no tpu"),
+        (["ways", "resnet57"], "no network 'resnet57'"),
+        (["input", "--images", "nowhere"], "no images in nowhere"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(words, reason):
+    line = [sys.executable, "-m", f"benchmarks.{words[0]}", *words[1:]]
+    found = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode == 2, found.stderr
+    assert reason in found.stderr.splitlines()[-1]
+
+
 @pytest.fixture
 def images(tmp_path):
     """Two photographs, one class each."""

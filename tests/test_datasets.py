@@ -25,7 +25,7 @@ from hsakd_jax import data
 from hsakd_jax.datasets import BUILDERS, download
 from hsakd_jax.datasets.prepare import prepare
 from hsakd_jax.errors import UserError
-from hsakd_jax.progress import Progress, duration
+from hsakd_jax.progress import Console, Progress, duration
 
 
 @pytest.fixture(autouse=True)
@@ -662,6 +662,17 @@ def test_progress(monkeypatch, capsys, terminal):
     else:
         assert "\r" not in lines
         assert lines.count("\n") == 3  # at 3, 13 and 23 seconds
+
+
+@pytest.mark.parametrize(("terminal", "shown"), [(True, "\rone\rtwo\r   \rend\n"), (False, "one\nend\n")])
+def test_waiting_is_shown_where_lines_move(monkeypatch, capsys, terminal, shown):
+    """Elsewhere it would keep the next line back for ten seconds."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
+    console = Console()
+    console.progress("one")
+    console.wait("two")
+    console.line("end")
+    assert capsys.readouterr().out == shown
 
 
 # Image folders
