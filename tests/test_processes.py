@@ -58,7 +58,9 @@ dataset = Dataset(g.integers(0, 255, (80, 8, 8, 1), np.uint8), g.integers(0, 10,
 devices = Devices()
 found = []
 for many in (False, True):
-    advance = make_advance(devices.jit(step, replicated=2, donate=True), dataset, devices, 32, 0, many)
+    compiled = devices.jit(step, replicated=2, donate=True)
+    # On CPU it has compiler options, which a part of a program may not have.
+    advance = make_advance(compiled.__wrapped__ if many else compiled, dataset, devices, 32, 0, many)
     state, taught = devices.replicate((init(variables), teacher_variables))
     done = 0
     while done < 5:
