@@ -15,7 +15,8 @@ def load(config: dict[str, Any], directory: RunDirectory) -> tuple[Any, Any]:
       directory: the teacher's run.
 
     Raises:
-      UserError: it does not fit the run (see `_fit`).
+      UserError: it can't be restored, has other classes or channels than the student's dataset, or no branches where a
+        term needs them.
     """
     options = {name: config["teacher"][name] for name in ("dtype", "peer") if name in config["teacher"]}
     network, variables = restore(directory.path, config["teacher"]["checkpoint"], **options)
@@ -44,11 +45,7 @@ def foresee(config: dict[str, Any], described: dict[str, Any]) -> Any:
 
 
 def _fit(config, teacher, described, path):
-    """The teacher as a run needs it.
-
-    Raises:
-      UserError: it has other classes or channels, or no branches where a term needs them.
-    """
+    """The teacher as a run needs it, or the errors of `load`."""
     ours = config["network"]
     for what, theirs, own in (
         ("classes", teacher.num_classes, ours["num_classes"]),
