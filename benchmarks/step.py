@@ -108,17 +108,12 @@ def batch_of(dataset: sampling.Dataset) -> tuple[np.ndarray, ...]:
 def ours(pair: str, batch: int, dtype: str, steps: int = 1, remat: bool = False) -> tuple[Step, dict]:
     """Our steps as a function that waits for their end, and what compiling one took and needs."""
     step, (state, taught), devices, dataset = our_step(pair, batch, dtype, remat=remat)
-    rows = devices.shard(batch_of(dataset))
-    began = time.perf_counter()
-    compiled = step.lower(state, taught, *rows).compile()
-    memory = compiled.memory_analysis()
-    seconds = time.perf_counter() - began
-    # On an accelerator another program makes several steps; its first call tells what compiling that takes.
-    one_a_call = jax.default_backend() == "cpu"
-    advance = make_advance(
-        compiled if one_a_call else step, dataset, devices, batch, 0
-    )  # the transfer of a batch is part of a step
-    done = 0
+    needed, done, began = None, 0, time.perf_counter()
+    if jax.default_backend() == "cpu":
+        step = step.lower(state, taught, *devices.shard(batch_of(dataset))).compile()
+        if memory := step.memory_analysis():
+            needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes
+    advance = make_advance(step, dataset, devices, batch, 0)  # the transfer of a batch is part of a step
 
     def several():
         nonlocal state, done
@@ -127,12 +122,9 @@ def ours(pair: str, batch: int, dtype: str, steps: int = 1, remat: bool = False)
             state, done = advance(state, taught, done, until)
         jax.block_until_ready(state)
 
-    if not one_a_call:
-        began = time.perf_counter()
+    if jax.default_backend() != "cpu":  # the program that makes several steps is compiled by its first call
         several()
-        seconds = time.perf_counter() - began
-    needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes if memory else None
-    return several, {"compile_s": seconds, "program_bytes": needed}
+    return several, {"compile_s": time.perf_counter() - began, "program_bytes": needed}
 
 
 def torch_trainer(pair: str, classes: int, variant: str):
@@ -433,7 +425,7 @@ def main() -> None:
                 f"{about[name]['peak_bytes'] / 2**20:,.0f} | {ratio} |"
             )
             print(lines[-1], flush=True)
-        needs = f"{(ours_about['program_bytes'] or 0) / 2**20:,.0f} MiB by its program"
+        needs = f"{needed / 2**20:,.0f} MiB by its program" if (needed := ours_about["program_bytes"]) else ""
         lines.append(f"| | compiled in {ours_about['compile_s']:.0f} s | {needs} | | | | | | |")
         print(lines[-1], flush=True)
         for name in parts:

@@ -80,7 +80,7 @@ def evaluate_run(run_dir: str | Path, checkpoint: str = "last", data_dir: str | 
       data_dir: where the data lies now; None for where the run found it.
 
     Returns:
-      'arch', 'checkpoint', 'test_images' and the accuracies in percent.
+      'arch', 'checkpoint', 'classes' and 'test_images' (how many), and the accuracies in percent.
 
     Raises:
       UserError: not a run with a checkpoint, or data that is not there or has other classes.
@@ -112,6 +112,7 @@ def evaluate_run(run_dir: str | Path, checkpoint: str = "last", data_dir: str | 
     return {
         "arch": config["network"]["arch"],
         "checkpoint": checkpoint,
+        "classes": len(known),
         "test_images": len(splits.test.labels),
         **evaluate(devices.replicate(read_variables(directory, checkpoint)), splits.test),
     }
@@ -121,7 +122,8 @@ def report(run: str, result: dict[str, Any]) -> str:
     """The result of `evaluate_run` as text."""
     lines = [f"{run}: {result['arch']}, {result['checkpoint']} checkpoint, {result['test_images']} test images"]
     for prefix in sorted({name[: -len("top1")] for name in result if name.endswith("top1")}):
-        lines.append(f"{prefix}top-1 {result[prefix + 'top1']:.2f} %, top-5 {result[prefix + 'top5']:.2f} %")
+        top5 = f", top-5 {result[prefix + 'top5']:.2f} %" if result["classes"] > 5 else ""  # all of five
+        lines.append(f"{prefix.replace('/', ': ')}top-1 {result[prefix + 'top1']:.2f} %{top5}")
         branches = [l for l in range(1, 10) if f"{prefix}joint_{l}" in result]
         rows = [
             [f"branch {l}", *(f"{result[f'{prefix}{kind}_{l}']:.2f}" for kind in ("joint", "class"))] for l in branches

@@ -48,7 +48,13 @@ def execute(config: dict[str, Any], workdir: str, console: Console) -> dict[str,
     paths = {name: root if one else root / name for name in names}
     parts = {name: part(splits, name, config["seed"]) for name in names}
     for name, run in resolved.items():
-        RunDirectory(paths[name]).check(run)
+        directory, settings = RunDirectory(paths[name]), run["train"]
+        directory.check(run)
+        if (late := [n for n in settings["milestones"] if n >= settings["epochs"]]) and not directory.results():
+            console.line(
+                f"warning: {directory.path}: no step comes after the milestones {', '.join(map(str, late))}, "
+                f"the run has {settings['epochs']} epochs"
+            )
     rehearsed = {
         name: rehearse(run, _teacher_config(config, resolved, name), parts[name].train, Devices())
         for name, run in resolved.items()

@@ -4,7 +4,7 @@ from typing import Any
 
 from hsakd_jax.errors import UserError
 from hsakd_jax.rundir import RunDirectory
-from hsakd_jax.variables import build, peers, restore, without_branches
+from hsakd_jax.variables import build, chosen, restore, without_branches
 
 
 def load(config: dict[str, Any], directory: RunDirectory) -> tuple[Any, Any]:
@@ -35,13 +35,9 @@ def foresee(config: dict[str, Any], described: dict[str, Any]) -> Any:
       UserError: as `load`.
     """
     options, network = config["teacher"], described["network"]
-    network = {**network, "dtype": options.get("dtype") or network["dtype"]}
-    names, number = peers(network), options.get("peer", 1)
-    if not 1 <= number <= (len(names) or 1):
-        raise UserError(f"{options['workdir']} has no network {number}: name one from 1 to {len(names) or 1}")
-    if names:
-        network |= {"arch": names[number - 1], "peers": []}
-    return _fit(config, build(network), described, options["workdir"])
+    network = chosen(network, options.get("peer", 1), options["workdir"])
+    network = build({**network, "dtype": options.get("dtype") or network["dtype"]})
+    return _fit(config, network, described, options["workdir"])
 
 
 def _fit(config, teacher, described, path):

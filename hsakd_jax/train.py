@@ -19,7 +19,7 @@ from hsakd_jax.recipes import RECIPES
 from hsakd_jax.rundir import RunDirectory
 from hsakd_jax.signals import stop_requests
 from hsakd_jax.step import NEVER, State, Window
-from hsakd_jax.variables import peers
+from hsakd_jax.variables import chosen, peers
 
 
 def run(
@@ -62,11 +62,6 @@ def run(
     )
 
     _claim(directory, config)
-    if late := [epoch for epoch in settings["milestones"] if epoch >= settings["epochs"]]:
-        console.line(
-            f"warning: {directory.path}: no step comes after the milestones {', '.join(map(str, late))}, "
-            f"the run has {settings['epochs']} epochs"
-        )
     measure_with = evaluation.options(config)
     dataset, split = (splits.validation, "validation") if splits.validation else (splits.test, "test")
     if teacher is not None and taught_by is not None:
@@ -185,8 +180,7 @@ def _describe_teacher(directory: RunDirectory | None, options: dict[str, Any] | 
     if directory is None or options is None:
         return None
     config, results = directory.config(), directory.results() or {}
-    names = peers(config["network"])
-    arch = names[options.get("peer", 1) - 1] if names else config["network"]["arch"]
+    arch = chosen(config["network"], options.get("peer", 1), directory.path)["arch"]
     return {"arch": arch, "recipe": config["recipe"], "last": results.get("last")}
 
 

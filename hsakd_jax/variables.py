@@ -24,6 +24,24 @@ def peers(network: dict[str, Any]) -> list[str]:
     return [network["arch"]] * found if isinstance(found, int) else found
 
 
+def chosen(network: dict[str, Any], peer: int, run_dir: str | Path) -> dict[str, Any]:
+    """One network of a run as a section 'network' of its own.
+
+    Args:
+      network: the section 'network' of the run's config.
+      peer: which network of a mutual run, counted from 1; 1 of any other.
+      run_dir: the run, for the error.
+
+    Raises:
+      UserError: there is no such network.
+    """
+    names = peers(network)
+    count = len(names) or 1
+    if not 1 <= peer <= count:
+        raise UserError(f"{run_dir} has no network {peer}: name one from 1 to {count}")
+    return {**network, "arch": names[peer - 1], "peers": []} if names else network
+
+
 def build(network: dict[str, Any], **options: Any) -> Network | Peers:
     """The network that the section 'network' of a run's config describes, with further options of `Network`."""
     one = create(network["arch"], network["num_classes"], network["branches"], network["dtype"]).clone(**options)
@@ -48,18 +66,15 @@ def restore(
       The network and its variables, {'params', 'batch_stats'} of NumPy arrays.
 
     Raises:
-      UserError: not a run directory, no checkpoint, or a damaged one.
+      UserError: not a run directory, no such network in it, no checkpoint, or a damaged one.
     """
     directory = RunDirectory(run_dir)
     described = directory.config()["network"]
-    network = build({**described, "dtype": dtype or described["dtype"]})
-    count = len(network.networks) if isinstance(network, Peers) else 1
-    if not 1 <= peer <= count:
-        raise UserError(f"{directory.path} has no network {peer}: name one from 1 to {count}")
+    one = chosen(described, peer, directory.path)
+    network = create(one["arch"], one["num_classes"], one["branches"], dtype or one["dtype"])
     variables = read_variables(directory, checkpoint)
-    if isinstance(network, Peers):
-        variables = {c: tree[f"peer{peer}"] for c, tree in variables.items()}
-        return network.networks[peer - 1](branches=network.branches), variables
+    if peers(described):
+        return network, {c: tree[f"peer{peer}"] for c, tree in variables.items()}
     # What an objective kept for itself is no part of the network.
     return network, {c: {k: v for k, v in tree.items() if k != OBJECTIVE} for c, tree in variables.items()}
 

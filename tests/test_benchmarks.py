@@ -107,7 +107,7 @@ def images(tmp_path):
 
 
 def test_both_sides_read_photographs(images):
-    pytest.importorskip("torch")
+    pytest.importorskip("torch", reason="the extra 'torch' is not installed; .ci/run does it")
     words = ["--images", str(images), "--workers", "1", "--batch", "2", "--batches", "9", "--rounds", "1"]
     line = [sys.executable, "-m", "benchmarks.input", *words]
     found = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)

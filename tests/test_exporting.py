@@ -19,7 +19,7 @@ from hsakd_jax.exporting import FORMATS, TOLERANCE, Export, compare, export
 from hsakd_jax.progress import Console
 
 torch = pytest.importorskip("torch", reason="the extra 'torch' is not installed; .ci/run does it")
-torch_networks = pytest.importorskip("benchmarks.torch_networks")
+torch_networks = pytest.importorskip("benchmarks.torch_networks", reason="benchmarks lie in the checkout only")
 ARCHITECTURES = reference.read("architectures.json")["architectures"]
 
 
@@ -93,7 +93,7 @@ def test_the_page_serves_stablehlo_without_the_package(run, tmp_path):
 def test_whole_programs(file_format, name, tmp_path):
     """One network of each family; `python -m benchmarks.exports` does it for all."""
     if file_format == "onnx":  # needs the extra 'onnx', which .ci/run installs by itself
-        pytest.importorskip("jax2onnx")
+        pytest.importorskip("jax2onnx", reason="the extra 'onnx' is not installed; .ci/run does it")
     exported = golden(name)
     with jax.numpy_rank_promotion("allow"):  # jax2onnx is not as strict as our tests
         difference, greatest = compare(exported, FORMATS[file_format][0](exported, tmp_path / "x"))

@@ -5,7 +5,7 @@ import pytest
 
 from hsakd_jax import create, metrics, sampling
 from hsakd_jax.devices import Devices
-from hsakd_jax.evaluation import make_evaluate
+from hsakd_jax.evaluation import make_evaluate, report
 from hsakd_jax.nets.network import Outputs
 from hsakd_jax.variables import start
 
@@ -56,3 +56,13 @@ def test_every_image_counts_once_whatever_the_batch(batch):
     assert found["top1"] == pytest.approx(expected)
     assert found["top5"] == 100
     assert len(jax.devices()) == 8
+
+
+def test_report_leaves_out_what_says_nothing():
+    of = {"arch": "a", "checkpoint": "last", "test_images": 9}
+    assert report("run", of | {"classes": 5, "top1": 50.0, "top5": 100.0}).splitlines()[1:] == ["top-1 50.00 %"]
+    peers = {f"peer{i}/{kind}": 10.0 * i for i in (1, 2) for kind in ("top1", "top5")}
+    assert report("run", of | {"classes": 6} | peers).splitlines()[1:] == [
+        "peer1: top-1 10.00 %, top-5 10.00 %",
+        "peer2: top-1 20.00 %, top-5 20.00 %",
+    ]

@@ -198,7 +198,7 @@ def test_evaluate_checkpoint(form, execute, monkeypatch, tmp_path):
 
         safetensors.numpy.save_file(tensors, path)
     else:
-        torch = pytest.importorskip("torch")
+        torch = pytest.importorskip("torch", reason="the extra 'torch' is not installed; .ci/run does it")
         state = {f"module.{key}": torch.from_numpy(np.array(value)) for key, value in tensors.items()}
         torch.save({"net": state, "acc": 1.0, "epoch": 240}, path)
     printed, pictures = execute("evaluate_checkpoint", CHECKPOINT=str(path), IMAGES=10)

@@ -19,7 +19,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-pytest.importorskip("matplotlib")
+pytest.importorskip("matplotlib", reason="needs the extra 'report'")
 
 from hsakd_jax import charts, collected, create, data, facts, figures, groups, mistakes, opinions, pipeline, restore
 from hsakd_jax import page as room
