@@ -132,7 +132,7 @@ def evaluation_share(student: str, test: sampling.Dataset, rounds: int = 5) -> d
     variables = devices.replicate(random_variables(network, (32, 32, 3)))
     normal = recipes.NORMALISATION["cifar100"]
     evaluate = evaluation.make_evaluate(network, devices, **normal, batch=EVAL_BATCH, size=32)
-    forward = jax.jit(lambda v, x: network.apply(v, x).logits)
+    forward = devices.jit(lambda v, x: network.apply(v, x).logits, replicated=1)
     sides = {"evaluation": lambda: evaluate(variables, test)}
     for size in (64, 128, 256, 500, 1000, 2000):
         x = jax.block_until_ready(normalise(jnp.asarray(test.images[:size]), **normal))
@@ -184,13 +184,15 @@ def start_seconds(folder: Path) -> dict[str, float]:
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pair", default="wrn_40_2:wrn_16_2", choices=bench.PAIRS)
+    parser.add_argument("--pair", default="wrn_40_2:wrn_16_2", choices=bench.CIFAR_PAIRS)
     parser.add_argument("--images", type=int, default=640)
     parser.add_argument("--test-images", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--against", default="eager", choices=["eager", "none"])
     parser.add_argument("--output", help="name of the file in benchmarks/results/")
     args = parser.parse_args()
+    if args.images < BATCH or args.test_images < BATCH or args.epochs < 2:
+        parser.error(f"give at least a batch of {BATCH} --images and --test-images, and --epochs 2: the first compiles")
     steps = args.images // BATCH
     dataset, classes = bench.make_data(args.pair, args.images)
     test = sampling.Dataset(*(x[: args.test_images] for x in bench.make_data(args.pair, args.test_images)[0]))

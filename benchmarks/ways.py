@@ -18,6 +18,7 @@ import numpy as np
 
 from benchmarks.exports import random_variables
 from benchmarks.step import measure
+from hsakd_jax.devices import Devices
 from hsakd_jax.nets import NETWORKS, create, kernels, parts
 from hsakd_jax.nets.kernels import at_least_float32
 from hsakd_jax.rotations import ROTATIONS
@@ -63,7 +64,7 @@ def make(network, variables, images, norm=parts.normalise_batch, convolve=kernel
     original = parts.normalise_batch, parts.convolve
     parts.normalise_batch, parts.convolve = norm, convolve
     try:
-        compiled = jax.jit(jax.grad(loss)).lower(variables["params"]).compile()
+        compiled = Devices().jit(jax.grad(loss), replicated=1).lower(variables["params"]).compile()
     finally:
         parts.normalise_batch, parts.convolve = original
     return lambda: jax.block_until_ready(compiled(variables["params"]))

@@ -56,13 +56,11 @@ class Rehearsed(NamedTuple):
     """What a rehearsal has traced, so that the run need not again.
 
     Attributes:
-      network: Linen module.
       teacher: Linen module, or None.
       init: starts a state.
       step: as in `Assembly`.
     """
 
-    network: Any
     teacher: Any
     init: Callable[[Any], State]
     step: Callable[..., State]
@@ -84,7 +82,7 @@ def assemble(
       UserError: a teacher or start that does not fit.
     """
     settings, shape, seed = config["train"], config["network"]["image_shape"], config["seed"]
-    network = rehearsed.network if rehearsed else _network(config)
+    network = _network(config)
     init_from = str(beside(path, settings["init"])) if settings["init"] else ""
     new_fc = RECIPES[config["recipe"]].init == GIVEN
     frozen_fc = not is_trainable(settings["trainable"] or True, "head/fc/kernel")
@@ -103,12 +101,13 @@ def assemble(
 
 
 def rehearse(
-    config: dict[str, Any], teacher: dict[str, Any] | None, train: Dataset | Photos, devices: Devices
+    config: dict[str, Any], path: Path, teacher: dict[str, Any] | None, train: Dataset | Photos, devices: Devices
 ) -> Rehearsed:
     """Goes through the first step of a run on shapes alone, so that mistakes show before anything trains.
 
     Args:
       config: of the run.
+      path: of the run, from which the paths of other runs are told.
       teacher: config of its teacher's run, which need not have begun; None without one.
       train: training images.
       devices: where it will run.
@@ -122,7 +121,7 @@ def rehearse(
     settings, shape = config["train"], config["network"]["image_shape"]
     order(len(train.labels), settings["batch"], config["seed"], 0)  # refuses a batch larger than the training set
     network = _network(config)
-    taught = teachers.foresee(config, teacher) if teacher is not None and config["teacher"] is not None else None
+    taught = teachers.foresee(config, teacher, beside(path, config["teacher"]["workdir"])) if teacher else None
     image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     init, step = compile_step(config, network, taught, devices, make_schedule(settings, len(train.labels)), train)
     rows = (settings["batch"], *(shape if isinstance(train, Photos) else train.image_shape))
@@ -139,7 +138,7 @@ def rehearse(
         step.eval_shape(*given, *batch)
     except ValueError as error:
         raise UserError(str(error)) from error
-    return Rehearsed(network, taught, init, step)
+    return Rehearsed(taught, init, step)
 
 
 def _network(config):

@@ -181,14 +181,14 @@ class Devices:
             shardings = (self.everywhere,) * replicated + (self.split,) * (len(args) - replicated)
             return function(*jax.lax.with_sharding_constraint(args, shardings))
 
-        donated, options = (0,) if donate else (), _compiler_options(jax.default_backend())
+        donated, options = (0,) if donate else (), _compiler_options(self.mesh.devices.flat[0].platform)
         return jax.jit(on_mesh, donate_argnums=donated, out_shardings=self.everywhere, compiler_options=options)
 
 
 @cache
-def _compiler_options(backend: str) -> dict[str, str] | None:
+def _compiler_options(platform: str) -> dict[str, str] | None:
     """On CPU, operations in the order of XLA's memory scheduler: steps of ResNets are 7 % faster than by default."""
-    if backend != "cpu":
+    if platform != "cpu":
         return None
     options = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
     try:

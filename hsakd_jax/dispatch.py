@@ -35,7 +35,8 @@ def make_advance(
       batch: images a step, over all processes.
       seed: of the order, see `sampling.order`.
       many: whether one call makes many steps on images that lie on the devices; by default on accelerators, where the
-        images fit. On CPU, XLA computes gradients of convolutions many times slower inside a loop of its own.
+        images fit. Not on CPU, where a step has compiler options, which JAX takes for whole programs only, and where
+        XLA computes gradients of convolutions many times slower inside a loop of its own.
       size: side of the crops that workers make of photographs.
     """
     if many is None:

@@ -3,8 +3,9 @@
     python -m hsakd_jax.evaluate --workdir=RUN [--checkpoint=last|best] [--data_dir=DIR] [--json]
 
 RUN is the directory of one run, or of a pipeline, whose runs are then measured one after the other. Prints top-1
-and top-5 over upright images and, for each branch, over all four rotations: joint (the argmax of its 4N logits is
-the class and the rotation) and class (the argmax of its logits summed over rotations is the class).
+and, of more than five classes, top-5 over upright images and, for each branch, over all four rotations: joint (the
+argmax of its 4N logits is the class and the rotation) and class (the argmax of its logits summed over rotations is the
+class).
 
 --data_dir says where the data lies now; --json prints one JSON object for machines.
 """

@@ -80,7 +80,7 @@ def evaluate_run(run_dir: str | Path, checkpoint: str = "last", data_dir: str | 
       data_dir: where the data lies now; None for where the run found it.
 
     Returns:
-      'arch', 'checkpoint', 'classes' and 'test_images' (how many), and the accuracies in percent.
+      'arch', 'checkpoint', the numbers of 'classes' and of 'test_images', and the accuracies in percent.
 
     Raises:
       UserError: not a run with a checkpoint, or data that is not there or has other classes.

@@ -47,19 +47,19 @@ def execute(config: dict[str, Any], workdir: str, console: Console) -> dict[str,
     resolved = {name: resolve(config, name, splits) for name in names}
     paths = {name: root if one else root / name for name in names}
     parts = {name: part(splits, name, config["seed"]) for name in names}
+    rehearsed = {}
     for name, run in resolved.items():
         directory, settings = RunDirectory(paths[name]), run["train"]
         directory.check(run)
-        if (late := [n for n in settings["milestones"] if n >= settings["epochs"]]) and not directory.results():
+        if directory.results():
+            continue
+        taught_by = _teacher_config(config, resolved, name)
+        rehearsed[name] = rehearse(run, directory.path, taught_by, parts[name].train, Devices())
+        if late := [epoch for epoch in settings["milestones"] if epoch >= settings["epochs"]]:
             console.line(
                 f"warning: {directory.path}: no step comes after the milestones {', '.join(map(str, late))}, "
                 f"the run has {settings['epochs']} epochs"
             )
-    rehearsed = {
-        name: rehearse(run, _teacher_config(config, resolved, name), parts[name].train, Devices())
-        for name, run in resolved.items()
-        if not RunDirectory(paths[name]).results()
-    }
     results = {
         name: train.run(run, paths[name], parts[name], console, rehearsed.pop(name, None))
         for name, run in resolved.items()

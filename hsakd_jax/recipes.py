@@ -205,7 +205,7 @@ def make(
     name = "hsakd_tiny" if recipe == "tiny" else recipe
     base = name.removesuffix("_tiny")
     if base not in (PIPELINE, *RECIPES):
-        raise ValueError(f"{unknown(recipe, (PIPELINE, *RECIPES))}, each also with _tiny behind it")
+        raise ValueError(f"{unknown(recipe, (PIPELINE, *RECIPES), '_tiny')}, each also with _tiny behind it")
     runs = runs if base == PIPELINE else (base,)
     started = {
         "trainable": "",  # what learns, a pattern searched for in the paths of parameters; '' for what the row says
@@ -238,9 +238,9 @@ def make(
     return ConfigDict(config)
 
 
-def unknown(recipe: str, known: Iterable[str]) -> str:
-    """What an error says of a recipe that is not among those that are known."""
-    base, known = recipe.removesuffix("_tiny"), list(known)
+def unknown(recipe: str, known: Iterable[str], suffix: str = "") -> str:
+    """What an error says of a recipe that is not among those that are known, each perhaps with `suffix` behind it."""
+    base, known = recipe.removesuffix(suffix), list(known)
     near = difflib.get_close_matches(base, known, 1, 0)[0] + recipe[len(base) :]
     return f"unknown recipe {recipe!r}: did you mean {near!r}? There are {', '.join(known)}"
 

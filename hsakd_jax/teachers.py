@@ -1,5 +1,6 @@
 """The network that teaches: restored from its run, in the form that the student's objective needs."""
 
+from pathlib import Path
 from typing import Any
 
 from hsakd_jax.errors import UserError
@@ -18,26 +19,28 @@ def load(config: dict[str, Any], directory: RunDirectory) -> tuple[Any, Any]:
       UserError: it can't be restored, has other classes or channels than the student's dataset, or no branches where a
         term needs them.
     """
-    options = {name: config["teacher"][name] for name in ("dtype", "peer") if name in config["teacher"]}
-    network, variables = restore(directory.path, config["teacher"]["checkpoint"], **options)
+    network, variables = restore(directory.path, config["teacher"]["checkpoint"], **_options(config))
     network = _fit(config, network, directory.config(), directory.path)
     return network, variables if network.branches else without_branches(variables)
 
 
-def foresee(config: dict[str, Any], described: dict[str, Any]) -> Any:
+def foresee(config: dict[str, Any], described: dict[str, Any], path: Path) -> Any:
     """The network that `load` will give, while its run need not have begun.
 
     Args:
       config: of the student's run, resolved.
       described: config of the teacher's run, resolved.
+      path: of the teacher's run, for errors.
 
     Raises:
       UserError: as `load`.
     """
-    options, network = config["teacher"], described["network"]
-    network = chosen(network, options.get("peer", 1), options["workdir"])
-    network = build({**network, "dtype": options.get("dtype") or network["dtype"]})
-    return _fit(config, network, described, options["workdir"])
+    return _fit(config, build(chosen(described["network"], path, **_options(config))), described, path)
+
+
+def _options(config):
+    """What a student's config says of its teacher's network."""
+    return {name: config["teacher"][name] for name in ("dtype", "peer") if name in config["teacher"]}
 
 
 def _fit(config, teacher, described, path):

@@ -180,7 +180,7 @@ def _describe_teacher(directory: RunDirectory | None, options: dict[str, Any] | 
     if directory is None or options is None:
         return None
     config, results = directory.config(), directory.results() or {}
-    arch = chosen(config["network"], options.get("peer", 1), directory.path)["arch"]
+    arch = chosen(config["network"], directory.path, peer=options.get("peer", 1))["arch"]
     return {"arch": arch, "recipe": config["recipe"], "last": results.get("last")}
 
 

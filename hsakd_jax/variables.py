@@ -24,13 +24,14 @@ def peers(network: dict[str, Any]) -> list[str]:
     return [network["arch"]] * found if isinstance(found, int) else found
 
 
-def chosen(network: dict[str, Any], peer: int, run_dir: str | Path) -> dict[str, Any]:
+def chosen(network: dict[str, Any], run_dir: str | Path, dtype: str = "", peer: int = 1) -> dict[str, Any]:
     """One network of a run as a section 'network' of its own.
 
     Args:
       network: the section 'network' of the run's config.
-      peer: which network of a mutual run, counted from 1; 1 of any other.
       run_dir: the run, for the error.
+      dtype: compute dtype; '' for the one it was trained in.
+      peer: which network of a mutual run, counted from 1; 1 of any other.
 
     Raises:
       UserError: there is no such network.
@@ -39,7 +40,7 @@ def chosen(network: dict[str, Any], peer: int, run_dir: str | Path) -> dict[str,
     count = len(names) or 1
     if not 1 <= peer <= count:
         raise UserError(f"{run_dir} has no network {peer}: name one from 1 to {count}")
-    return {**network, "arch": names[peer - 1], "peers": []} if names else network
+    return {**network, "arch": [*names, network["arch"]][peer - 1], "peers": [], "dtype": dtype or network["dtype"]}
 
 
 def build(network: dict[str, Any], **options: Any) -> Network | Peers:
@@ -70,8 +71,7 @@ def restore(
     """
     directory = RunDirectory(run_dir)
     described = directory.config()["network"]
-    one = chosen(described, peer, directory.path)
-    network = create(one["arch"], one["num_classes"], one["branches"], dtype or one["dtype"])
+    network = cast(Network, build(chosen(described, directory.path, dtype, peer)))
     variables = read_variables(directory, checkpoint)
     if peers(described):
         return network, {c: tree[f"peer{peer}"] for c, tree in variables.items()}

@@ -22,15 +22,23 @@ def prepare() -> None:
     """
     flags = os.environ.get("XLA_FLAGS", "")
     # On a TPU, libtpu may read the same flags, and knows others.
-    cpu = importlib.util.find_spec("libtpu") is None
-    if cpu and WITHOUT_YNNPACK not in flags and _knows(WITHOUT_YNNPACK.strip("-=").encode()):
+    if not _installed("libtpu") and WITHOUT_YNNPACK not in flags and _knows(WITHOUT_YNNPACK.strip("-=").encode()):
         os.environ["XLA_FLAGS"] = f"{flags} {WITHOUT_YNNPACK}".strip()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hsakd_jax"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
     # Small programs too, of which a start has dozens.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    if cpu and importlib.util.find_spec("jax_plugins") is None and "MALLOC_TRIM_THRESHOLD_" not in os.environ:
+    if not accelerators() and "MALLOC_TRIM_THRESHOLD_" not in os.environ:
         _keep_memory()
+
+
+def accelerators() -> str:
+    """'tpu' or 'gpu' where JAX's plug-in for it is installed, '' without one; JAX is not started."""
+    return "tpu" if _installed("libtpu") else "gpu" if _installed("jax_plugins") else ""
+
+
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
 
 
 def _keep_memory() -> None:

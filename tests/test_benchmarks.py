@@ -84,7 +84,9 @@ def test_each_side_of_a_step_has_a_process_of_its_own(monkeypatch):
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["step", "--pair", "resnet56:resnet20", "--device", "tpu"], "JAX finds no tpu"),
+        (["step", "--pair", "resnet56:resnet20", "--device", "tpu", "--against", "none"], "JAX finds no tpu"),
+        (["step", "--device", "tpu"], "PyTorch is not measured on a TPU"),
+        (["loop", "--epochs", "1"], "--epochs 2"),
         (["ways", "resnet57"], "no network 'resnet57'"),
         (["input", "--images", "nowhere"], "no images in nowhere"),
     ],

@@ -244,13 +244,13 @@ def test_frozen_teacher_starts_from_a_baseline_and_keeps_its_backbone(alone, pip
 
 def test_validation_images_choose_the_best_epoch(run_command, tmp_path):
     done = run_command(
-        "main", f"{CONFIG}:baseline_tiny", f"--workdir={tmp_path}/run", "--config.data.validation=0.2",
+        "main", f"{CONFIG}:kd_tiny", f"--workdir={tmp_path}", "--config.data.validation=0.2",
         "--config.student.accumulate=2", "--config.student.milestones=(1,2,3)",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    warned = done.stdout.index("no step comes after the milestones 2, 3, the run has 2 epochs")
-    assert warned < done.stdout.index("epoch ")  # before anything trains
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    warned = done.stdout.index(f"{tmp_path}/kd: no step comes after the milestones 2, 3, the run has 2 epochs")
+    assert warned < done.stdout.index("epoch ")  # before its teacher is trained
+    results = json.loads((tmp_path / "kd" / "results.json").read_text())
     assert results["best"]["chosen_by"] == "top-1 on validation"
     assert results["train_images"] < 180
     assert results["test_images"] == 896
@@ -276,6 +276,7 @@ BAD = {
         ["--config.runs=('baseline','kdd')"],
         ["unknown recipe 'kdd'", "did you mean 'kd'"],
     ),
+    "tiny recipe among several": (["--config.runs=('student_tiny',)"], ["did you mean 'student'?"]),
     "unknown config": (["--config=configs/cifar1000.py"], ["configs/cifar1000.py"]),
     "wrong type": (["--config.student.epochs=many"], ["epochs"]),
     "unknown flag": (["--confg=x"], ["confg"]),

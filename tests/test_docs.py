@@ -54,7 +54,7 @@ ELSEWHERE = [
     "ImageNet's archives: --config.data.dir=DIR",
     "a GPU: --device gpu",
     "photographs: --images DIR",
-    "three quarters of an hour: --output cpu-2cores",
+    "a long time: --output cpu-2cores",
 ]
 # What a page says in words, for its `python` blocks to work: file, before, after.
 EDITS = {

@@ -46,13 +46,21 @@ def test_golden_steps_in_float64(key):
     assert all(error <= 1e-8 for error in errors.values()), errors
 
 
+@pytest.fixture
+def traced_anew():
+    """Forms of a computation are chosen when it is traced, and what another backend has shall not stay."""
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.usefixtures("traced_anew")
 def test_first_golden_step_in_float32(monkeypatch, backend):
     """One run through the tolerances of golden/README.md; the others are covered in float64.
 
     Under another backend's name, so that what accelerators compute is right too.
     """
-    jax.clear_caches()  # forms are chosen when they are traced
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     record = STEPS["student/wrn_16_2_aux<-wrn_40_2_aux"]
     arch, network = reference.create(record["student"])
@@ -66,7 +74,6 @@ def test_first_golden_step_in_float32(monkeypatch, backend):
         tolerance = {"grad_norm": 1e-3, "task": 1e-5, "loss": 1e-5}.get(name, 1e-4)
         absolute = 1e-6 if name.startswith("kl") else 0
         assert abs(float(state.window.sums[name]) - value) <= tolerance * value + absolute, name
-    jax.clear_caches()
 
 
 def small(branches=False, train=True, accumulate=1, remat=False):

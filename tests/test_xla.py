@@ -7,9 +7,10 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import jax
 import pytest
 
-from hsakd_jax import xla
+from hsakd_jax import devices, xla
 
 
 def test_a_known_flag_joins_those_that_are_set(monkeypatch):
@@ -64,7 +65,7 @@ def test_freed_memory_stays_the_process_s(environment, kept):
     script = """
 import resource
 import numpy as np
-from hsakd_jax import xla
+from hsakd_jax import devices, xla
 xla.prepare()
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 size = 2**26
@@ -78,3 +79,15 @@ print(faults() - before)
     assert done.returncode == 0, done.stderr
     # Linux may give large pages, 32 to these 64 MiB.
     assert (int(done.stdout) < 16) == kept, done.stdout
+
+
+def test_programs_on_cpu_have_the_memory_schedulers_order(monkeypatch):
+    known = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+    assert devices._compiler_options("cpu") == (known if xla._knows(b"xla_cpu_scheduler_type") else None)
+    assert devices._compiler_options("gpu") is None
+
+    def refuse(*_, **__):
+        raise jax.errors.JaxRuntimeError("No such compile option")
+
+    monkeypatch.setattr(jax, "jit", refuse)
+    assert devices._compiler_options.__wrapped__("cpu") is None
