@@ -21,6 +21,7 @@ benchmarks/results/NAME.
 
 import argparse
 import contextlib
+import importlib.util
 import itertools
 import json
 import os
@@ -381,6 +382,8 @@ def main() -> None:
         parser.error(f"--against: there is no {unknown[0]!r}: take torch, none, or some of {', '.join(VARIANTS)}")
     if (args.device or xla.accelerators()) == "tpu" and args.against != "none":
         parser.error("--against: PyTorch is not measured on a TPU: give --against none")
+    if args.against != "none" and importlib.util.find_spec("torch") is None:
+        parser.error("--against: PyTorch is not installed: pip install -e '.[torch]', or give --against none")
     if args.device:
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(args.device, args.device))
     jax.config.update("jax_enable_compilation_cache", False)  # compiling is measured

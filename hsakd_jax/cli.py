@@ -54,6 +54,9 @@ def command(main: Callable[..., None], usage: str | None, *required: str, words:
 def _read_flags(required: tuple[str, ...], words: str) -> list[str]:
     # absl's flags have underscores only; people type dashes.
     argv = [re.sub(r"^--[\w-]+", lambda flag: f"--{flag[0][2:].replace('-', '_')}", word) for word in sys.argv]
+    # Of a key that is given twice the last one counts; of lists the flags' library would make one.
+    keys = [word.partition("=")[0] if word.startswith("--config.") and "=" in word else word for word in argv]
+    argv = [word for i, word in enumerate(argv) if word == keys[i] or keys[i] not in keys[i + 1 :]]
     try:
         rest = flags.FLAGS([re.sub(r"^(--config=)?(configs/\w+\.py)", _find_config, word) for word in argv])[1:]
         missing = [name for name in required if flags.FLAGS[name].value in (None, "")]

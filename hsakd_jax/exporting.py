@@ -15,6 +15,7 @@ import numpy as np
 from hsakd_jax import facts, weights
 from hsakd_jax.augment import normalise
 from hsakd_jax.errors import UserError
+from hsakd_jax.files import check_folder
 from hsakd_jax.rundir import RunDirectory
 from hsakd_jax.variables import restore, without_branches
 
@@ -94,6 +95,7 @@ def export(
         raise UserError("--preprocess gives probabilities of classes: leave out --with-branches")
     if path.exists():
         raise UserError(f"{path} exists: name another --output")
+    check_folder(path)
     config = RunDirectory(workdir).config()
     network, variables = restore(workdir, checkpoint)
     if branches and not network.branches:
@@ -104,7 +106,6 @@ def export(
     exported = Export(arch, network, variables, config, preprocess)
     draft = path.with_name(f".{path.name}.draft")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         # Accelerators round more by default, each in its way.
         with jax.default_device("cpu"):
             difference, greatest = compare(exported, write(exported, draft))

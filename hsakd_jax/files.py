@@ -36,6 +36,16 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+def check_folder(output: Path) -> None:
+    """Refuses a file to be written in a folder that is not there.
+
+    Raises:
+      UserError: it is not.
+    """
+    if not os.path.isdir(output.parent):  # Path's raises where a folder is closed
+        raise UserError(f"{output.parent} is no folder: make it, or choose another --output")
+
+
 def read_json(path: Path) -> Any:
     """Reads JSON.
 

@@ -55,9 +55,11 @@ def execute(config: dict[str, Any], workdir: str, console: Console) -> dict[str,
             continue
         taught_by = _teacher_config(config, resolved, name)
         rehearsed[name] = rehearse(run, directory.path, taught_by, parts[name].train, Devices())
-        if late := [epoch for epoch in settings["milestones"] if epoch >= settings["epochs"]]:
+        late = [f"milestone {epoch}" for epoch in settings["milestones"] if epoch >= settings["epochs"]]
+        late += [f"warmup of {settings['warmup']}"] if settings["warmup"] >= settings["epochs"] else []
+        if late:
             console.line(
-                f"warning: {directory.path}: no step comes after the milestones {', '.join(map(str, late))}, "
+                f"warning: {directory.path}: no step comes after {', '.join(late)}, "
                 f"the run has {settings['epochs']} epochs"
             )
     results = {
@@ -146,6 +148,8 @@ def check(config: dict[str, Any], names: Sequence[str]) -> None:
         raise UserError(f"data.image_size is {side}, which is for data.crop=resized and image_folder: leave it 0")
     if 0 < config["data"]["resize"] < side:
         raise UserError(f"data.resize is {config['data']['resize']}: give at least data.image_size, {side}, or 0")
+    if not all(number > 0 for number in config["data"]["std"]):
+        raise UserError(f"data.std is {config['data']['std']}: give numbers above 0, one for each channel")
     if not all(isinstance(peer, str) for peer in config["peers"]):
         raise UserError(f"peers is {config['peers']}: name a network for each, such as ('resnet20', 'wrn_16_2')")
     tracking.check(config["tracking"])
@@ -162,6 +166,13 @@ def check(config: dict[str, Any], names: Sequence[str]) -> None:
         for key in ("lr", "momentum", "weight_decay", "gamma", "warmup"):
             if not 0 <= section[key] < math.inf:
                 raise UserError(f"{where}.{key} is {section[key]}: give a number of at least 0")
+        if not section["momentum"] < 1:
+            raise UserError(f"{where}.momentum is {section['momentum']}: give a number below 1")
+        for term, options in config["objective"][name].items():
+            if not 0 < options.get("temperature", 1) < math.inf:
+                raise UserError(
+                    f"objective.{name}.{term}.temperature is {options['temperature']}: give a number above 0"
+                )
         if not all(isinstance(epoch, int | float) for epoch in section["milestones"]):
             raise UserError(f"{where}.milestones is {section['milestones']}: give epochs, such as (150, 180, 210)")
         Devices().check_batch(section["batch"], section["accumulate"])
@@ -271,7 +282,8 @@ def summary(results: dict[str, dict[str, Any]]) -> str:
         student = RECIPES[recipe].network == "student" and recipe != "baseline"
         gain = f"{top1 - mean_top1(alone['last']):+.2f}" if alone and student else ""
         joint = f"{best_branch(result['last']):.2f}" if any("joint_" in name for name in result["last"]) else ""
-        size = f"{result['parameters']['backbone']:,}"
+        # Of several different networks it is the first one's, and the accuracy their mean.
+        size = "" if "+" in result["arch"] else f"{result['parameters']['backbone']:,}"
         row = [RECIPES[recipe].title, result["arch"], size, f"{top1:.2f}", f"{best:.2f}", gain, joint]
         for cells, cell in zip(columns.values(), row, strict=True):
             cells.append(cell)

@@ -150,7 +150,7 @@ TABLES = {
         ),
     ),
     "online": Table(
-        "Online: two equal networks teach each other (HSSAKD)",
+        "Online: networks teach one another (HSSAKD, the paper's: two equal ones)",
         {
             "baseline": {
                 **_row(
@@ -167,7 +167,7 @@ TABLES = {
                 Column("imagenet2012", "", "resnet18_imagenet"): Number(71.49),
             },
         },
-        "the mean of the two networks of a run",
+        "the mean of the networks of a run",
     ),
     "few_shot": Table(
         "Few-shot: a share of the training images, the same of each class",
@@ -218,7 +218,8 @@ TABLES = {
             "sskd": _row(PROBED, 71.03, 39.07),
             "student": _row(PROBED, 74.66, 42.57),
         },
-        "a new last layer on a backbone trained on CIFAR-100 as the row says (which teacher HSAKD had is not said)",
+        "a new last layer on a backbone trained as the row says, the paper's on CIFAR-100 (whose teacher for HSAKD is "
+        "not said)",
     ),
     "voc": Table(
         "Pascal VOC detection, mAP with the student as backbone",

@@ -240,9 +240,11 @@ def make(
 
 def unknown(recipe: str, known: Iterable[str], suffix: str = "") -> str:
     """What an error says of a recipe that is not among those that are known, each perhaps with `suffix` behind it."""
-    base, known = recipe.removesuffix(suffix), list(known)
-    near = difflib.get_close_matches(base, known, 1, 0)[0] + recipe[len(base) :]
-    return f"unknown recipe {recipe!r}: did you mean {near!r}? There are {', '.join(known)}"
+    known = list(known)
+    base = recipe.removesuffix("_tiny")  # where only rows are named
+    near = [base] if base in known else difflib.get_close_matches(recipe, [*known, *(n + suffix for n in known)], 1)
+    hint = f"did you mean {near[0]!r}? There" if near else "there"
+    return f"unknown recipe {recipe!r}: {hint} are {', '.join(known)}"
 
 
 def parents(recipe: str) -> tuple[str, ...]:

@@ -29,13 +29,12 @@ def main(folders: list[str]) -> None:
     """Writes the report."""
     from hsakd_jax import collected, page
     from hsakd_jax.errors import UserError
-    from hsakd_jax.files import write_files
+    from hsakd_jax.files import check_folder, write_files
 
     output, pngs = Path(_OUTPUT.value).expanduser(), Path(_PNG.value).expanduser() if _PNG.value else None
     if output.suffix not in (".html", ".htm") or os.path.isdir(output):
         raise UserError(f"--output={output}: name a file that ends in .html")
-    if not os.path.isdir(output.parent):  # Path's raises where a folder is closed
-        raise UserError(f"{output.parent} is no folder: make it, or choose another --output")
+    check_folder(output)
     if pngs and os.path.exists(pngs) and not os.path.isdir(pngs):
         raise UserError(f"--png={pngs} is a file: name a folder")
     for folder in filter(None, (output.parent, pngs)):  # now, and not after long work

@@ -34,20 +34,27 @@ class RunDirectory:
     def check(self, config: dict[str, Any]) -> None:
         """Refuses a directory that is not that of `config` and can't become it; writes nothing.
 
+        One of another config that has no checkpoint, such as of a run that failed at its first steps, can.
+
         Raises:
           UserError: it belongs to another config, or holds something else.
         """
-        config = json.loads(json.dumps(config))  # tuples as lists, as they will be read
         if (self.path / "config.json").exists():
-            old, new = flat(self.config()), flat(config)
-            keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and k not in MAY_DIFFER)
-            if keys:
-                differing = ", ".join(f"{k} ({old.get(k)} there, {new.get(k)} asked for)" for k in keys)
-                raise UserError(f"{self.path} belongs to another config: {differing}; choose another directory")
+            if (differing := self._differing(config)) and (self.has_checkpoint() or self.results()):
+                raise UserError(
+                    f"{self.path} belongs to another config: {', '.join(differing)}; choose another directory"
+                )
         elif self.path.exists() and (not self.path.is_dir() or _visible(self.path)):
             runs = sorted(p.parent.name for p in self.path.glob("*/config.json"))
             held = f"; it holds the runs {', '.join(runs)}" if runs else ""
             raise UserError(f"{self.path} exists and is not a run directory{held}: choose another directory")
+
+    def _differing(self, config: dict[str, Any]) -> list[str]:
+        """What `config` has other than the run that is there, in words."""
+        config = json.loads(json.dumps(config))  # tuples as lists, as they will be read
+        old, new = flat(self.config()), flat(config)
+        keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and k not in MAY_DIFFER)
+        return [f"{k} ({old.get(k)} there, {new.get(k)} asked for)" for k in keys]
 
     def claim(self, config: dict[str, Any]) -> None:
         """Makes the directory that of `config`, and of this process as long as this object lives.
@@ -66,6 +73,9 @@ class RunDirectory:
                 lock = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
                 self._lock = weakref.finalize(self, os.close, lock)
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which ends with the process, killed or not
+            if (self.path / "config.json").exists() and self._differing(config):
+                for left in (self._metrics, self.path / ".identity"):
+                    left.unlink(missing_ok=True)
             write_json(self.path / "config.json", config)
         except BlockingIOError as error:
             raise UserError(
@@ -92,6 +102,10 @@ class RunDirectory:
         if not path.exists():
             self._try(write_text, path, secrets.token_hex(4))
         return path.read_text()
+
+    def has_checkpoint(self) -> bool:
+        """Whether a checkpoint was saved here, sound or not."""
+        return any(path.name.isdigit() for path in self.checkpoints.glob("*"))
 
     def results(self) -> dict[str, Any] | None:
         """What the finished run reached, or None."""

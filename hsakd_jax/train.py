@@ -121,12 +121,12 @@ def run(
                     raise
                 entry = {"step": done, "epoch": done / steps_per_epoch, "split": split, **accuracy}
                 record({**entry, "score": score(accuracy)})
+                checkpoints.save(done, state, score(accuracy))
                 console.line(
                     f"{directory.path}: epoch {entry['epoch']:g}/{settings['epochs']}, {split} "
                     f"{accuracies.describe(accuracy)}, "
                     f"{clock.epoch(done, steps_per_epoch)} an epoch, {clock.left(done)} left"
                 )
-                checkpoints.save(done, state, score(accuracy))
                 clock.skip(done)
             # Several processes talk of it at the lines of the log only.
             if (at_log or jax.process_count() == 1) and (signal := greatest(asked[0] if asked else 0)):

@@ -1,6 +1,7 @@
 """What the benchmarks count and claim; their times are nobody's test."""
 
 import hashlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from PIL import Image
 from benchmarks import input as photographs
 from benchmarks import loop, scale, step
 from hsakd_jax.nets import create
+
+WITHOUT_TORCH = importlib.util.find_spec("torch") is None
 
 
 def test_collectives_are_counted_from_a_programs_text():
@@ -87,6 +90,7 @@ def test_each_side_of_a_step_has_a_process_of_its_own(monkeypatch):
         (["step", "--pair", "resnet56:resnet20", "--device", "tpu", "--against", "none"], "JAX finds no tpu"),
         (["step", "--device", "tpu"], "PyTorch is not measured on a TPU"),
         (["loop", "--epochs", "1"], "--epochs 2"),
+        *[(["step"], "pip install -e '.[torch]'"), (["loop"], "pip install -e '.[torch]'")][: 2 * WITHOUT_TORCH],
         (["ways", "resnet57"], "no network 'resnet57'"),
         (["input", "--images", "nowhere"], "no images in nowhere"),
     ],

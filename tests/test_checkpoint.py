@@ -82,6 +82,7 @@ CONFIG = {"data": {"dir": "a", "pad": 4}, "train": {"lr": 0.1, "milestones": (1,
 def test_a_run_directory_belongs_to_its_config(tmp_path):
     directory = RunDirectory(tmp_path / "run")
     directory.claim(CONFIG)
+    (directory.checkpoints / "5").mkdir(parents=True)
     directory.claim({**CONFIG, "data": {"dir": "b", "pad": 4}})  # the data may lie elsewhere now
     with pytest.raises(
         UserError, match=r"train.lr \(0.1 there, 0.2 asked for\), train.new \(None there, 1 asked for\)"
@@ -132,3 +133,20 @@ def test_recipes_share_no_terms():
     config = make("hsakd", data={}, teacher=section, student=section, frozen={}, runs=("teacher", "student", "kd"))
     config.objective.teacher.task.weight = 7.0
     assert config.objective.student.task.weight == config.objective.kd.task.weight == 1.0
+
+
+def test_a_run_without_a_checkpoint_gives_its_folder_up(tmp_path):
+    directory = RunDirectory(tmp_path / "run")
+    directory.claim({"seed": 0})
+    directory.record({"step": 1})
+    identity = directory.identity()
+    directory.claim({"seed": 0})
+    assert directory.identity() == identity
+    assert directory.records() == [{"step": 1}]
+    directory.claim({"seed": 1})
+    assert directory.config() == {"seed": 1}
+    assert directory.records() == []
+    assert directory.identity() != identity
+    directory.finish({"last": {}})
+    with pytest.raises(UserError, match=r"another config: seed \(1 there, 2 asked for\)"):
+        directory.claim({"seed": 2})

@@ -90,6 +90,16 @@ def test_evaluate_restores_on_other_devices(pipeline, run_command):
     assert re.search(rf"branch 3 +{result['best']['joint_3']:.2f} ", text)
 
 
+def test_evaluate_names_runs_without_a_checkpoint(pipeline, run_command, tmp_path):
+    (tmp_path / "student").symlink_to(pipeline / "student")
+    (tmp_path / "late").mkdir()
+    shutil.copy(pipeline / "teacher" / "config.json", tmp_path / "late")
+    shown = run_command("evaluate", f"--workdir={tmp_path}")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stderr == f"{tmp_path}/late: no checkpoint yet\n"
+    assert shown.stdout.startswith(f"{tmp_path}/student: resnet8_quarter, last checkpoint")
+
+
 def test_restore(pipeline):
     network, variables = hsakd_jax.restore(pipeline / "student")
     assert network.branches
@@ -248,7 +258,7 @@ def test_validation_images_choose_the_best_epoch(run_command, tmp_path):
         "--config.student.accumulate=2", "--config.student.milestones=(1,2,3)",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    warned = done.stdout.index(f"{tmp_path}/kd: no step comes after the milestones 2, 3, the run has 2 epochs")
+    warned = done.stdout.index(f"{tmp_path}/kd: no step comes after milestone 2, milestone 3, the run has 2 epochs")
     assert warned < done.stdout.index("epoch ")  # before its teacher is trained
     results = json.loads((tmp_path / "kd" / "results.json").read_text())
     assert results["best"]["chosen_by"] == "top-1 on validation"
@@ -272,6 +282,9 @@ BAD = {
     "student of a pipeline": ([f"{CONFIG}:tiny", "--config.student.arch=resnet_20"], ["did you mean 'resnet20'"]),
     "unknown recipe": ([f"{CONFIG}:studnet"], ["unknown recipe 'studnet'", "did you mean 'student'"]),
     "unknown tiny recipe": ([f"{CONFIG}:studnet_tiny"], ["did you mean 'student_tiny'"]),
+    "mistyped tiny recipe": ([f"{CONFIG}:kd_tinny"], ["did you mean 'kd_tiny'"]),
+    "like no recipe": ([f"{CONFIG}:foo"], ["unknown recipe 'foo': there are "]),
+    "like no network": (["--config.student.arch=foo"], ["unknown network 'foo': there are "]),
     "unknown recipe among several": (
         ["--config.runs=('baseline','kdd')"],
         ["unknown recipe 'kdd'", "did you mean 'kd'"],
@@ -288,6 +301,12 @@ BAD = {
     "batch and devices": (["--config.student.batch=12"], ["batch of 12", "8 devices"]),
     "batch and dataset": (["--config.student.batch=800"], ["batch of 800", "training images"]),
     "no epochs": (["--config.student.epochs=0"], ["student.epochs is 0"]),
+    "momentum": (["--config.student.momentum=1"], ["student.momentum is 1.0: give a number below 1"]),
+    "temperature": (
+        [f"{CONFIG}:kd_tiny", "--config.objective.kd.kl.temperature=0"],
+        ["objective.kd.kl.temperature is 0.0: give a number above 0"],
+    ),
+    "a key given twice": (["--config.data.std=(1,)", "--config.data.std=(0,)"], ["data.std is (0,): give numbers"]),
     "image too small": (["--config.student.arch=resnet18_imagenet"], ["image too small for the network"]),
     "peers": ([f"{CONFIG}:mutual_tiny", "--config.peers=('',)"], ["a mutual run needs at least 2 networks"]),
     "unknown peer": ([f"{CONFIG}:mutual_tiny", "--config.peers=('', 'resnet9')"], ["unknown network 'resnet9'"]),

@@ -113,8 +113,10 @@ def test_bad_input_leaves_nothing_behind(run, tmp_path, monkeypatch):
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(UserError, match="mine exists: name another --output"):
         export(run, tmp_path / "mine", "safetensors")
-    with pytest.raises(UserError, match="can't write /dev/null/x"):
-        export(run, "/dev/null/x", "safetensors")
+    with pytest.raises(UserError, match="can't write /proc/x"):
+        export(run, "/proc/x", "safetensors")
+    with pytest.raises(UserError, match="nowhere is no folder: make it"):
+        export(run, tmp_path / "nowhere" / "x", "safetensors")
     with pytest.raises(UserError, match="not a run directory"):
         export(tmp_path, tmp_path / "x", "safetensors")
 

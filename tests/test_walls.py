@@ -37,7 +37,7 @@ ROOMS = {
     "state_dicts": "errors jax numpy safetensors torch",
     "weights": "errors flax jax nets nets.network nets.torch_names numpy state_dicts",
     "conversion": "checkpoint errors facts files nets progress recipes rundir state_dicts weights",
-    "exporting": "augment errors facts jax jax2onnx numpy onnxruntime rundir safetensors torch variables weights",
+    "exporting": "augment errors facts files jax jax2onnx numpy onnxruntime rundir safetensors torch variables weights",
     # knows images
     "augment": "jax",
     "prediction": "augment datasets.pictures errors jax numpy progress rundir variables",

@@ -26,8 +26,9 @@ def create(name: str, num_classes: int, branches: bool = True, dtype: str = "flo
       UserError: unknown name or dtype, or fewer than two classes.
     """
     if name not in NETWORKS:
-        near = difflib.get_close_matches(name, NETWORKS, 1, 0)
-        raise UserError(f"unknown network {name!r}: did you mean {near[0]!r}? There are {', '.join(NETWORKS)}")
+        near = difflib.get_close_matches(name, NETWORKS, 1)
+        hint = f"did you mean {near[0]!r}? There" if near else "there"
+        raise UserError(f"unknown network {name!r}: {hint} are {', '.join(NETWORKS)}")
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"unknown compute dtype {dtype!r}: choose float32 or bfloat16")
     if num_classes < 2:
