@@ -16,7 +16,6 @@ On a GPU: --images 50000 --test-images 10000.
 """
 
 import argparse
-import importlib.util
 import itertools
 import json
 import os
@@ -194,8 +193,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.images < BATCH or args.test_images < BATCH or args.epochs < 2:
         parser.error(f"give at least a batch of {BATCH} --images and --test-images, and --epochs 2: the first compiles")
-    if args.against != "none" and importlib.util.find_spec("torch") is None:
-        parser.error("--against: PyTorch is not installed: pip install -e '.[torch]', or give --against none")
+    bench.check_torch(parser, args.against)
     steps = args.images // BATCH
     dataset, classes = bench.make_data(args.pair, args.images)
     test = sampling.Dataset(*(x[: args.test_images] for x in bench.make_data(args.pair, args.test_images)[0]))

@@ -128,6 +128,12 @@ def ours(pair: str, batch: int, dtype: str, steps: int = 1, remat: bool = False)
     return several, {"compile_s": time.perf_counter() - began, "program_bytes": needed}
 
 
+def check_torch(parser: argparse.ArgumentParser, against: str) -> None:
+    """Ends with a line where PyTorch is asked for and not installed."""
+    if against != "none" and importlib.util.find_spec("torch") is None:
+        parser.error("--against: PyTorch is not installed: pip install -e '.[torch]', or give --against none")
+
+
 def torch_trainer(pair: str, classes: int, variant: str):
     """(student, update): PyTorch's step on normalised NCHW images, from their rotation on; `update` gives the loss."""
     import torch
@@ -382,8 +388,7 @@ def main() -> None:
         parser.error(f"--against: there is no {unknown[0]!r}: take torch, none, or some of {', '.join(VARIANTS)}")
     if (args.device or xla.accelerators()) == "tpu" and args.against != "none":
         parser.error("--against: PyTorch is not measured on a TPU: give --against none")
-    if args.against != "none" and importlib.util.find_spec("torch") is None:
-        parser.error("--against: PyTorch is not installed: pip install -e '.[torch]', or give --against none")
+    check_torch(parser, args.against)
     if args.device:
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(args.device, args.device))
     jax.config.update("jax_enable_compilation_cache", False)  # compiling is measured

@@ -35,10 +35,10 @@ def main() -> None:
     if len(runs) > 1:  # the teacher first, as in the table of the training
         order = {recipe: i for i, recipe in enumerate(RECIPES)}
         runs.sort(key=lambda run: (order.get(RunDirectory(run).config()["recipe"], -1), run.name))
-        begun = [run for run in runs if RunDirectory(run).has_checkpoint()]
-        for run in (run for run in runs if begun and run not in begun):
-            print(f"{run}: no checkpoint yet", file=sys.stderr)
-        runs = begun or runs
+        if begun := [run for run in runs if RunDirectory(run).has_checkpoint()]:
+            for run in sorted({*runs} - {*begun}):
+                print(f"{run}: no checkpoint yet", file=sys.stderr)
+            runs = begun
     measured = {str(run): evaluation.evaluate_run(run, _CHECKPOINT.value, _DATA_DIR.value) for run in runs}
     if _JSON.value:
         print(json.dumps(measured[str(root)] if runs == [root] else measured, indent=2))

@@ -205,7 +205,7 @@ def make(
     name = "hsakd_tiny" if recipe == "tiny" else recipe
     base = name.removesuffix("_tiny")
     if base not in (PIPELINE, *RECIPES):
-        raise ValueError(f"{unknown(recipe, (PIPELINE, *RECIPES), '_tiny')}, each also with _tiny behind it")
+        raise ValueError(f"{unknown(recipe, (PIPELINE, *RECIPES), tiny=True)}, each also with _tiny behind it")
     runs = runs if base == PIPELINE else (base,)
     started = {
         "trainable": "",  # what learns, a pattern searched for in the paths of parameters; '' for what the row says
@@ -238,11 +238,11 @@ def make(
     return ConfigDict(config)
 
 
-def unknown(recipe: str, known: Iterable[str], suffix: str = "") -> str:
-    """What an error says of a recipe that is not among those that are known, each perhaps with `suffix` behind it."""
+def unknown(recipe: str, known: Iterable[str], tiny: bool = False) -> str:
+    """What an error says of a recipe that is not among those that are known; `tiny`: each may have _tiny behind it."""
     known = list(known)
-    base = recipe.removesuffix("_tiny")  # where only rows are named
-    near = [base] if base in known else difflib.get_close_matches(recipe, [*known, *(n + suffix for n in known)], 1)
+    near = difflib.get_close_matches(recipe, [*known, *(f"{name}_tiny" for name in known)], 1)
+    near = near if tiny else [name.removesuffix("_tiny") for name in near]
     hint = f"did you mean {near[0]!r}? There" if near else "there"
     return f"unknown recipe {recipe!r}: {hint} are {', '.join(known)}"
 

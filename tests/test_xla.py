@@ -65,7 +65,7 @@ def test_freed_memory_stays_the_process_s(environment, kept):
     script = """
 import resource
 import numpy as np
-from hsakd_jax import devices, xla
+from hsakd_jax import xla
 xla.prepare()
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 size = 2**26
