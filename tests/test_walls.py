@@ -50,7 +50,7 @@ ROOMS = {
     "datasets.download": "errors progress",
     "datasets.*": "PIL datasets.download datasets.pictures errors progress numpy sklearn tensorflow_datasets",
     # knows a run
-    "devices": "errors jax numpy",
+    "devices": "errors jax numpy xla",
     "facts": "flax jax nets.network",
     "dispatch": "devices jax numpy photos sampling",
     "accuracies": "",

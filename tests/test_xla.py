@@ -5,10 +5,12 @@ import importlib.util
 import os
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import jax
 import pytest
+from jax import monitoring
 
 from hsakd_jax import devices, xla
 
@@ -79,6 +81,57 @@ print(faults() - before)
     assert done.returncode == 0, done.stderr
     # Linux may give large pages, 32 to these 64 MiB.
     assert (int(done.stdout) < 16) == kept, done.stdout
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs the GNU C library")
+def test_pieces_of_free_memory_are_taken_and_their_pages_given_back():
+    """What is asked for afterwards comes from the heap's end, and the process holds no more of Linux's memory."""
+    script = """
+import ctypes
+from hsakd_jax import xla
+xla.prepare()
+libc = ctypes.CDLL(None)
+libc.malloc.argtypes, libc.free.argtypes, libc.memset.argtypes = (
+    [ctypes.c_size_t], [ctypes.c_void_p], [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+)
+libc.malloc.restype = ctypes.c_void_p
+SIZES = 2_000, 9_000, 40_000, 150_000, 400_000
+blocks = [libc.malloc(size) for _ in range(100) for size in SIZES]
+for block, size in zip(blocks, SIZES * 100):
+    libc.memset(block, 1, size)
+for block in blocks[::2]:  # the rest keep them apart
+    libc.free(block)
+reused = [libc.malloc(size) for size in SIZES]
+print(all(block < blocks[-1] for block in reused))
+for block in reused:
+    libc.free(block)
+resident = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096
+before = resident()
+xla.take_pieces()
+print(all(libc.malloc(size) > blocks[-1] for size in SIZES for _ in range(10)))
+print(before - resident() > sum(SIZES[::2]) * 100 // 2)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()) == (0, ["True"] * 3), done.stderr
+
+
+@pytest.mark.parametrize(("seconds", "times"), [(0.5, 0), (2.0, 1)])
+def test_pieces_are_taken_after_long_compilations(monkeypatch, seconds, times):
+    """JAX's own event, with other seconds: it is JAX that calls."""
+    calls = []
+    monkeypatch.setattr(xla, "take_pieces", lambda: calls.append(1))
+    monkeypatch.setattr(devices, "_compiled", partial(_with_seconds, devices._compiled, seconds))
+    monkeypatch.setattr(devices, "_listen", devices._listen.__wrapped__)
+    found = devices.Devices().jit(lambda x: x * seconds, replicated=1)
+    try:
+        assert found(1.0) == seconds
+        assert len(calls) == times
+    finally:
+        monitoring.unregister_event_duration_listener(devices._compiled)
+
+
+def _with_seconds(listener, seconds, event, _, **options):
+    listener(event, seconds, **options)
 
 
 def test_programs_on_cpu_have_the_memory_schedulers_order(monkeypatch):
