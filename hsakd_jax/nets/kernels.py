@@ -6,7 +6,7 @@ a shape: a start is faster for it, and XLA sees the same program.
 """
 
 from collections.abc import Sequence
-from functools import reduce
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ def convolve(x: Array, kernel: Array, strides: Sequence[int], padding: Sequence[
     stride, pad, groups = strides[0], padding[0], options["feature_group_count"]
     if size == 1:
         x = x[:, ::stride, ::stride]
-        return _dense(x, kernel[0, 0]) if groups == 1 else _grouped(x, kernel[0, 0], groups)
+        return _pointwise(x, kernel[0, 0], groups)
     if groups == features and depth == 1:
         return _depthwise(x, kernel[:, :, 0], stride, pad)
     if (size, stride, pad, groups) == (3, 2, (1, 1), 1) and not (x.shape[1] % 2 or x.shape[2] % 2):
@@ -46,6 +46,11 @@ def convolve(x: Array, kernel: Array, strides: Sequence[int], padding: Sequence[
         # At maps of 2x2 XLA is up to a hundred times slower.
         return (_whole if max(x.shape[1:3]) <= 2 else _same)(x, kernel)
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
+
+def window_sums(x: Array, window: int, stride: int) -> Array:
+    """Sums over windows of NHWC maps, padded by (window - 1) // 2; for CPU, where XLA's derivative has no vectors."""
+    return _depthwise(x, jnp.ones((window, window, x.shape[-1]), x.dtype), stride, ((window - 1) // 2,) * 2)
 
 
 def relu(x: Array) -> Array:
@@ -91,33 +96,36 @@ def _relu_backward(y, g):
 _relu.defvjp(_relu_forward, _relu_backward)
 
 
-def _product(x: Array, kernel: Array) -> Array:
-    """1x1 convolution as a matrix product, whose weight gradient is four times faster."""
-    return jax.lax.dot_general(x, kernel, (((3,), (0,)), ((), ())))
+def _product(rows: Array, kernel: Array) -> Array:
+    """1x1 convolution as a matrix product of pixels, whose weight gradient is four times faster: [N, C], [C, F]."""
+    return jax.lax.dot_general(rows, kernel, (((1,), (0,)), ((), ())))
 
 
-def _dense_forward(x, kernel):
-    return _product(x, kernel), (x, kernel)
+def _product_forward(rows, kernel):
+    return _product(rows, kernel), (rows, kernel)
 
 
-def _dense_backward(kept, g):
-    x, kernel = kept
-    rows = (((0, 1, 2), (0, 1, 2)), ((), ()))
+def _product_backward(kept, g):
+    rows, kernel = kept
+    sums = (((0,), (0,)), ((), ()))
     # XLA copies the first operand, channels first: let it be the smaller one.
-    narrow = x.shape[-1] <= g.shape[-1]
-    dkernel = jax.lax.dot_general(x, g, rows) if narrow else jax.lax.dot_general(g, x, rows).T
-    return jax.lax.dot_general(g, kernel, (((3,), (1,)), ((), ()))), dkernel
+    narrow = rows.shape[-1] <= g.shape[-1]
+    dkernel = jax.lax.dot_general(rows, g, sums) if narrow else jax.lax.dot_general(g, rows, sums).T
+    return jax.lax.dot_general(g, kernel, (((1,), (1,)), ((), ()))), dkernel
 
 
-_dense = jax.custom_vjp(_product)
-_dense.defvjp(_dense_forward, _dense_backward)
-_dense = jax.jit(_dense)
+_product_of_pixels = jax.custom_vjp(_product)
+_product_of_pixels.defvjp(_product_forward, _product_backward)
 
 
-def _grouped(x: Array, kernel: Array, groups: int) -> Array:
-    """Grouped 1x1 convolution, a matrix product for each group: [B, H, W, C], [C / groups, features]."""
-    parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
-    return jnp.concatenate([_dense(part, weights) for part, weights in parts], -1)
+@partial(jax.jit, static_argnums=2)
+def _pointwise(x: Array, kernel: Array, groups: int) -> Array:
+    """1x1 convolution, a matrix product for each group: [B, H, W, C], [C / groups, features]."""
+    # Groups of pixels in rows; of maps of more axes XLA makes each copy element by element.
+    rows = x.reshape(-1, x.shape[-1])
+    parts = zip(jnp.split(rows, groups, -1), jnp.split(kernel, groups, -1), strict=True)
+    products = [_product_of_pixels(part, weights) for part, weights in parts]
+    return jnp.concatenate(products, -1).reshape(*x.shape[:-1], -1)
 
 
 def _taps(x: Array, size: int, stride: int, pad: tuple[int, int]) -> list[Array]:
@@ -141,8 +149,12 @@ def _depthwise_forward(x, kernel, stride, pad):
 def _depthwise_backward(stride, pad, kept, g):
     x, kernel = kept
     g = jax.lax.optimization_barrier(g)  # or XLA would compute it again for each weight
-    # JAX's own derivative is fast for the map but sums on one core for the weights.
-    (dx,) = jax.linear_transpose(lambda x: _shifted(x, kernel, stride, pad), x)(g)
+    # JAX's own derivative sums on one core for the weights; of the map's, XLA makes a loop without vectors.
+    before, size = len(kernel) - 1 - pad[0], len(kernel)
+    rows, columns = zip(x.shape[1:3], g.shape[1:3], strict=True)
+    edges = [(before, n + size - 2 - before - (m - 1) * stride, stride - 1) for n, m in (rows, columns)]
+    spread = jax.lax.pad(g, jnp.zeros((), g.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+    dx = _shifted(spread, kernel[::-1, ::-1], 1, (0, 0))
     sums = channel_sums(*(tap * g.astype(tap.dtype) for tap in _taps(x, len(kernel), stride, pad)))
     return dx, jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import normal, variance_scaling, zeros
 
-from hsakd_jax.nets.kernels import at_least_float32, channel_sums, convolve, relu
+from hsakd_jax.nets.kernels import at_least_float32, channel_sums, convolve, relu, window_sums
 
 Array = jax.Array
 Train = bool | str
@@ -226,6 +226,17 @@ class Parts(NamedTuple):
         """max(x, 0), faster than `nn.relu` on CPU, but in networks with depthwise convolutions."""
         return nn.relu(x) if self.portable else relu(x)
 
+    def avg_pool(self, x: Array, window: int, stride: int) -> Array:
+        """Average pool of NHWC maps, padded by (window - 1) // 2, the padding counted in the mean.
+
+        Raises:
+          ValueError: the map is smaller than the stride.
+        """
+        _check_size(x, stride, "an average pool")
+        if self.portable or jax.default_backend() != "cpu":
+            return _pool(x, 0.0, jax.lax.add, window, stride) / window**2
+        return window_sums(x, window, stride) / window**2
+
     def pool_fc(self, x: Array, features: int) -> tuple[Array, Array]:
         """Global average pool and linear layer 'fc': [B, H, W, C] -> [B, features] and [B, C], in at least float32."""
         x = at_least_float32(x).mean((1, 2))
@@ -241,16 +252,6 @@ def max_pool(x: Array, window: int, stride: int) -> Array:
     """
     _check_size(x, stride, "a max-pool")
     return _pool(x, -jnp.inf, jax.lax.max, window, stride)
-
-
-def avg_pool(x: Array, window: int, stride: int) -> Array:
-    """Average pool of NHWC maps, padded by (window - 1) // 2, the padding counted in the mean.
-
-    Raises:
-      ValueError: the map is smaller than the stride.
-    """
-    _check_size(x, stride, "an average pool")
-    return _pool(x, 0.0, jax.lax.add, window, stride) / window**2
 
 
 def _pool(x, start, reduce, window, stride):

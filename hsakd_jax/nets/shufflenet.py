@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from hsakd_jax.nets.mobilenet import Head as ConvHead
 from hsakd_jax.nets.network import Architecture
-from hsakd_jax.nets.parts import HE_ZERO, TORCH, Parts, avg_pool
+from hsakd_jax.nets.parts import HE_ZERO, TORCH, Parts
 from hsakd_jax.nets.resnet import Head, Stage
 
 
@@ -44,7 +44,7 @@ class BlockV1(nn.Module):
         y = parts.conv(shuffle(y, groups_in), hidden, 3, self.stride, groups=hidden, name="conv2")
         y = parts.conv(nn.relu(parts.norm(y, name="bn2")), out, 1, groups=self.groups, name="conv3")
         y = parts.norm(y, name="bn3")
-        return nn.relu(jnp.concatenate([y, avg_pool(x, 3, 2)], -1) if self.stride == 2 else y + x)
+        return nn.relu(jnp.concatenate([y, parts.avg_pool(x, 3, 2)], -1) if self.stride == 2 else y + x)
 
 
 class BlockV2(nn.Module):
