@@ -5,6 +5,7 @@ import importlib.util
 import mmap
 import os
 from pathlib import Path
+from typing import Any
 
 # YNNPACK, which XLA gives convolutions and sums to since about jax 0.10, is slower at them than XLA's own code.
 WITHOUT_YNNPACK = "--xla_cpu_experimental_ynn_fusion_type="
@@ -45,26 +46,35 @@ def keeps_memory() -> bool:
 
 
 def take_pieces() -> None:
-    """Takes the pieces of free memory for good, where the C library is GNU's, and gives Linux their pages.
+    """Takes small pieces of free memory for good, where the C library is GNU's, and gives Linux all free pages.
 
     Compiling a step leaves a hundred thousand of them. The C library would go through its lists of them, one thread at
     a time, whenever XLA takes memory: steps would be a tenth slower.
     """
     libc = ctypes.CDLL(None) if os.name == "posix" else None
-    if not hasattr(libc, "malloc_trim"):
-        return
+    if not hasattr(libc, "malloc_trim") or _address(libc.malloc) != _address(ctypes.CDLL("libc.so.6").malloc):
+        return  # another C library, or another allocator before it
     libc.malloc.argtypes, libc.free.argtypes, libc.sbrk.argtypes = (
         [kind] for kind in (ctypes.c_size_t, ctypes.c_void_p, ctypes.c_ssize_t)
     )
     libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p
     libc.malloc_trim(0)
-    end, size = libc.sbrk(0), LARGEST
+    end, size, large = libc.sbrk(0), LARGEST, []
     while size >= SMALLEST:
-        # What does not fit into a piece comes from the heap's end.
-        while (piece := libc.malloc(size)) and piece + size < end:
-            pass
-        libc.free(piece)
+        for _ in range(100_000):
+            piece = libc.malloc(size)
+            if not piece or piece + size >= end:  # what does not fit into a piece comes from the heap's end
+                libc.free(piece)
+                break
+            if size == LARGEST:
+                large.append(piece)
         size = size * 10 // 11
+    for piece in large:  # they are few, and XLA has use for them
+        libc.free(piece)
+
+
+def _address(function: Any) -> int | None:
+    return ctypes.cast(function, ctypes.c_void_p).value
 
 
 def _installed(module: str) -> bool:

@@ -38,6 +38,8 @@ def assert_close(found, expected, tolerance):
         (3, 2, 1, (8, 6)),
         (3, 2, 1, (7, 5)),
         (3, 1, 3, (8, 6)),
+        (5, 1, 12, (8, 6)),
+        (5, 2, 12, (7, 6)),
         (7, 2, 1, (10, 8)),
     ],
 )
@@ -135,7 +137,21 @@ def test_what_relu_gives_is_kept_for_all_that_read_it():
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("shape", [(6, 5, 4, 3), (16, 3)])
+@pytest.mark.parametrize("shape", [(8, 6), (7, 5)])
+def test_sums_over_windows(shape, dtype):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, *shape, 3)), dtype)
+
+    edges = [(0, 0), (1, 1), (1, 1), (0, 0)]
+
+    def plain(x):
+        return jax.lax.reduce_window(x, jnp.zeros((), dtype), jax.lax.add, (1, 3, 3, 1), (1, 2, 2, 1), edges)
+
+    found = derivatives(lambda x: kernels.window_sums(x, 3, 2), x)
+    assert_close(found, derivatives(plain, x), 2e-6 if dtype == jnp.float32 else 2e-2)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("shape", [(6, 5, 4, 3), (6, 8, 8, 3), (16, 3)])
 def test_batch_norm(shape, dtype):
     """Against JAX's own derivative of the textbook formula; the statistics pass no gradient."""
     g = np.random.default_rng(0)

@@ -136,7 +136,7 @@ def _pointwise(x: Array, kernel: Array, groups: int) -> Array:
     rows = x.reshape(-1, x.shape[-1])
     parts = zip(jnp.split(rows, groups, -1), jnp.split(kernel, groups, -1), strict=True)
     products = [_product_of_pixels(part, weights) for part, weights in parts]
-    return jnp.concatenate(products, -1).reshape(*x.shape[:-1], -1)
+    return jnp.concatenate(products, -1).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def _taps(x: Array, size: int, stride: int, pad: tuple[int, int]) -> list[Array]:
