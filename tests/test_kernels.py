@@ -140,7 +140,6 @@ def test_what_relu_gives_is_kept_for_all_that_read_it():
 @pytest.mark.parametrize("shape", [(8, 6), (7, 5)])
 def test_sums_over_windows(shape, dtype):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, *shape, 3)), dtype)
-
     edges = [(0, 0), (1, 1), (1, 1), (0, 0)]
 
     def plain(x):
