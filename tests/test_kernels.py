@@ -138,14 +138,16 @@ def test_what_relu_gives_is_kept_for_all_that_read_it():
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("shape", [(8, 6), (7, 5)])
-def test_sums_over_windows(shape, dtype):
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_sums_over_windows(backend, shape, dtype, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, *shape, 3)), dtype)
     edges = [(0, 0), (1, 1), (1, 1), (0, 0)]
 
     def plain(x):
         return jax.lax.reduce_window(x, jnp.zeros((), dtype), jax.lax.add, (1, 3, 3, 1), (1, 2, 2, 1), edges)
 
-    found = derivatives(lambda x: kernels.window_sums(x, 3, 2), x)
+    found = derivatives(jax.jit(lambda x: kernels.window_sums(x, 3, 2)), x)
     assert_close(found, derivatives(plain, x), 2e-6 if dtype == jnp.float32 else 2e-2)
 
 

@@ -49,8 +49,13 @@ def convolve(x: Array, kernel: Array, strides: Sequence[int], padding: Sequence[
 
 
 def window_sums(x: Array, window: int, stride: int) -> Array:
-    """Sums over windows of NHWC maps, padded by (window - 1) // 2; for CPU, where XLA's derivative has no vectors."""
-    return _depthwise(x, jnp.ones((window, window, x.shape[-1]), x.dtype), stride, ((window - 1) // 2,) * 2)
+    """Sums over windows of NHWC maps, padded by (window - 1) // 2; of XLA's on CPU the derivative has no vectors."""
+    pad = ((window - 1) // 2,) * 2
+    if jax.default_backend() == "cpu":
+        return _depthwise(x, jnp.ones((window, window, x.shape[-1]), x.dtype), stride, pad)
+    # Of a start that is traced, JAX would not know that it is a sum's, which has a derivative.
+    shape, strides, edges = (1, window, window, 1), (1, stride, stride, 1), [(0, 0), pad, pad, (0, 0)]
+    return jax.lax.reduce_window(x, np.zeros((), x.dtype), jax.lax.add, shape, strides, edges)
 
 
 def relu(x: Array) -> Array:

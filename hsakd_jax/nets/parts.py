@@ -233,9 +233,8 @@ class Parts(NamedTuple):
           ValueError: the map is smaller than the stride.
         """
         _check_size(x, stride, "an average pool")
-        if self.portable or jax.default_backend() != "cpu":
-            return _pool(x, 0.0, jax.lax.add, window, stride) / window**2
-        return window_sums(x, window, stride) / window**2
+        sums = _pool(x, 0.0, jax.lax.add, window, stride) if self.portable else window_sums(x, window, stride)
+        return sums / window**2
 
     def pool_fc(self, x: Array, features: int) -> tuple[Array, Array]:
         """Global average pool and linear layer 'fc': [B, H, W, C] -> [B, features] and [B, C], in at least float32."""
