@@ -47,7 +47,7 @@ import numpy as np
 
 from benchmarks.exports import random_variables
 from configs import cifar100
-from hsakd_jax import assemble, data, facts, pipeline, recipes, sampling
+from hsakd_jax import assemble, data, facts, pipeline, recipes, sampling, teachers
 from hsakd_jax.devices import Devices
 from hsakd_jax.dispatch import make_advance
 from hsakd_jax.nets import create
@@ -83,11 +83,10 @@ def make_data(pair: str, images: int) -> tuple[sampling.Dataset, int]:
     return dataset, classes
 
 
-def our_step(pair: str, batch: int, dtype: str, **options):
-    """(step, its first arguments, devices, images) of a student's run, as `train` makes them."""
+def compile_ours(pair: str, batch: int, dtype: str, devices: Devices, **options):
+    """(network, teacher as it was trained, init, step, images) of a student's run, as `train` makes them."""
     teacher_name, student_name = pair.split(":")
     dataset, classes = make_data(pair, batch)
-    shape = dataset.images.shape[1:]
     network, teacher = create(student_name, classes, dtype=dtype), create(teacher_name, classes, dtype=dtype)
     network = network.clone(**options)
     config = cifar100.get_config("student").to_dict()
@@ -95,9 +94,18 @@ def our_step(pair: str, batch: int, dtype: str, **options):
     config["teacher"] |= {"workdir": "none"}
     splits = data.Splits(dataset, None, dataset, tuple(map(str, range(classes))))
     run = pipeline.resolve(config, "student", splits)
+    answering = teachers.answering(teacher)
+    init, step = assemble.compile_step(run, network, answering, devices, lambda _: 1e-4, dataset)
+    return network, teacher, init, step, dataset
+
+
+def our_step(pair: str, batch: int, dtype: str, **options):
+    """(step, its first arguments, devices, images) of a student's run."""
     devices = Devices()
-    init, step = assemble.compile_step(run, network, teacher, devices, lambda _: 1e-4, dataset)
-    arguments = devices.replicate((init(random_variables(network, shape)), random_variables(teacher, shape)))
+    network, teacher, init, step, dataset = compile_ours(pair, batch, dtype, devices, **options)
+    shape = dataset.images.shape[1:]
+    _, taught = teachers.prepare(teacher, random_variables(teacher, shape), shape)
+    arguments = devices.replicate((init(random_variables(network, shape)), taught))
     return step, arguments, devices, dataset
 
 
@@ -244,10 +252,18 @@ def pieces(pair: str, batch: int, dtype: str) -> dict[str, tuple[Step, float]]:
         ("student both", 1, True),
     ):
         network = create(pair.split(":")[arch], classes, dtype=dtype)
-        variables = jax.device_put(random_variables(network, shape))
+        work = 2.0 * ROTATIONS * batch * facts.totals(network, shape)["multiply_adds"]
+        variables = random_variables(network, shape)
+        if not training:
+            network, variables = teachers.prepare(network, variables, shape)
+        variables = jax.device_put(variables)
 
         def forward(params, images, network=network, variables=variables, training=training):
-            outputs, _ = network.apply({**variables, "params": params}, images, training, mutable=["batch_stats"])
+            given = {**variables, "params": params}
+            if training:
+                outputs, _ = network.apply(given, images, True, mutable=["batch_stats"])
+            else:
+                outputs = network.apply(given, images)
             return outputs.logits, outputs.aux_logits
 
         def both(params, images, forward=forward):
@@ -256,7 +272,6 @@ def pieces(pair: str, batch: int, dtype: str) -> dict[str, tuple[Step, float]]:
             )
 
         compiled = Devices().jit(both if name == "student both" else forward, replicated=1)
-        work = 2.0 * ROTATIONS * batch * facts.totals(network, shape)["multiply_adds"]
         run = partial(lambda compiled, params: jax.block_until_ready(compiled(params, images)), compiled)
         found[name] = partial(run, variables["params"]), work * (3 if name == "student both" else 1)
     return found

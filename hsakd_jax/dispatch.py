@@ -59,10 +59,13 @@ def _one_a_call(step, dataset, devices, batch, seed, size) -> Advance:
     return advance
 
 
-def _many_a_call(step, dataset, devices, batch, seed, size) -> Advance:
-    del size  # they have one
-    images, labels = devices.replicate(tuple(dataset))
-    share = devices.share(batch)
+def compile_many(step: Callable[..., Any], devices: Devices) -> Callable[..., Any]:
+    """The jitted `steps(state, teacher's variables, all images, all labels, count, rows [batch, CHUNK]) -> state`.
+
+    Args:
+      step: as `assemble.compile_step` makes it.
+      devices: where to compute.
+    """
 
     def steps(state, teacher_variables, images, labels, count, chosen):
         # A count that is an argument, so that pieces of all lengths share one program.
@@ -72,7 +75,13 @@ def _many_a_call(step, dataset, devices, batch, seed, size) -> Advance:
 
         return jax.lax.fori_loop(0, count, body, state)
 
-    steps = devices.jit(steps, replicated=5, donate=True)
+    return devices.jit(steps, replicated=5, donate=True)
+
+
+def _many_a_call(step, dataset, devices, batch, seed, size) -> Advance:
+    del size  # they have one
+    images, labels = devices.replicate(tuple(dataset))
+    share, steps = devices.share(batch), compile_many(step, devices)
 
     def advance(state, teacher_variables, done, until):
         count = min(CHUNK, until - done)

@@ -152,11 +152,12 @@ def test_sums_over_windows(backend, shape, dtype, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("centre", [0, 1.5])
 @pytest.mark.parametrize("shape", [(6, 5, 4, 3), (6, 8, 8, 3), (16, 3)])
-def test_batch_norm(shape, dtype):
-    """Against JAX's own derivative of the textbook formula; the statistics pass no gradient."""
+def test_batch_norm(shape, centre, dtype):
+    """Against JAX's own derivative of the textbook formula; the statistics and their centre pass no gradient."""
     g = np.random.default_rng(0)
-    x = jnp.asarray(g.normal(2, 3, shape), dtype)
+    x, centre = jnp.asarray(g.normal(2, 3, shape), dtype), jnp.full(shape[-1:], centre, jnp.float32)
     scale, bias = (jnp.asarray(g.normal(size=shape[-1:]), jnp.float32) for _ in range(2))
     axes = tuple(range(len(shape) - 1))
 
@@ -167,8 +168,19 @@ def test_batch_norm(shape, dtype):
         y = (wide - mean) / jnp.sqrt(var + 1e-5) * scale.reshape(row) + bias.reshape(row)
         return y.astype(x.dtype)
 
-    ours = derivatives(lambda *a: normalise_batch(*a)[0], x, scale, bias)
+    ours = derivatives(lambda *a: normalise_batch(*a, centre)[0], x, scale, bias)
     assert_close(ours, derivatives(plain, x, scale, bias), 2e-6 if dtype == jnp.float32 else 2e-2)
-    _, mean, var = normalise_batch(x, scale, bias)
+    _, mean, var = normalise_batch(x, scale, bias, centre)
     wide = x.astype(jnp.float32)
     assert_close((mean, var), (wide.mean(axes), wide.var(axes)), 2e-6)
+
+
+def test_batch_norm_far_from_zero():
+    """A centre near the mean keeps the variance of values that are small beside it; one that is not loses it."""
+    x = jnp.asarray(np.random.default_rng(0).normal(1000, 1, (16, 8, 8, 3)), jnp.float32)
+    ones, true = jnp.ones(3), np.asarray(x, np.float64).var((0, 1, 2))
+
+    def error(centre):
+        return abs(np.asarray(normalise_batch(x, ones, ones, centre * ones)[2], np.float64) / true - 1).max()
+
+    assert error(999.0) < 1e-6 < 1e-3 < error(0.0)

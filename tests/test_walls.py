@@ -56,7 +56,7 @@ ROOMS = {
     "accuracies": "",
     "evaluation": "augment data devices errors jax metrics nets.network photos progress rotations rundir sampling "
     "variables",
-    "teachers": "errors rundir variables",
+    "teachers": "errors jax nets.folded rundir variables",
     "assemble": "augment devices errors flax jax nets.parts numpy objectives optax optim photos recipes rivals "
     "rotations rundir sampling step teachers variables",
     "tracking": "errors rundir tensorboardX trackio wandb",

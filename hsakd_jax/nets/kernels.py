@@ -70,7 +70,8 @@ def relu(x: Array) -> Array:
 def channel_sums(*maps: Array) -> tuple[Array, ...]:
     """Sums of maps [B, ..., C] over all axes but the last, each [C]."""
     if jax.default_backend() != "cpu":
-        return tuple(x.sum(tuple(range(x.ndim - 1))) for x in maps)
+        start = tuple(jnp.zeros((), x.dtype) for x in maps)
+        return jax.lax.reduce(maps, start, lambda a, b: tuple(map(jnp.add, a, b)), tuple(range(maps[0].ndim - 1)))
     pixels = maps[0].size // maps[0].shape[0] // maps[0].shape[-1]
     if pixels < 64 or pixels % 8:
         return _sums_at_once(*maps)

@@ -97,10 +97,11 @@ class BatchNorm(nn.Module):
         if is_trainable(self.train, "/".join((*self.path, "scale"))):
             if self.groups == 1:
                 # Traced once for all layers of a shape, see `kernels`.
-                y, mean, var = jax.jit(normalise_batch)(x, scale, bias)
+                y, mean, var = jax.jit(normalise_batch)(x, scale, bias, running_mean.value)
             else:
                 parts = x.reshape(self.groups, -1, *x.shape[1:])
-                y, mean, var = jax.vmap(normalise_batch, (0, None, None))(parts, scale, bias)
+                shared = scale, bias, running_mean.value
+                y, mean, var = jax.vmap(normalise_batch, (0, None, None, None))(parts, *shared)
                 y, mean, var = y.reshape(x.shape), mean.mean(0), var.mean(0)
             if not self.is_initializing():
                 n = x.size // x.shape[-1] // self.groups
@@ -120,7 +121,7 @@ def _rows(x: Array, *vectors: Array) -> list[Array]:
 
 
 @jax.custom_vjp
-def normalise_batch(x: Array, scale: Array, bias: Array) -> tuple[Array, Array, Array]:
+def normalise_batch(x: Array, scale: Array, bias: Array, centre: Array) -> tuple[Array, Array, Array]:
     """BatchNorm by the batch's own statistics (Ioffe and Szegedy 2015), computed in at least float32.
 
     Its derivative is written out, since JAX's own passes over the maps twice as often and keeps more of them.
@@ -129,23 +130,26 @@ def normalise_batch(x: Array, scale: Array, bias: Array) -> tuple[Array, Array, 
       x: [B, ..., C].
       scale: [C].
       bias: [C].
+      centre: [C], about the mean, which no gradient passes through. Both sums are of `x - centre`, so that they need
+        one pass over the map and, over several devices, one exchange; far from the mean, the variance loses precision.
 
     Returns:
       [B, ..., C] in the dtype of `x`, and mean and biased variance, [C], which no gradient passes through.
     """
-    (mean, gain, shift), var = _statistics(x, scale, bias)
+    (mean, gain, shift), var = _statistics(x, scale, bias, centre)
     return ((at_least_float32(x) - mean) * gain + shift).astype(x.dtype), mean.reshape(-1), var
 
 
-def _statistics(x, scale, bias):
-    wide, n = at_least_float32(x), x.size // x.shape[-1]
-    (mean,) = _rows(x, channel_sums(wide)[0] / n)
-    var = channel_sums(jnp.square(wide - mean))[0] / n
-    return (mean, *_rows(x, jax.lax.rsqrt(var + 1e-5) * scale, bias)), var
+def _statistics(x, scale, bias, centre):
+    n = x.size // x.shape[-1]
+    off = at_least_float32(x) - _rows(x, centre)[0]
+    mean, square = (total / n for total in channel_sums(off, jnp.square(off)))
+    var = jnp.maximum(square - jnp.square(mean), 0)
+    return _rows(x, centre + mean, jax.lax.rsqrt(var + 1e-5) * scale, bias), var
 
 
-def _normalise_forward(x, scale, bias):
-    y, mean, var = normalise_batch(x, scale, bias)
+def _normalise_forward(x, scale, bias, centre):
+    y, mean, var = normalise_batch(x, scale, bias, centre)
     return (y, mean, var), (x, scale, mean, jax.lax.rsqrt(var + 1e-5))
 
 
@@ -156,7 +160,7 @@ def _normalise_backward(kept, cotangents):
     g, normal = at_least_float32(cotangents[0]), (at_least_float32(x) - mean) * inverse
     dbias, dscale = channel_sums(g, g * normal)
     mean_g, mean_gx = _rows(x, dbias / n, dscale / n)
-    return (scale * inverse * (g - mean_g - normal * mean_gx)).astype(x.dtype), dscale, dbias
+    return (scale * inverse * (g - mean_g - normal * mean_gx)).astype(x.dtype), dscale, dbias, jnp.zeros_like(dbias)
 
 
 normalise_batch.defvjp(_normalise_forward, _normalise_backward)

@@ -1,0 +1,133 @@
+"""A network for answers alone: BatchNorms that follow convolutions are part of them.
+
+Accelerators compute a convolution with its bias and ReLU as one operation, which a BatchNorm between them prevents.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.ad_checkpoint import checkpoint_name
+
+from hsakd_jax.nets.kernels import at_least_float32
+from hsakd_jax.nets.parts import BatchNorm
+
+Array = jax.Array
+Path = tuple[str, ...]
+CONV, NORM = "conv ", "norm "
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A network in eval mode, with variables as `fold` makes them; equal to the network but for rounding.
+
+    Attributes:
+      network: Linen module, of any layers. Those that `parts` makes are folded, others stay.
+    """
+
+    network: Any
+
+    @property
+    def branches(self) -> bool:
+        """The network's."""
+        return self.network.branches
+
+    def fold(self, variables: Any, images: Any) -> dict[str, Any]:
+        """The network's variables as `apply` takes them: of every BatchNorm, what it multiplies by and adds.
+
+        Kernels of convolutions have what their BatchNorm multiplies by in them, which it then has not, and the dtype
+        that they are computed in.
+
+        Args:
+          variables: of the network.
+          images: [B, H, W, C], or their shape and dtype.
+        """
+        norms, follows, dtypes = _layers(self.network, variables, images)
+        params: dict[Path, Any] = flatten_dict(variables["params"])
+        stats: dict[Path, Any] = flatten_dict(variables["batch_stats"])
+        for norm in norms:
+            gain = jax.lax.rsqrt(stats.pop((*norm, "var")) + 1e-5) * params[(*norm, "scale")]
+            params[(*norm, "scale")] = gain
+            params[(*norm, "bias")] -= stats.pop((*norm, "mean")) * gain
+        for norm, conv in follows.items():
+            gain = params.pop((*norm, "scale"))
+            for path in {(*conv, "kernel"), (*conv, "bias")} & params.keys():
+                params[path] *= _row(gain, params[path].ndim)
+            params[(*norm, "bias")] = params[(*norm, "bias")].astype(dtypes[conv])
+        for conv, dtype in dtypes.items():
+            for path in {(*conv, "kernel"), (*conv, "bias")} & params.keys():
+                params[path] = params[path].astype(dtype)
+        return {**variables, "params": unflatten_dict(params), "batch_stats": unflatten_dict(stats)}
+
+    def init(self, key: Array, images: Array) -> dict[str, Any]:
+        """Folded variables of a network that has learned nothing."""
+        return self.fold(self.network.init(key, images), images)
+
+    def apply(self, variables: Any, images: Array) -> Any:
+        """What the network gives for [B, H, W, C]."""
+        params: dict[Path, Any] = flatten_dict(variables["params"])
+
+        def layer(call, args, kwargs, context):
+            if not _is_call(context, BatchNorm):
+                return call(*args, **kwargs)
+            (x,), path = args, context.module.path
+            scale, bias = params.get((*path, "scale")), _row(params[(*path, "bias")], x.ndim)
+            if scale is None:
+                return x + bias.astype(x.dtype)
+            return (at_least_float32(x) * _row(scale, x.ndim) + bias).astype(x.dtype)
+
+        with nn.intercept_methods(layer):
+            return self.network.apply(variables, images)
+
+
+def _row(vector: Array, rank: int) -> Array:
+    """[C] as [1, ..., 1, C], since strict promotion aligns no ranks."""
+    return vector.reshape((1,) * (rank - 1) + vector.shape)
+
+
+def _is_call(context: Any, kind: type[nn.Module]) -> bool:
+    return isinstance(context.module, kind) and context.method_name == "__call__"
+
+
+def _layers(network: Any, variables: Any, images: Any) -> tuple[set[Path], dict[Path, Path], dict[Path, Any]]:
+    """Paths of the BatchNorms; of those that alone read a convolution's result, with its path; convolutions' dtypes."""
+    calls, dtypes = Counter(), {}
+
+    def layer(call, args, kwargs, context):
+        path = context.module.path
+        if _is_call(context, BatchNorm):
+            calls[path] += 1
+            return call(checkpoint_name(args[0], name=NORM + "/".join(path)))
+        result = call(*args, **kwargs)
+        if _is_call(context, nn.Conv):
+            calls[path] += 1
+            dtypes[path] = context.module.dtype or context.module.param_dtype
+            return checkpoint_name(result, name=CONV + "/".join(path))
+        return result
+
+    # The names mark both layers in the program, which knows who reads a result.
+    with nn.intercept_methods(layer):
+        program = jax.make_jaxpr(network.apply)(variables, images)
+    follows = {norm: conv for norm, conv in _follow(program.jaxpr) if calls[norm] == calls[conv] == 1}
+    return calls.keys() - dtypes.keys(), follows, dtypes
+
+
+def _follow(jaxpr: Any) -> Iterator[tuple[Path, Path]]:
+    """Paths of each BatchNorm that alone reads a convolution's result, and of the convolution."""
+    readers = Counter(id(v) for eqn in jaxpr.eqns for v in eqn.invars) + Counter(map(id, jaxpr.outvars))
+    names = {}
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "name":
+            (given,), (result,) = eqn.invars, eqn.outvars
+            names[id(result)] = name = eqn.params["name"]
+            before = names.get(id(given), "")
+            if name.startswith(NORM) and before.startswith(CONV) and readers[id(given)] == 1:
+                yield tuple(name.removeprefix(NORM).split("/")), tuple(before.removeprefix(CONV).split("/"))
+        for value in jax.tree.leaves(eqn.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from _follow(inner)

@@ -1,0 +1,116 @@
+"""A folded network answers as the network does, and what can't be folded stays."""
+
+import json
+import runpy
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from benchmarks.exports import random_variables
+from hsakd_jax import pipeline, teachers
+from hsakd_jax.nets import create
+from hsakd_jax.nets.folded import Folded
+from hsakd_jax.nets.parts import HE_TORCH, BatchNorm, Parts
+from hsakd_jax.progress import Console
+
+
+def images(*shape):
+    return jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+
+
+def answers(network, variables, x):
+    return jax.tree.leaves(jax.jit(network.apply)(variables, x))
+
+
+def error(found, true):
+    """The greatest relative error of an array, by norms."""
+    return max(
+        float(jnp.linalg.norm(a.astype(b.dtype) - b) / jnp.linalg.norm(b)) for a, b in zip(found, true, strict=True)
+    )
+
+
+def scales(variables):
+    """How many layers multiply each channel by something."""
+    return sum(path[-1].key == "scale" for path, _ in jax.tree_util.tree_leaves_with_path(variables["params"]))
+
+
+# How many BatchNorms there are, and how many follow no convolution: of a wide block the first one.
+@pytest.mark.parametrize(
+    ("name", "norms", "left"),
+    [("resnet8", 20, 0), ("wrn_16_1", 32, 18), ("vgg8_bn", 16, 0), ("ShuffleV2_0_5", 127, 0), ("mobilenetV2", 156, 0)],
+)
+def test_a_folded_network_is_the_network(name, norms, left):
+    network, x = create(name, 10), images(2, 32, 32, 3)
+    variables = random_variables(network, (32, 32, 3))
+    folded = Folded(network)
+    given = folded.fold(variables, x)
+    assert (scales(variables), scales(given)) == (norms, left)
+    true = answers(network, variables, x)
+    assert error(answers(folded, given, x), true) < 2e-6
+    # In bfloat16 it is as far from that as the network is.
+    narrow = create(name, 10, dtype="bfloat16")
+    given = Folded(narrow).fold(variables, x)
+    off, plain = error(answers(Folded(narrow), given, x), true), error(answers(narrow, variables, x), true)
+    assert given["params"]["head"]["fc"]["kernel"].dtype == jnp.float32
+    assert {str(x.dtype) for x in jax.tree.leaves(given["params"]["stage1"])} >= {"bfloat16"}
+    assert 1e-4 < off < 1.5 * plain
+
+
+class Odd(nn.Module):
+    """Convolutions that are read twice or made twice, a BatchNorm that is shared, Flax's own, one jitted away."""
+
+    branches = False
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        parts = Parts(HE_TORCH, None, train, True)
+        twice = parts.conv(x, 4, 3, name="read_twice")
+        x = parts.norm(twice, name="bn1") + twice
+        shared = nn.Conv(4, (3, 3), name="made_twice")
+        x = BatchNorm(train, name="bn2")(shared(x)) + BatchNorm(train, name="bn3")(shared(2 * x))
+        x = nn.BatchNorm(use_running_average=True, name="flax")(parts.conv(x, 4, 3, name="before_flax"))
+        norm = BatchNorm(train, name="shared")
+        x = norm(parts.conv(x, 4, 3, name="conv1")) + norm(parts.conv(x, 4, 1, name="conv2"))
+        return parts.norm(parts.conv(x, 4, 3, name="conv3", bias=True, groups=2), name="bn4")
+
+
+def test_what_can_not_be_folded_stays():
+    network, x = Odd(), images(2, 8, 8, 4)
+    variables = random_variables(network, (8, 8, 4))
+    given = Folded(network).fold(variables, x)
+    assert {
+        name for name in variables["params"] if given["params"][name].keys() != variables["params"][name].keys()
+    } == {"bn4"}
+    assert error(answers(Folded(network), given, x), answers(network, variables, x)) < 2e-6
+
+
+def test_a_student_of_a_folded_teacher(monkeypatch, tmp_path):
+    """A run on accelerators, where teachers are folded: the same losses as without."""
+    command = runpy.run_path(str(ROOT / "configs/cifar100.py"))["get_config"]("student_tiny")
+    for section in (command.teacher, command.student):
+        section.epochs, section.milestones = 1, ()
+    command.log_every = 1
+    losses, forms = [], []
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as in a command
+        for kind in ("plain", "folded"):
+            pipeline.execute(command.to_dict(), str(tmp_path / kind), Console(silent=True))
+            file = tmp_path / kind / ("student/metrics.jsonl" if kind == "plain" else "metrics.jsonl")
+            lines = [json.loads(line) for line in file.read_text().splitlines()]
+            losses.append([line["loss"] for line in lines if "loss" in line])
+            command.teacher.workdir = str(tmp_path / "plain/teacher")
+            monkeypatch.setattr(teachers, "answering", lambda network: forms.append(1) or Folded(network))
+    assert forms
+    assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-6)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.parametrize(("backend", "folds"), [("cpu", False), ("gpu", True), ("tpu", True)])
+def test_accelerators_fold(monkeypatch, backend, folds):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    network = create("resnet8_quarter", 10)
+    found, variables = teachers.prepare(network, random_variables(network, (8, 8, 1)), (8, 8, 1))
+    assert (found != network, "scale" not in variables["params"]["stem"]["bn1"]) == (folds, folds)
