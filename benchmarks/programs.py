@@ -144,7 +144,7 @@ def main() -> None:
         why = (str(error) or "no such plug-in").partition("\n")[0]
         parser.error(f"--target={args.target}: {why}: pip install 'jax[cuda12]' for a GPU, libtpu for a TPU slice")
     on = "gpu" if args.target in GPUS else "tpu"
-    jax.default_backend = lambda: on  # which layers ask for their form
+    jax.default_backend, jax.device_count = lambda: on, lambda: args.chips  # which layers ask for their form
     lines = [
         f"{args.chips} x {args.target}, batch {args.batch} x 4, {args.dtype}, jax {jax.__version__}, one step",
         "",

@@ -152,10 +152,14 @@ def test_sums_over_windows(backend, shape, dtype, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("centre", [0, 1.5])
+@pytest.mark.parametrize(
+    ("backend", "devices", "centre"), [("cpu", 1, 0), ("cpu", 1, 1.5), ("gpu", 1, 0), ("gpu", 8, 0)]
+)
 @pytest.mark.parametrize("shape", [(6, 5, 4, 3), (6, 8, 8, 3), (16, 3)])
-def test_batch_norm(shape, centre, dtype):
+def test_batch_norm(shape, backend, devices, centre, dtype, monkeypatch):
     """Against JAX's own derivative of the textbook formula; the statistics and their centre pass no gradient."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
     g = np.random.default_rng(0)
     x, centre = jnp.asarray(g.normal(2, 3, shape), dtype), jnp.full(shape[-1:], centre, jnp.float32)
     scale, bias = (jnp.asarray(g.normal(size=shape[-1:]), jnp.float32) for _ in range(2))

@@ -69,9 +69,10 @@ def relu(x: Array) -> Array:
 
 def channel_sums(*maps: Array) -> tuple[Array, ...]:
     """Sums of maps [B, ..., C] over all axes but the last, each [C]."""
+    axes = tuple(range(maps[0].ndim - 1))
     if jax.default_backend() != "cpu":
-        start = tuple(jnp.zeros((), x.dtype) for x in maps)
-        return jax.lax.reduce(maps, start, lambda a, b: tuple(map(jnp.add, a, b)), tuple(range(maps[0].ndim - 1)))
+        # Of several devices, XLA would gather what they sum at once, and adds what they sum one by one.
+        return tuple(x.sum(axes) for x in maps) if jax.device_count() > 1 else _reduce(maps, axes)
     pixels = maps[0].size // maps[0].shape[0] // maps[0].shape[-1]
     if pixels < 64 or pixels % 8:
         return _sums_at_once(*maps)
@@ -85,10 +86,14 @@ def _sums_at_once(*maps: Array) -> tuple[Array, ...]:
     """`channel_sums` that reads what its maps share once."""
     # A sum down to [C] runs on one core, and several sums read their operands several times.
     # By image first and all at once, all cores have work; the barrier keeps XLA from joining the two sums again.
-    axes = tuple(range(1, maps[0].ndim - 1))
+    rows = _reduce(maps, tuple(range(1, maps[0].ndim - 1)))
+    return tuple(x.sum(0) for x in jax.lax.optimization_barrier(rows))
+
+
+def _reduce(maps, axes):
+    """Sums of several maps in one operation."""
     start = tuple(jnp.zeros((), x.dtype) for x in maps)
-    rows = jax.lax.reduce(maps, start, lambda a, b: tuple(map(jnp.add, a, b)), axes)
-    return tuple(x.sum(0) for x in jax.lax.optimization_barrier(tuple(rows)))
+    return tuple(jax.lax.reduce(maps, start, lambda a, b: tuple(map(jnp.add, a, b)), axes))
 
 
 def _kept(x: Array) -> Array:
