@@ -4,9 +4,9 @@
         [--dtype bfloat16] [--output NAME]
 
 XLA compiles for devices that it has a description of: the GPUs named below, with JAX's CUDA packages installed, and
-TPU slices, with libtpu. What it can't tell is time. Bytes are those of each operation's operands and results, so that
-they divided by the memory's rate are a bound; on a GPU small operations are bound by their start, some microseconds
-each. What is counted is one step, of CIFAR one of the many that a call makes.
+TPU slices, with libtpu. What it can't tell is time. Bytes are those of each operation's operands and results, which the
+memory's rate bounds, as if no cache held any; small operations are bound by their start, some microseconds each. What
+is counted is one step, of CIFAR one of the many that a call makes.
 """
 
 import argparse
@@ -65,6 +65,8 @@ GPUS = {
     "h100": {**HOPPER, "name": "NVIDIA H100", "bandwidth": 3_350 * 10**9, "memory": 80 * 10**9},
     "a100": {**AMPERE, "name": "NVIDIA A100", "bandwidth": 2_039 * 10**9, "memory": 80 * 10**9},
 }
+# Bytes a second of a TPU's memory, by Google's pages.
+TPUS = {"v4": 1_228 * 10**9, "v5e": 819 * 10**9, "v5p": 2_765 * 10**9, "v6e": 1_640 * 10**9}
 # Of what XLA writes in a program, that which computes nothing.
 FREE = {"parameter", "bitcast", "get-tuple-element", "tuple", "constant", "while"}
 SMALL, MOST = 2**20, 12
@@ -144,12 +146,15 @@ def main() -> None:
         why = (str(error) or "no such plug-in").partition("\n")[0]
         parser.error(f"--target={args.target}: {why}: pip install 'jax[cuda12]' for a GPU, libtpu for a TPU slice")
     on = "gpu" if args.target in GPUS else "tpu"
+    rate = GPUS[args.target]["bandwidth"] if on == "gpu" else TPUS.get(args.target.partition(":")[0])
     jax.default_backend, jax.device_count = lambda: on, lambda: args.chips  # which layers ask for their form
     lines = [
-        f"{args.chips} x {args.target}, batch {args.batch} x 4, {args.dtype}, jax {jax.__version__}, one step",
+        f"One step, each of {args.chips} x {args.target}, batch {args.batch} x 4 on all, {args.dtype}, "
+        f"jax {jax.__version__}",
         "",
-        "| pair | operations | of them under 1 MiB | GiB read and written | memory, GiB | sent, MiB |",
-        "|---|---|---|---|---|---|",
+        "| pair | GFLOP | operations | of them under 1 MiB | GiB read and written | at the memory's rate, ms | "
+        "memory, GiB | sent, MiB |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     results = {}
     print("\n".join(lines), flush=True)
@@ -161,7 +166,8 @@ def main() -> None:
         sent = [f"{n} {name} {total / 2**20:.2f}" for name, (n, total) in collectives(text).items()]
         small, moved = sum(b < SMALL for _, b in found), sum(b for _, b in found)
         lines.append(
-            f"| {pair} | {len(found):,} | {small:,} | {moved / 2**30:.2f} | {needed / 2**30:.2f} | "
+            f"| {pair} | {bench.flops(pair) * args.batch / args.chips / 1e9:,.0f} | {len(found):,} | {small:,} | "
+            f"{moved / 2**30:.2f} | {f'{1e3 * moved / rate:.1f}' if rate else '-'} | {needed / 2**30:.2f} | "
             f"{', '.join(sent) or '-'} |"
         )
         print(lines[-1], flush=True)
@@ -178,7 +184,9 @@ def main() -> None:
     lines += of
     if args.output:
         bench.RESULTS.mkdir(exist_ok=True)
-        (bench.RESULTS / f"{args.output}.json").write_text(json.dumps(results, indent=1) + "\n")
+        (bench.RESULTS / f"{args.output}.json").write_text(
+            json.dumps({"jax": jax.__version__, **vars(args), "pairs": results}, indent=1) + "\n"
+        )
         (bench.RESULTS / f"{args.output}.md").write_text(
             "\n".join([f"# benchmarks.programs: {args.output}\n", *lines, ""])
         )

@@ -1,7 +1,7 @@
 """Convolution and sums as each backend computes them fastest; the results are those of `jax.lax`.
 
 XLA's CPU backend is many times slower at some forms than at others that compute the same. What each form gains is
-in `benchmarks/README.md`; other backends take `jax.lax`'s own. Forms are jitted, to be traced once for all layers of
+in `benchmarks/MEASURES.md`; other backends take `jax.lax`'s own. Forms are jitted, to be traced once for all layers of
 a shape: a start is faster for it, and XLA sees the same program.
 """
 
