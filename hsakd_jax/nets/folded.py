@@ -26,7 +26,8 @@ class Folded:
     """A network in eval mode, with variables as `fold` makes them; equal to the network but for rounding.
 
     Attributes:
-      network: Linen module, of any layers. Those that `parts` makes are folded, others stay.
+      network: Linen module, of any layers. A `parts.BatchNorm` that alone reads what an `nn.Conv` gives is folded;
+        others, and layers of which several lie in one array (`nn.scan`), compute what they did.
     """
 
     network: Any
@@ -48,19 +49,19 @@ class Folded:
         """
         norms, follows, dtypes = _layers(self.network, variables, images)
         params: dict[Path, Any] = flatten_dict(variables["params"])
-        stats: dict[Path, Any] = flatten_dict(variables["batch_stats"])
+        stats: dict[Path, Any] = flatten_dict(variables.get("batch_stats", {}))
+        gains = {}
         for norm in norms:
-            gain = jax.lax.rsqrt(stats.pop((*norm, "var")) + 1e-5) * params[(*norm, "scale")]
-            params[(*norm, "scale")] = gain
-            params[(*norm, "bias")] -= stats.pop((*norm, "mean")) * gain
-        for norm, conv in follows.items():
-            gain = params.pop((*norm, "scale"))
-            for path in {(*conv, "kernel"), (*conv, "bias")} & params.keys():
-                params[path] *= _row(gain, params[path].ndim)
-            params[(*norm, "bias")] = params[(*norm, "bias")].astype(dtypes[conv])
+            if getattr(params.get((*norm, "scale")), "ndim", 0) == 1:
+                gains[norm] = jax.lax.rsqrt(stats.pop((*norm, "var")) + 1e-5) * params.pop((*norm, "scale"))
+                params[(*norm, "bias")] -= stats.pop((*norm, "mean")) * gains[norm]
         for conv, dtype in dtypes.items():
+            norm = follows.get(conv, ())
+            gain = gains.pop(norm, None)
             for path in {(*conv, "kernel"), (*conv, "bias")} & params.keys():
-                params[path] = params[path].astype(dtype)
+                folded = params[path] if gain is None else params[path] * _row(gain, params[path].ndim)
+                params[path] = folded.astype(dtype or folded.dtype)
+        params |= {(*norm, "scale"): gain for norm, gain in gains.items()}
         return {**variables, "params": unflatten_dict(params), "batch_stats": unflatten_dict(stats)}
 
     def init(self, key: Array, images: Array) -> dict[str, Any]:
@@ -69,16 +70,17 @@ class Folded:
 
     def apply(self, variables: Any, images: Array) -> Any:
         """What the network gives for [B, H, W, C]."""
-        params: dict[Path, Any] = flatten_dict(variables["params"])
 
         def layer(call, args, kwargs, context):
-            if not _is_call(context, BatchNorm):
+            module = context.module
+            if not _is_call(context, BatchNorm) or module.has_variable("batch_stats", "var"):
                 return call(*args, **kwargs)
-            (x,), path = args, context.module.path
-            scale, bias = params.get((*path, "scale")), _row(params[(*path, "bias")], x.ndim)
-            if scale is None:
+            (x,) = args
+            bias = _row(module.get_variable("params", "bias"), x.ndim)
+            if not module.has_variable("params", "scale"):
                 return x + bias.astype(x.dtype)
-            return (at_least_float32(x) * _row(scale, x.ndim) + bias).astype(x.dtype)
+            scale = _row(module.get_variable("params", "scale"), x.ndim)
+            return (at_least_float32(x) * scale + bias).astype(x.dtype)
 
         with nn.intercept_methods(layer):
             return self.network.apply(variables, images)
@@ -90,11 +92,12 @@ def _row(vector: Array, rank: int) -> Array:
 
 
 def _is_call(context: Any, kind: type[nn.Module]) -> bool:
-    return isinstance(context.module, kind) and context.method_name == "__call__"
+    # Not of a class that is made of it, which may compute something else.
+    return type(context.module) is kind and context.method_name == "__call__"
 
 
 def _layers(network: Any, variables: Any, images: Any) -> tuple[set[Path], dict[Path, Path], dict[Path, Any]]:
-    """Paths of the BatchNorms; of those that alone read a convolution's result, with its path; convolutions' dtypes."""
+    """Paths of the BatchNorms; of convolutions, that of the BatchNorm which alone reads its result, and its dtype."""
     calls, dtypes = Counter(), {}
 
     def layer(call, args, kwargs, context):
@@ -105,14 +108,14 @@ def _layers(network: Any, variables: Any, images: Any) -> tuple[set[Path], dict[
         result = call(*args, **kwargs)
         if _is_call(context, nn.Conv):
             calls[path] += 1
-            dtypes[path] = context.module.dtype or context.module.param_dtype
+            dtypes[path] = context.module.dtype
             return checkpoint_name(result, name=CONV + "/".join(path))
         return result
 
     # The names mark both layers in the program, which knows who reads a result.
     with nn.intercept_methods(layer):
         program = jax.make_jaxpr(network.apply)(variables, images)
-    follows = {norm: conv for norm, conv in _follow(program.jaxpr) if calls[norm] == calls[conv] == 1}
+    follows = {conv: norm for norm, conv in _follow(program.jaxpr) if calls[norm] == calls[conv] == 1}
     return calls.keys() - dtypes.keys(), follows, dtypes
 
 
