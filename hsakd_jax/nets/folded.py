@@ -13,12 +13,14 @@ import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.ad_checkpoint import checkpoint_name
 
-from hsakd_jax.nets.kernels import at_least_float32
-from hsakd_jax.nets.parts import BatchNorm
+from hsakd_jax.nets.kernels import at_least_float32, convolve
+from hsakd_jax.nets.parts import BatchNorm, gain, rows
 
 Array = jax.Array
 Path = tuple[str, ...]
 CONV, NORM = "conv ", "norm "
+# What computes a convolution as it is.
+KNOWN = (None, jax.lax.conv_general_dilated, convolve)
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Folded:
 
     Attributes:
       network: Linen module, of any layers. A `parts.BatchNorm` that alone reads what an `nn.Conv` gives is folded;
-        others, and layers of which several lie in one array (`nn.scan`), compute what they did.
+        others, and layers whose parameters are made from others (`nn.scan`, `nn.WeightNorm`), compute what they did.
     """
 
     network: Any
@@ -38,7 +40,7 @@ class Folded:
         return self.network.branches
 
     def fold(self, variables: Any, images: Any) -> dict[str, Any]:
-        """The network's variables as `apply` takes them: of every BatchNorm, what it multiplies by and adds.
+        """The network's variables as `apply` takes them: of a BatchNorm, what it multiplies by and adds.
 
         Kernels of convolutions have what their BatchNorm multiplies by in them, which it then has not, and the dtype
         that they are computed in.
@@ -53,15 +55,14 @@ class Folded:
         gains = {}
         for norm in norms:
             if getattr(params.get((*norm, "scale")), "ndim", 0) == 1:
-                gains[norm] = jax.lax.rsqrt(stats.pop((*norm, "var")) + 1e-5) * params.pop((*norm, "scale"))
+                gains[norm] = gain(stats.pop((*norm, "var")), params.pop((*norm, "scale")))
                 params[(*norm, "bias")] -= stats.pop((*norm, "mean")) * gains[norm]
         for conv, dtype in dtypes.items():
-            norm = follows.get(conv, ())
-            gain = gains.pop(norm, None)
+            factor = gains.pop(follows.get(conv, ()), None)
             for path in {(*conv, "kernel"), (*conv, "bias")} & params.keys():
-                folded = params[path] if gain is None else params[path] * _row(gain, params[path].ndim)
+                folded = params[path] if factor is None else params[path] * rows(params[path], factor)[0]
                 params[path] = folded.astype(dtype or folded.dtype)
-        params |= {(*norm, "scale"): gain for norm, gain in gains.items()}
+        params |= {(*norm, "scale"): factor for norm, factor in gains.items()}
         return {**variables, "params": unflatten_dict(params), "batch_stats": unflatten_dict(stats)}
 
     def init(self, key: Array, images: Array) -> dict[str, Any]:
@@ -76,19 +77,14 @@ class Folded:
             if not _is_call(context, BatchNorm) or module.has_variable("batch_stats", "var"):
                 return call(*args, **kwargs)
             (x,) = args
-            bias = _row(module.get_variable("params", "bias"), x.ndim)
+            (bias,) = rows(x, module.get_variable("params", "bias"))
             if not module.has_variable("params", "scale"):
                 return x + bias.astype(x.dtype)
-            scale = _row(module.get_variable("params", "scale"), x.ndim)
+            (scale,) = rows(x, module.get_variable("params", "scale"))
             return (at_least_float32(x) * scale + bias).astype(x.dtype)
 
         with nn.intercept_methods(layer):
             return self.network.apply(variables, images)
-
-
-def _row(vector: Array, rank: int) -> Array:
-    """[C] as [1, ..., 1, C], since strict promotion aligns no ranks."""
-    return vector.reshape((1,) * (rank - 1) + vector.shape)
 
 
 def _is_call(context: Any, kind: type[nn.Module]) -> bool:
@@ -100,21 +96,30 @@ def _layers(network: Any, variables: Any, images: Any) -> tuple[set[Path], dict[
     """Paths of the BatchNorms; of convolutions, that of the BatchNorm which alone reads its result, and its dtype."""
     calls, dtypes = Counter(), {}
 
-    def layer(call, args, kwargs, context):
-        path = context.module.path
-        if _is_call(context, BatchNorm):
-            calls[path] += 1
-            return call(checkpoint_name(args[0], name=NORM + "/".join(path)))
-        result = call(*args, **kwargs)
-        if _is_call(context, nn.Conv):
-            calls[path] += 1
-            dtypes[path] = context.module.dtype
-            return checkpoint_name(result, name=CONV + "/".join(path))
-        return result
+    def run(variables, images):
+        params = flatten_dict(variables["params"])
+
+        def layer(call, args, kwargs, context):
+            module, path = context.module, context.module.path
+
+            def has(name):
+                return len(args) == 1 and module.get_variable("params", name) is params.get((*path, name))
+
+            if _is_call(context, BatchNorm) and has("scale"):
+                calls[path] += 1
+                return call(checkpoint_name(args[0], name=NORM + "/".join(path)))
+            result = call(*args, **kwargs)
+            if _is_call(context, nn.Conv) and module.conv_general_dilated in KNOWN and has("kernel"):
+                calls[path] += 1
+                dtypes[path] = module.dtype
+                return checkpoint_name(result, name=CONV + "/".join(path))
+            return result
+
+        with nn.intercept_methods(layer):
+            return network.apply(variables, images)
 
     # The names mark both layers in the program, which knows who reads a result.
-    with nn.intercept_methods(layer):
-        program = jax.make_jaxpr(network.apply)(variables, images)
+    program = jax.make_jaxpr(run)(variables, images)
     follows = {conv: norm for norm, conv in _follow(program.jaxpr) if calls[norm] == calls[conv] == 1}
     return calls.keys() - dtypes.keys(), follows, dtypes
 

@@ -110,12 +110,16 @@ class BatchNorm(nn.Module):
                 running_mean.value = 0.9 * running_mean.value + 0.1 * mean
                 running_var.value = 0.9 * running_var.value + 0.1 * (n / (n - 1)) * var
             return y
-        gain = jax.lax.rsqrt(running_var.value + 1e-5) * scale
-        mean, gain, bias = _rows(x, running_mean.value, gain, bias)
-        return ((at_least_float32(x) - mean) * gain + bias).astype(x.dtype)
+        mean, factor, bias = rows(x, running_mean.value, gain(running_var.value, scale), bias)
+        return ((at_least_float32(x) - mean) * factor + bias).astype(x.dtype)
 
 
-def _rows(x: Array, *vectors: Array) -> list[Array]:
+def gain(var: Array, scale: Array) -> Array:
+    """What BatchNorm multiplies by, [C]."""
+    return jax.lax.rsqrt(var + 1e-5) * scale
+
+
+def rows(x: Array, *vectors: Array) -> list[Array]:
     """Vectors [C] as [1, ..., 1, C], since strict promotion aligns no ranks."""
     return [v.reshape((1,) * (x.ndim - 1) + v.shape) for v in vectors]
 
@@ -136,31 +140,31 @@ def normalise_batch(x: Array, scale: Array, bias: Array, centre: Array) -> tuple
     Returns:
       [B, ..., C] in the dtype of `x`, and mean and biased variance, [C], which no gradient passes through.
     """
-    (mean, gain, shift), var = _statistics(x, scale, bias, centre)
-    return ((at_least_float32(x) - mean) * gain + shift).astype(x.dtype), mean.reshape(-1), var
+    (mean, factor, shift), var = _statistics(x, scale, bias, centre)
+    return ((at_least_float32(x) - mean) * factor + shift).astype(x.dtype), mean.reshape(-1), var
 
 
 def _statistics(x, scale, bias, centre):
     n = x.size // x.shape[-1]
-    off = at_least_float32(x) - _rows(x, centre)[0]
+    off = at_least_float32(x) - rows(x, centre)[0]
     mean, square = (total / n for total in channel_sums(off, jnp.square(off)))
     var = jnp.maximum(square - jnp.square(mean), 0)
-    return _rows(x, centre + mean, jax.lax.rsqrt(var + 1e-5) * scale, bias), var
+    return rows(x, centre + mean, gain(var, scale), bias), var
 
 
 def _normalise_forward(x, scale, bias, centre):
     y, mean, var = normalise_batch(x, scale, bias, centre)
-    return (y, mean, var), (x, scale, mean, jax.lax.rsqrt(var + 1e-5))
+    return (y, mean, var), (x, scale, mean, gain(var, jnp.ones_like(var)))
 
 
 def _normalise_backward(kept, cotangents):
     x, scale, mean, inverse = kept
     n = x.size // x.shape[-1]
-    mean, inverse, scale = _rows(x, mean, inverse, scale)
+    mean, inverse, scale = rows(x, mean, inverse, scale)
     g, normal = at_least_float32(cotangents[0]), (at_least_float32(x) - mean) * inverse
     dbias, dscale = channel_sums(g, g * normal)
-    mean_g, mean_gx = _rows(x, dbias / n, dscale / n)
-    return (scale * inverse * (g - mean_g - normal * mean_gx)).astype(x.dtype), dscale, dbias, jnp.zeros_like(dbias)
+    mean_g, mean_gx = rows(x, dbias / n, dscale / n)
+    return (scale * inverse * (g - mean_g - normal * mean_gx)).astype(x.dtype), dscale, dbias, None
 
 
 normalise_batch.defvjp(_normalise_forward, _normalise_backward)
