@@ -5,8 +5,9 @@
 
 XLA compiles for devices that it has a description of: the GPUs named below, with JAX's CUDA packages installed, and
 TPU slices, with libtpu. What it can't tell is time. Bytes are those of each operation's operands and results, which the
-memory's rate bounds, as if no cache held any; small operations are bound by their start, some microseconds each. What
-is counted is one step, of CIFAR one of the many that a call makes.
+memory's rate bounds where no cache holds any: more than is moved, such as the whole set of images for the rows taken
+out of it. Small operations are bound by their start, some microseconds each. What is counted is one step, of CIFAR one
+of the many that a call makes.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from collections.abc import Iterator
 from math import prod
 
 # The accelerators' plug-ins compile; none of their devices is to be looked for.
-os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 import jax.numpy as jnp
@@ -79,6 +80,7 @@ def target_devices(target: str, chips: int) -> list:
             "", "cuda", topology=f"1x1x{chips}", target_config=GPU.format(**GPUS[target])
         )
     else:
+        os.environ |= {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
         found = topologies.get_topology_desc(target, "tpu")
     return list(found.devices[:chips])
 
@@ -102,10 +104,10 @@ def compiled(pair: str, batch: int, dtype: str, devices: Devices):
 
 
 def size(shapes: str) -> int:
-    """Bytes of arrays as XLA writes them: 'f32[2,3]{1,0}', or several."""
+    """Bytes of arrays as XLA writes them, 'f32[2,3]{1,0}' or several, less those in a TPU's own memory, S(1)."""
     shapes = re.sub(r"/\*.*?\*/", "", shapes)  # which number the parts of long tuples
-    found = re.findall(r"\b(\w+)\[([\d,]*)\]", shapes)
-    return sum(WIDTHS.get(kind, 4) * prod(map(int, filter(None, sides.split(",")))) for kind, sides in found)
+    found = re.findall(r"\b(\w+)\[([\d,]*)\](\{\S*?S\(1\)\S*?\})?", shapes)
+    return sum(WIDTHS.get(kind, 4) * prod(map(int, filter(None, at.split(",")))) for kind, at, own in found if not own)
 
 
 def operations(program: str) -> list[tuple[str, int]]:
@@ -127,6 +129,9 @@ def _operations(program: str, start: str) -> Iterator[tuple[str, int]]:
             kind = called.group(1)
         elif kind == "fusion":
             kind = re.sub(r"[._]\d+.*", "", name)
+        if kind in ("copy-start", "slice-start"):  # between a TPU's own memory and the other one; more is in its shapes
+            yield kind, min(size(shape) for shape in re.findall(r"\w+\[\d[\d,]*\]", shapes))
+            continue
         yield kind, sizes[name] + sum(sizes.get(operand, 0) for operand in re.findall(r"%([\w.-]+)", operands))
 
 
@@ -145,6 +150,10 @@ def main() -> None:
     except (RuntimeError, ValueError, ImportError, AssertionError) as error:
         why = (str(error) or "no such plug-in").partition("\n")[0]
         parser.error(f"--target={args.target}: {why}: pip install 'jax[cuda12]' for a GPU, libtpu for a TPU slice")
+    if len(devices) < args.chips or args.batch % args.chips:
+        parser.error(
+            f"--chips={args.chips}: {args.target} has {len(devices)}, over which --batch={args.batch} is split"
+        )
     on = "gpu" if args.target in GPUS else "tpu"
     rate = GPUS[args.target]["bandwidth"] if on == "gpu" else TPUS.get(args.target.partition(":")[0])
     jax.default_backend, jax.device_count = lambda: on, lambda: args.chips  # which layers ask for their form

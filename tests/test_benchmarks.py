@@ -38,7 +38,8 @@ def test_operations_of_a_step_are_read_from_a_programs_text():
   %x = f32[8]{0} get-tuple-element(%p), index=1
   %loop_add_fusion.3 = bf16[8]{0} fusion(%x, %x), kind=kLoop, calls=%c
   %conv.1 = (f32[4]{0}, u8[2]{0}) custom-call(%loop_add_fusion.3), custom_call_target="__cudnn$convForward"
-  %copy-start.1 = (f32[2]{0}, f32[2]{0}) copy-start(%x)
+  %copy-start.1 = (f32[8]{0:T(8)S(1)}, f32[8]{0}, u32[]) copy-start(%x)
+  %negate.7 = f32[8]{0:T(8)S(1)} negate(%x)
   %copy-done.1 = f32[2]{0} copy-done(%copy-start.1)
   ROOT %t = (s32[], f32[8]{0}) tuple(%x, %x)
 }
@@ -49,7 +50,12 @@ ENTRY %main (a: f32[8]) -> f32[8] {
   ROOT %r = f32[8]{0} negate(%a)
 }
 """
-    expected = [("loop_add_fusion", 16 + 32 + 32), ("__cudnn$convForward", 18 + 16), ("copy-start", 16 + 32)]
+    expected = [
+        ("loop_add_fusion", 16 + 32 + 32),
+        ("__cudnn$convForward", 18 + 16),
+        ("copy-start", 32),
+        ("negate", 32),
+    ]
     assert programs.operations(program) == expected
     assert programs.operations(program[program.index("\nENTRY") :].replace("body=%body.1", "")) == [("negate", 64)]
 
