@@ -34,7 +34,7 @@ class Assembly(NamedTuple):
 
     Attributes:
       network: Linen module.
-      teacher: Linen module, or None.
+      teacher: Linen module, `nets.folded.Folded`, or None.
       teacher_variables: its variables, or None.
       taught_by: the teacher's run, or None.
       schedule: learning rate by step.
@@ -56,7 +56,7 @@ class Rehearsed(NamedTuple):
     """What a rehearsal has traced, so that the run need not again.
 
     Attributes:
-      teacher: Linen module, or None.
+      teacher: Linen module, `nets.folded.Folded`, or None.
       init: starts a state.
       step: as in `Assembly`.
     """
@@ -186,7 +186,7 @@ def compile_step(
     Args:
       config: of a run.
       network: Linen module.
-      teacher: Linen module, or None.
+      teacher: Linen module, `nets.folded.Folded`, or None.
       devices: where it runs.
       schedule: learning rate by step.
       train: training images.

@@ -75,7 +75,7 @@ def make_step(
       weights: the weight of every term that `objective` gives, a number or a function of the step.
       optimizer: of the trainable parameters.
       train: which parameters learn (see `nets.parts.is_trainable`); the others are fixed, BatchNorm included.
-      teacher: Linen module run in eval mode without gradient, or None.
+      teacher: Linen module or `nets.folded.Folded`, run in eval mode without gradient, or None.
       accumulate: micro-batches a step; each has its own BatchNorm statistics, the gradient is their mean.
 
     Returns:
