@@ -53,6 +53,7 @@ ELSEWHERE = [
     "srun ",
     "ImageNet's archives: --config.data.dir=DIR",
     "a GPU: --device gpu",
+    "packages for an accelerator: --target",
     "photographs: --images DIR",
     "a long time: --output cpu-2cores",
 ]
