@@ -28,7 +28,7 @@ import numpy as np
 import PIL
 from PIL import Image, features
 
-from benchmarks.step import RESULTS
+from benchmarks.step import save
 from hsakd_jax import facts
 from hsakd_jax.datasets.pictures import EXTENSIONS
 from hsakd_jax.photos import Photos, centre_crops, stream
@@ -182,9 +182,7 @@ def main() -> None:
         ]
     print("\n".join(lines))
     if args.output:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{args.output}.json").write_text(json.dumps(result, indent=1) + "\n")
-        (RESULTS / f"{args.output}.md").write_text("\n".join([f"# benchmarks.input: {args.output}\n", *lines, ""]))
+        save("input", args.output, result, lines)
 
 
 if __name__ == "__main__":

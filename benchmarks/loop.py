@@ -17,7 +17,6 @@ On a GPU: --images 50000 --test-images 10000.
 
 import argparse
 import itertools
-import json
 import os
 import statistics
 import subprocess
@@ -228,9 +227,7 @@ def main() -> None:
     ]  # fmt: skip
     print("\n".join(lines))
     if args.output:
-        bench.RESULTS.mkdir(exist_ok=True)
-        (bench.RESULTS / f"{args.output}.json").write_text(json.dumps(result, indent=1) + "\n")
-        (bench.RESULTS / f"{args.output}.md").write_text("\n".join([f"# benchmarks.loop: {args.output}\n", *lines, ""]))
+        bench.save("loop", args.output, result, lines)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,10 @@ of the many that a call makes.
 """
 
 import argparse
-import json
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from math import prod
 
 # The accelerators' plug-ins compile; none of their devices is to be looked for.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -26,7 +24,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 
 from benchmarks import step as bench
-from benchmarks.scale import WIDTHS, collectives
+from benchmarks.scale import collectives, size
 from hsakd_jax import dispatch, teachers
 from hsakd_jax.devices import Devices
 
@@ -70,6 +68,8 @@ GPUS = {
 TPUS = {"v4": 1_228 * 10**9, "v5e": 819 * 10**9, "v5p": 2_765 * 10**9, "v6e": 1_640 * 10**9}
 # Of what XLA writes in a program, that which computes nothing.
 FREE = {"parameter", "bitcast", "get-tuple-element", "tuple", "constant", "while"}
+# An array in a TPU's own memory.
+OWN = re.compile(r"\w+\[[\d,]*\]\{\S*?S\(1\)\S*?\}")
 SMALL, MOST = 2**20, 12
 
 
@@ -103,13 +103,6 @@ def compiled(pair: str, batch: int, dtype: str, devices: Devices):
     return dispatch.compile_many(step, devices).lower(*given, *everything, chosen).compile()
 
 
-def size(shapes: str) -> int:
-    """Bytes of arrays as XLA writes them, 'f32[2,3]{1,0}' or several, less those in a TPU's own memory, S(1)."""
-    shapes = re.sub(r"/\*.*?\*/", "", shapes)  # which number the parts of long tuples
-    found = re.findall(r"\b(\w+)\[([\d,]*)\](\{\S*?S\(1\)\S*?\})?", shapes)
-    return sum(WIDTHS.get(kind, 4) * prod(map(int, filter(None, at.split(",")))) for kind, at, own in found if not own)
-
-
 def operations(program: str) -> list[tuple[str, int]]:
     """(kind, bytes read and written) of each operation of one step, in a compiled program's text."""
     bodies = [f"\n%{name} (" for name in re.findall(r"body=%([\w.-]+)", program)]
@@ -122,7 +115,7 @@ def _operations(program: str, start: str) -> Iterator[tuple[str, int]]:
         if not (found := re.match(r"\s+(?:ROOT )?%([\w.-]+) = (\(.*?\)|\S+) ([\w-]+)\((.*?)\)(.*)", line)):
             continue
         name, shapes, kind, operands, rest = found.groups()
-        sizes[name] = size(shapes)
+        sizes[name] = size(OWN.sub("", shapes))
         if kind in FREE or kind.endswith("-done"):
             continue
         if called := re.search(r'custom_call_target="([^"]*)"', rest):
@@ -192,13 +185,7 @@ def main() -> None:
     print("\n".join(of))
     lines += of
     if args.output:
-        bench.RESULTS.mkdir(exist_ok=True)
-        (bench.RESULTS / f"{args.output}.json").write_text(
-            json.dumps({"jax": jax.__version__, **vars(args), "pairs": results}, indent=1) + "\n"
-        )
-        (bench.RESULTS / f"{args.output}.md").write_text(
-            "\n".join([f"# benchmarks.programs: {args.output}\n", *lines, ""])
-        )
+        bench.save("programs", args.output, {"jax": jax.__version__, **vars(args), "pairs": results}, lines)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,14 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 from hsakd_jax import xla
 
-WIDTHS = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "u8": 1, "pred": 1}
+WIDTHS = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "u8": 1, "s8": 1, "pred": 1}
+
+
+def size(shapes: str) -> int:
+    """Bytes of arrays as XLA writes them: 'f32[2,3]{1,0}', or several."""
+    shapes = re.sub(r"/\*.*?\*/", "", shapes)  # which number the parts of long tuples
+    found = re.findall(r"\b(\w+)\[([\d,]*)\]", shapes)
+    return sum(WIDTHS[kind] * prod(map(int, filter(None, sides.split(",")))) for kind, sides in found)
 
 
 def collectives(program: str) -> dict[str, tuple[int, int]]:
@@ -23,12 +30,8 @@ def collectives(program: str) -> dict[str, tuple[int, int]]:
     names = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
     program = re.sub(r"/\*.*?\*/", "", program)  # which number the parts of long tuples
     for shapes, name in re.findall(rf"= ([^=]*?) ({names})(?:-start)?\(", program):
-        size = sum(
-            WIDTHS[kind] * prod(map(int, filter(None, sides.split(","))))
-            for kind, sides in re.findall(r"(\w+)\[([\d,]*)\]", shapes)
-        )
         count, total = found.get(name, (0, 0))
-        found[name] = count + 1, total + size
+        found[name] = count + 1, total + size(shapes)
     return found
 
 

@@ -73,6 +73,13 @@ PIECES = ("teacher forward", "student forward", "student both")
 Step = Callable[[], None]
 
 
+def save(benchmark: str, name: str, content: dict, lines: list[str]) -> None:
+    """Writes results/NAME.json and results/NAME.md."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    (RESULTS / f"{name}.md").write_text("\n".join([f"# benchmarks.{benchmark}: {name}\n", *lines, ""]))
+
+
 def make_data(pair: str, images: int) -> tuple[sampling.Dataset, int]:
     """Random uint8 images with labels, and the number of classes."""
     side, classes = (224, 1000) if pair.endswith("_imagenet") else (32, 100)
@@ -464,10 +471,7 @@ def main() -> None:
             print(lines[-1], flush=True)
         results.append({"pair": pair, "batch": args.batch, "dtype": args.dtype, "seconds": seconds, "sides": about})
         if args.output:
-            RESULTS.mkdir(exist_ok=True)
-            content = {"environment": environment, "steps": args.steps, "pairs": results}
-            (RESULTS / f"{args.output}.json").write_text(json.dumps(content, indent=1) + "\n")
-            (RESULTS / f"{args.output}.md").write_text("\n".join([f"# benchmarks.step: {args.output}\n", *lines, ""]))
+            save("step", args.output, {"environment": environment, "steps": args.steps, "pairs": results}, lines)
 
 
 if __name__ == "__main__":

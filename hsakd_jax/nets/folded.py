@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.ad_checkpoint import checkpoint_name
 
 from hsakd_jax.nets.kernels import at_least_float32, convolve
-from hsakd_jax.nets.parts import BatchNorm, gain, rows
+from hsakd_jax.nets.parts import BatchNorm, inverse_deviation, rows
 
 Array = jax.Array
 Path = tuple[str, ...]
@@ -55,14 +55,14 @@ class Folded:
         gains = {}
         for norm in norms:
             if getattr(params.get((*norm, "scale")), "ndim", 0) == 1:
-                gains[norm] = gain(stats.pop((*norm, "var")), params.pop((*norm, "scale")))
+                gains[norm] = inverse_deviation(stats.pop((*norm, "var"))) * params.pop((*norm, "scale"))
                 params[(*norm, "bias")] -= stats.pop((*norm, "mean")) * gains[norm]
         for conv, dtype in dtypes.items():
-            factor = gains.pop(follows.get(conv, ()), None)
+            gain = gains.pop(follows.get(conv, ()), None)
             for path in {(*conv, "kernel"), (*conv, "bias")} & params.keys():
-                folded = params[path] if factor is None else params[path] * rows(params[path], factor)[0]
+                folded = params[path] if gain is None else params[path] * rows(params[path], gain)[0]
                 params[path] = folded.astype(dtype or folded.dtype)
-        params |= {(*norm, "scale"): factor for norm, factor in gains.items()}
+        params |= {(*norm, "scale"): gain for norm, gain in gains.items()}
         return {**variables, "params": unflatten_dict(params), "batch_stats": unflatten_dict(stats)}
 
     def init(self, key: Array, images: Array) -> dict[str, Any]:

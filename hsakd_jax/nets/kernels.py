@@ -69,8 +69,8 @@ def relu(x: Array) -> Array:
 
 def channel_sums(*maps: Array) -> tuple[Array, ...]:
     """Sums of maps [B, ..., C] over all axes but the last, each [C]."""
-    axes = tuple(range(maps[0].ndim - 1))
     if jax.default_backend() != "cpu":
+        axes = tuple(range(maps[0].ndim - 1))
         # Over several devices, XLA makes all-gathers of a joint sum and all-reduces of separate ones.
         return tuple(x.sum(axes) for x in maps) if jax.device_count() > 1 else _reduce(maps, axes)
     pixels = maps[0].size // maps[0].shape[0] // maps[0].shape[-1]

@@ -110,13 +110,13 @@ class BatchNorm(nn.Module):
                 running_mean.value = 0.9 * running_mean.value + 0.1 * mean
                 running_var.value = 0.9 * running_var.value + 0.1 * (n / (n - 1)) * var
             return y
-        mean, factor, bias = rows(x, running_mean.value, gain(running_var.value, scale), bias)
-        return ((at_least_float32(x) - mean) * factor + bias).astype(x.dtype)
+        mean, gain, bias = rows(x, running_mean.value, inverse_deviation(running_var.value) * scale, bias)
+        return ((at_least_float32(x) - mean) * gain + bias).astype(x.dtype)
 
 
-def gain(var: Array, scale: Array) -> Array:
-    """What BatchNorm multiplies by, [C]."""
-    return jax.lax.rsqrt(var + 1e-5) * scale
+def inverse_deviation(var: Array) -> Array:
+    """What BatchNorm divides by, inverted, [C]."""
+    return jax.lax.rsqrt(var + 1e-5)
 
 
 def rows(x: Array, *vectors: Array) -> list[Array]:
@@ -140,8 +140,8 @@ def normalise_batch(x: Array, scale: Array, bias: Array, centre: Array) -> tuple
     Returns:
       [B, ..., C] in the dtype of `x`, and mean and biased variance, [C], which no gradient passes through.
     """
-    (mean, factor, shift), var = _statistics(x, scale, bias, centre)
-    return ((at_least_float32(x) - mean) * factor + shift).astype(x.dtype), mean.reshape(-1), var
+    (mean, gain, shift), var = _statistics(x, scale, bias, centre)
+    return ((at_least_float32(x) - mean) * gain + shift).astype(x.dtype), mean.reshape(-1), var
 
 
 def _statistics(x, scale, bias, centre):
@@ -149,12 +149,12 @@ def _statistics(x, scale, bias, centre):
     off = at_least_float32(x) - rows(x, centre)[0]
     mean, square = (total / n for total in channel_sums(off, jnp.square(off)))
     var = jnp.maximum(square - jnp.square(mean), 0)
-    return rows(x, centre + mean, gain(var, scale), bias), var
+    return rows(x, centre + mean, inverse_deviation(var) * scale, bias), var
 
 
 def _normalise_forward(x, scale, bias, centre):
     y, mean, var = normalise_batch(x, scale, bias, centre)
-    return (y, mean, var), (x, scale, mean, gain(var, jnp.ones_like(var)))
+    return (y, mean, var), (x, scale, mean, inverse_deviation(var))
 
 
 def _normalise_backward(kept, cotangents):
