@@ -5,7 +5,7 @@
 StableHLO, and ONNX by onnxruntime where the extra 'onnx' is installed; random weights, without branches, on CPU.
 """
 
-import sys
+import argparse
 import tempfile
 import warnings
 from importlib.util import find_spec
@@ -14,6 +14,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from benchmarks import Parser
+from hsakd_jax.errors import UserError
 from hsakd_jax.exporting import FORMATS, Export, compare
 from hsakd_jax.nets import NETWORKS, create
 
@@ -32,13 +34,26 @@ def random_variables(network, shape):
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def main(names):
+def network_name(text: str) -> str:
+    """The type of an argument that names a network."""
+    try:
+        create(text, 2)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def main() -> None:
     """Prints a row for each network."""
+    parser = Parser(__doc__)
+    parser.add_argument("names", nargs="*", type=network_name, default=NETWORKS)
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore")  # of jax2onnx
     formats = ["stablehlo"] + ["onnx"] * bool(find_spec("jax2onnx"))
     print(f"jax {jax.__version__}; greatest difference of logits, relative to the greatest logit; MB of the file\n")
     print("| network | " + " | ".join(f"{f} difference | MB" for f in formats) + " |")
     print("|---" * (1 + 2 * len(formats)) + "|", flush=True)
-    for name in names or NETWORKS:
+    for name in args.names:
         side = 224 if name.endswith("_imagenet") else 32
         network = create(name, 100, branches=False)
         config = {"network": {"image_shape": (side, side, 3)}, "data": {"mean": [0.5] * 3, "std": [0.25] * 3}}
@@ -53,5 +68,4 @@ def main(names):
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore")  # of jax2onnx
-    main(sys.argv[1:])
+    main()

@@ -12,7 +12,6 @@ images a second, and images a second of CPU time, in which the main process is i
 over a channel or over 32x32 pixels, in grey levels of 255, and how many crops are equal in every bit.
 """
 
-import argparse
 import hashlib
 import itertools
 import json
@@ -28,6 +27,7 @@ import numpy as np
 import PIL
 from PIL import Image, features
 
+from benchmarks import Parser
 from benchmarks.step import save
 from hsakd_jax import facts
 from hsakd_jax.datasets.pictures import EXTENSIONS
@@ -140,7 +140,7 @@ def spread(values: list[float]) -> str:
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--images", required=True, help="folder of photographs")
     parser.add_argument("--golden", help="imagenet_eval.json")
     parser.add_argument("--workers", default="1,2", type=lambda text: [int(word) for word in text.split(",")])

@@ -15,7 +15,6 @@ The PyTorch loop loads images in the main process, one by one, and reads four nu
 On a GPU: --images 50000 --test-images 10000.
 """
 
-import argparse
 import itertools
 import os
 import statistics
@@ -34,6 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
+from benchmarks import Parser
 from benchmarks import step as bench
 from benchmarks.exports import random_variables
 from configs import cifar100
@@ -182,7 +182,7 @@ def start_seconds(folder: Path) -> dict[str, float]:
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--pair", default="wrn_40_2:wrn_16_2", choices=bench.CIFAR_PAIRS)
     parser.add_argument("--images", type=int, default=640)
     parser.add_argument("--test-images", type=int, default=1000)

@@ -10,7 +10,6 @@ out of it. Small operations are bound by their start, some microseconds each. Wh
 of the many that a call makes.
 """
 
-import argparse
 import os
 import re
 from collections import Counter
@@ -23,6 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 
+from benchmarks import Parser
 from benchmarks import step as bench
 from benchmarks.scale import collectives, size
 from hsakd_jax import dispatch, teachers
@@ -130,7 +130,7 @@ def _operations(program: str, start: str) -> Iterator[tuple[str, int]]:
 
 def main() -> None:
     """Prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--pair", action="append", choices=bench.PAIRS, help="may be given several times")
     parser.add_argument("--target", default="h200", help=f"{', '.join(GPUS)}, or a TPU slice such as v5e:2x2")
     parser.add_argument("--chips", type=int, default=1)
@@ -138,17 +138,22 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
     parser.add_argument("--output", help="name of the file in benchmarks/results/")
     args = parser.parse_args()
+    on = "gpu" if args.target in GPUS else "tpu"
+    if on == "tpu" and args.target.partition(":")[0] not in TPUS:
+        parser.error(
+            f"--target={args.target} is not known: take {', '.join(GPUS)}, or a TPU slice of {', '.join(TPUS)}, v5e:2x2"
+        )
     try:
         devices = Devices(target_devices(args.target, args.chips))
     except (RuntimeError, ValueError, ImportError, AssertionError) as error:
-        why = (str(error) or "no such plug-in").partition("\n")[0]
-        parser.error(f"--target={args.target}: {why}: pip install 'jax[cuda12]' for a GPU, libtpu for a TPU slice")
+        why = (str(error) or "no plug-in for it").partition("\n")[0]
+        packages = {"gpu": f"'jax[cuda12]=={jax.__version__}'", "tpu": "libtpu requests"}[on]
+        parser.error(f"--target={args.target}: {why}: it needs pip install {packages}")
     if len(devices) < args.chips or args.batch % args.chips:
         parser.error(
             f"--chips={args.chips}: {args.target} has {len(devices)}, over which --batch={args.batch} is split"
         )
-    on = "gpu" if args.target in GPUS else "tpu"
-    rate = GPUS[args.target]["bandwidth"] if on == "gpu" else TPUS.get(args.target.partition(":")[0])
+    rate = GPUS[args.target]["bandwidth"] if on == "gpu" else TPUS[args.target.partition(":")[0]]
     jax.default_backend, jax.device_count = lambda: on, lambda: args.chips  # which layers ask for their form
     lines = [
         f"One step, each of {args.chips} x {args.target}, batch {args.batch} x 4 on all, {args.dtype}, "
@@ -169,7 +174,7 @@ def main() -> None:
         small, moved = sum(b < SMALL for _, b in found), sum(b for _, b in found)
         lines.append(
             f"| {pair} | {bench.flops(pair) * args.batch / args.chips / 1e9:,.0f} | {len(found):,} | {small:,} | "
-            f"{moved / 2**30:.2f} | {f'{1e3 * moved / rate:.1f}' if rate else '-'} | {needed / 2**30:.2f} | "
+            f"{moved / 2**30:.2f} | {1e3 * moved / rate:.1f} | {needed / 2**30:.2f} | "
             f"{', '.join(sent) or '-'} |"
         )
         print(lines[-1], flush=True)

@@ -5,13 +5,13 @@
 Counts come from shapes; --compile checks what is sent against the step compiled for that many virtual devices.
 """
 
-import argparse
 import os
 import re
 from math import prod
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
+from benchmarks import Parser
 from hsakd_jax import xla
 
 WIDTHS = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "u8": 1, "s8": 1, "pred": 1}
@@ -79,7 +79,7 @@ def compiled(pair: str, batch: int, groups: int = 1) -> dict[str, tuple[int, int
 
 def main() -> None:
     """Prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--pair", default="wrn_40_2:wrn_16_2")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--devices", type=int, default=8)

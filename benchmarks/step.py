@@ -1,7 +1,7 @@
 """Images a second of the whole HSAKD training step, ours and PyTorch's, alternating in one run.
 
     python -m benchmarks.step [--pair TEACHER:STUDENT ...] [--device cpu|gpu|tpu] [--against torch] [--batch 64]
-        [--processes 3] [--rounds 3] [--steps 1] [--dtype float32|bfloat16] [--remat] [--pieces] [--output NAME]
+        [--processes 3] [--rounds 5] [--steps 1] [--dtype float32|bfloat16] [--remat] [--pieces] [--output NAME]
 
 A step takes a batch of uint8 images and crops, flips, normalises and rotates it, runs the teacher, runs the student
 forward and backward, and updates it. Both sides do it on the same device. Rates count images before rotation. Medians
@@ -45,6 +45,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import Parser
 from benchmarks.exports import random_variables
 from configs import cifar100
 from hsakd_jax import assemble, data, facts, pipeline, recipes, sampling, teachers
@@ -143,7 +144,7 @@ def ours(pair: str, batch: int, dtype: str, steps: int = 1, remat: bool = False)
     return several, {"compile_s": time.perf_counter() - began, "program_bytes": needed}
 
 
-def check_torch(parser: argparse.ArgumentParser, against: str) -> None:
+def check_torch(parser: Parser, against: str) -> None:
     """Ends with a line where PyTorch is asked for and not installed."""
     if against != "none" and importlib.util.find_spec("torch") is None:
         parser.error("--against: PyTorch is not installed: pip install -e '.[torch]', or give --against none")
@@ -388,14 +389,14 @@ def compare(names: list[str], pair: str, words: list[str], args: argparse.Namesp
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     several = "those of CIFAR by default; may be given several times"
     parser.add_argument("--pair", action="append", choices=PAIRS, help=several)
     parser.add_argument("--device", choices=["cpu", "gpu", "tpu"], help="JAX's default one otherwise")
     parser.add_argument("--against", default="torch", help="variants with commas between them, torch, or none")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--processes", type=int, default=3, help="of each side and pair")
-    parser.add_argument("--rounds", type=int, default=3, help="in each process")
+    parser.add_argument("--rounds", type=int, default=5, help="in each process")
     parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--remat", action="store_true", help="ours with activations computed again")
@@ -411,6 +412,9 @@ def main() -> None:
     if (args.device or xla.accelerators()) == "tpu" and args.against != "none":
         parser.error("--against: PyTorch is not measured on a TPU: give --against none")
     check_torch(parser, args.against)
+    if args.device not in (None, "cpu", xla.accelerators()):
+        packages = {"gpu": f"'jax[cuda12]=={jax.__version__}'", "tpu": "libtpu"}[args.device]
+        parser.error(f"--device={args.device}: JAX's plug-in for it is not installed: pip install {packages}")
     if args.device:
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(args.device, args.device))
     jax.config.update("jax_enable_compilation_cache", False)  # compiling is measured
@@ -419,7 +423,7 @@ def main() -> None:
         try:
             jax.devices()
         except (AssertionError, RuntimeError) as error:
-            why = str(error).partition("\n")[0] or "of a kind it does not know"
+            why = str(error).partition("\n")[0]
             parser.error(f"--device: JAX finds no {args.device or 'device'} on this machine ({why})")
         return serve(args.side, args)
     # This process touches no accelerator, whose memory its sides need.

@@ -5,7 +5,6 @@
 Each row computes one thing as JAX would without us, the rest as we do; times alternate, medians over the rounds.
 """
 
-import argparse
 import statistics
 
 from hsakd_jax import xla
@@ -16,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.exports import random_variables
+from benchmarks import Parser
+from benchmarks.exports import network_name, random_variables
 from benchmarks.step import measure
 from hsakd_jax.devices import Devices
-from hsakd_jax.nets import NETWORKS, create, kernels, parts
+from hsakd_jax.nets import create, kernels, parts
 from hsakd_jax.nets.kernels import at_least_float32
 from hsakd_jax.rotations import ROTATIONS
 
@@ -73,13 +73,11 @@ def make(network, variables, images, norm=parts.normalise_batch, convolve=kernel
 
 def main() -> None:
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=["wrn_16_2", "mobilenetV2", "ShuffleV1"])
+    parser = Parser(__doc__)
+    parser.add_argument("names", nargs="*", type=network_name, default=["wrn_16_2", "mobilenetV2", "ShuffleV1"])
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    if unknown := sorted({*args.names} - {*NETWORKS}):
-        parser.error(f"there is no network {unknown[0]!r}: take some of {', '.join(NETWORKS)}")
     print("| network | computed | seconds | times ours |\n|---|---|---|---|")
     for name in args.names:
         network = create(name, 100)

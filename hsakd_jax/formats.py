@@ -109,15 +109,16 @@ def _heading(column: Column, shown: Comparison) -> str:
 
 
 def _block(entries: Sequence[Entry], kinds: Sequence[str], notes: Notes) -> str:
-    header = ["method", "recipe", "last", "best", "runs", "paper", "best - paper"]
+    header = ["method", "recipe", "last", "best", "runs", "epochs", "paper", "best - paper"]
     rows = []
     for entry in entries:
         ours = [_ours(entry, when, kinds) for when in ("last", "best")]
         recipe = entry.row if entry.row in RECIPES else ""
         name = [f"  {_apart(entry, notes)}", ""] if entry.apart else [entry.method, recipe]
-        rows.append([*name, *ours, str(len(entry.runs)), _paper(entry.paper, kinds), _difference(entry, kinds, notes)])
+        trained = [str(len(entry.runs)), str(entry.epochs or EMPTY)]
+        rows.append([*name, *ours, *trained, _paper(entry.paper, kinds), _difference(entry, kinds, notes)])
     if not any(entry.paper for entry in entries):
-        header, rows = header[:5], [row[:5] for row in rows]
+        header, rows = header[:6], [row[:6] for row in rows]
     # The recipe belongs to the method, so both are to the left.
     width = max(len(row[0]) for row in [header, *rows])
     both = [[f"{row[0].ljust(width)}  {row[1]}", *row[2:]] for row in [header, *rows]]
@@ -133,7 +134,7 @@ def _cell(entry: Entry | None, kinds: Sequence[str], notes: Notes) -> str:
     if entry.runs:
         n = len(entry.runs)
         last, best = (_ours(entry, when, kinds) for when in ("last", "best"))
-        ours = f"**{last}** last, {best} best, {n} run{'s' * (n > 1)}"
+        ours = f"**{last}** last, {best} best, {n} run{'s' * (n > 1)} of {entry.epochs} epochs"
     if not entry.paper:
         return ours
     difference = _difference(entry, kinds, notes)
@@ -270,6 +271,7 @@ def _records(shown: Comparison) -> list[dict[str, Any]]:
             "apart": {key: here for key, (here, _) in entry.apart.items()},
             "runs": [str(run.path) for run in entry.runs],
             "seeds": [run.seeds[0] for run in entry.runs],
+            "epochs": entry.epochs,
             **{
                 f"{when}_{kind}{suffix}": (entry.ours(when, kind) or (None, None))[i]
                 for when in ("last", "best")

@@ -53,6 +53,11 @@ class Entry(NamedTuple):
         found = [value for run in self.runs if (value := run.accuracy(when, kind)) is not None]
         return (statistics.mean(found), statistics.stdev(found) if len(found) > 1 else None) if found else None
 
+    @property
+    def epochs(self) -> int | None:
+        """Of each run; None without runs."""
+        return self.runs[0].results["last"]["epoch"] if self.runs else None
+
     def difference(self, kind: str = "top1") -> float | None:
         """Our best epoch minus the paper's; None unless both are there and the settings are the paper's."""
         paper, ours = getattr(self.paper, kind, None), self.ours("best", kind)

@@ -165,7 +165,7 @@ def test_other_settings_stand_apart(tmp_path, run_tables):
     assert all(entry.difference() is None for entry in others)
     assert by_keys["objective.kl_aux.weight",].departures == {"objective.kl_aux.weight": (2.0, 1.0)}
     text = formats.as_text(list(run_tables().values()))
-    assert re.search(r"\n  epochs 60, milestones \[37, 45, 52\] +68.00 +68.00 +1  73.73 \(0.10\) +\[\d\]\n", text)
+    assert re.search(r"\n  epochs 60, milestones \[37, 45, 52\] +68.00 +68.00 +1 +60  73.73 \(0.10\) +\[\d\]\n", text)
     assert "not the paper's settings: train.epochs 60 (paper: 240), train.milestones [37, 45, 52] (paper: [150," in text
 
 
@@ -216,6 +216,20 @@ def test_results_of_an_older_run(tmp_path, run_tables):
     assert unknown == Column("cifar100", "?", "resnet20")
 
 
+def test_a_short_run_is_told_from_a_long_one(tmp_path, run_tables):
+    """Where the paper has no numbers, nothing else tells that two methods were not trained alike."""
+    make(tmp_path / "baseline", "baseline", 89.0, config="digits")
+    make(tmp_path / "teacher", "backbone", 94.0, config="digits")
+    make(tmp_path / "kd", "kd", 22.0, config="digits", train__epochs=2)
+    shown = list(run_tables().values())
+    text = formats.as_text(shown)
+    assert re.search(r"\nmethod +recipe +last, top-1 % +best +runs +epochs\n", text)
+    assert re.search(r"\nstudent alone +baseline +89.00 +89.00 +1 +120\n", text)
+    assert re.search(r"\nKD +kd +22.00 +22.00 +1 +2\n", text)
+    assert "1 run of 2 epochs" in formats.as_markdown(shown)
+    assert {row["epochs"] for row in json.loads(formats.as_json(shown))} >= {2, 120}
+
+
 def test_networks_that_are_trained_alike_are_one_row(tmp_path, run_tables):
     make(tmp_path / "backbone", "backbone/wrn_40_2", 76.0, seed=0)
     make(tmp_path / "baseline", "baseline/wrn_40_2", 77.0, seed=1)
@@ -254,7 +268,7 @@ def test_every_kind_of_table(tmp_path, run_tables):
     assert entries(found["labels"], "rotated", tiny)[0].difference() is None
     text = formats.as_text(list(found.values()))
     assert "not compared: the paper does not give its settings" in text
-    assert re.search(r"baseline +70.00 / 74.00 +70.00 / 74.00 +1  69.75 / 89.07 +\+0.25 / -15.07\n", text)
+    assert re.search(r"baseline +70.00 / 74.00 +70.00 / 74.00 +1 +100  69.75 / 89.07 +\+0.25 / -15.07\n", text)
     assert "mobilenetV2 is HSAKD's" in text
     assert "mobilenetV2_crd is CRD's" in text
     assert max(map(len, text.splitlines())) <= 120
@@ -264,9 +278,12 @@ def test_formats_say_the_same(tmp_path, run_tables):
     pair(tmp_path)
     shown = list(run_tables().values())
     text, markdown = formats.as_text(shown), formats.as_markdown(shown)
-    line = r"\nHSAKD\* +student +73.10 \(0.46\)  73.60 \(0.46\) +3  73.73 \(0.10\) +-0.13\n"
+    line = r"\nHSAKD\* +student +73.10 \(0.46\)  73.60 \(0.46\) +3 +240  73.73 \(0.10\) +-0.13\n"
     assert re.search(line, text)
-    assert "| HSAKD* | **73.10 (0.46)** last, 73.60 (0.46) best, 3 runs<br>paper 73.73 (0.10): -0.13 |" in markdown
+    assert (
+        "| HSAKD* | **73.10 (0.46)** last, 73.60 (0.46) best, 3 runs of 240 epochs<br>paper 73.73 (0.10): -0.13 |"
+        in markdown
+    )
     evidence = "evidence: 6 runs of 240 epochs; hsakd_jax 0.1.0, jax 0.10.2, flax 0.12.8; 1 x NVIDIA H100 80GB HBM3"
     assert evidence in text
     assert evidence in markdown
