@@ -15,6 +15,7 @@ from PIL import Image
 
 from benchmarks import input as photographs
 from benchmarks import loop, programs, scale, step
+from hsakd_jax.devices import Devices
 from hsakd_jax.nets import create
 
 WITHOUT_TORCH, WITHOUT_LIBTPU = (importlib.util.find_spec(name) is None for name in ("torch", "libtpu"))
@@ -58,6 +59,16 @@ ENTRY %main (a: f32[8]) -> f32[8] {
     ]
     assert programs.operations(program) == expected
     assert programs.operations(program[program.index("\nENTRY") :].replace("body=%body.1", "")) == [("negate", 64)]
+
+
+def test_a_program_is_compiled_from_shapes_alone():
+    """Of one step: each kernel is used by the teacher once, and by the student forward and in two derivatives."""
+    found = programs.operations(programs.compiled("resnet8:resnet8", 16, "float32", Devices()).as_text())
+    shapes = jax.eval_shape(create("resnet8", 100).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    kernels = sum(path[-1].key == "kernel" for path, _ in jax.tree_util.tree_leaves_with_path(shapes["params"]))
+    products = [moved for kind, moved in found if kind in ("convolution", "dot")]
+    assert len(products) >= 4 * kernels - 1  # the images have no derivative
+    assert min(products) > 0
 
 
 @pytest.mark.parametrize("groups", [1, 8])
