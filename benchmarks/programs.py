@@ -141,14 +141,14 @@ def main() -> None:
     on = "gpu" if args.target in GPUS else "tpu"
     if on == "tpu" and args.target.partition(":")[0] not in TPUS:
         parser.error(
-            f"--target={args.target} is not known: take {', '.join(GPUS)}, or a TPU slice of {', '.join(TPUS)}, v5e:2x2"
+            f"--target={args.target} is not known: take {', '.join(GPUS)}, or {', '.join(TPUS)} as in v5e:2x2"
         )
     try:
         devices = Devices(target_devices(args.target, args.chips))
     except (RuntimeError, ValueError, ImportError, AssertionError) as error:
-        why = (str(error) or "no plug-in for it").partition("\n")[0]
-        packages = {"gpu": f"'jax[cuda12]=={jax.__version__}'", "tpu": "libtpu requests"}[on]
-        parser.error(f"--target={args.target}: {why}: it needs pip install {packages}")
+        package = bench.missing_plugin(on)
+        why = f"it needs pip install {package}" if package else str(error).partition("\n")[0]
+        parser.error(f"--target={args.target}: {why}")
     if len(devices) < args.chips or args.batch % args.chips:
         parser.error(
             f"--chips={args.chips}: {args.target} has {len(devices)}, over which --batch={args.batch} is split"

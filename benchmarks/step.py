@@ -150,6 +150,12 @@ def check_torch(parser: Parser, against: str) -> None:
         parser.error("--against: PyTorch is not installed: pip install -e '.[torch]', or give --against none")
 
 
+def missing_plugin(backend: str) -> str:
+    """What pip must be given for JAX's 'gpu' or 'tpu'; '' where its plug-in is installed."""
+    module, extra = {"gpu": ("jax_plugins", "cuda12"), "tpu": ("libtpu", "tpu")}[backend]
+    return "" if importlib.util.find_spec(module) else f"'jax[{extra}]=={jax.__version__}'"
+
+
 def torch_trainer(pair: str, classes: int, variant: str):
     """(student, update): PyTorch's step on normalised NCHW images, from their rotation on; `update` gives the loss."""
     import torch
@@ -373,7 +379,7 @@ class Side:
 
 def compare(names: list[str], pair: str, words: list[str], args: argparse.Namespace) -> tuple[dict, dict]:
     """(seconds of a step of each side, a list for each process; what is known of each side)."""
-    seconds, greatest = {name: [] for name in names}, 0.0
+    seconds, greatest, most = {name: [] for name in names}, 0.0, dict.fromkeys(names, 0)
     for i in range(args.processes):
         # Compiling comes first, and takes half a minute and more.
         print(f"{pair}: process {i + 1} of {args.processes} of each side", file=sys.stderr, flush=True)
@@ -382,7 +388,8 @@ def compare(names: list[str], pair: str, words: list[str], args: argparse.Namesp
             for name, times in measure(sides, args.rounds).items():
                 # A piece is made once a turn.
                 seconds[name].append([t / (1 if name in PIECES else args.steps) for t in times])
-            about = {name: {**side.about, "peak_bytes": side.bytes} for name, side in sides.items()}
+            most = {name: max(most[name], side.bytes) for name, side in sides.items()}
+            about = {name: {**side.about, "peak_bytes": most[name]} for name, side in sides.items()}
             greatest = about[OURS]["peak_flops"] = max(greatest, about[OURS]["peak_flops"])
     return seconds, about
 
@@ -412,9 +419,8 @@ def main() -> None:
     if (args.device or xla.accelerators()) == "tpu" and args.against != "none":
         parser.error("--against: PyTorch is not measured on a TPU: give --against none")
     check_torch(parser, args.against)
-    if args.device not in (None, "cpu", xla.accelerators()):
-        packages = {"gpu": f"'jax[cuda12]=={jax.__version__}'", "tpu": "libtpu"}[args.device]
-        parser.error(f"--device={args.device}: JAX's plug-in for it is not installed: pip install {packages}")
+    if args.device not in (None, "cpu") and (package := missing_plugin(args.device)):
+        parser.error(f"--device={args.device}: JAX's plug-in for it is not installed: pip install {package}")
     if args.device:
         jax.config.update("jax_platforms", {"gpu": "cuda"}.get(args.device, args.device))
     jax.config.update("jax_enable_compilation_cache", False)  # compiling is measured

@@ -16,7 +16,7 @@ from hsakd_jax.tables import Comparison, Entry
 
 WIDTH = 120
 EMPTY = "-"
-APART = 34  # characters of the settings by which a row stands apart
+APART = 27  # characters of the settings by which a row stands apart
 
 
 class Notes:
@@ -134,7 +134,7 @@ def _cell(entry: Entry | None, kinds: Sequence[str], notes: Notes) -> str:
     if entry.runs:
         n = len(entry.runs)
         last, best = (_ours(entry, when, kinds) for when in ("last", "best"))
-        ours = f"**{last}** last, {best} best, {n} run{'s' * (n > 1)} of {entry.epochs} epochs"
+        ours = f"**{last}** last, {best} best, {n} run{'s' * (n > 1)} to epoch {entry.epochs}"
     if not entry.paper:
         return ours
     difference = _difference(entry, kinds, notes)

@@ -165,7 +165,8 @@ def test_other_settings_stand_apart(tmp_path, run_tables):
     assert all(entry.difference() is None for entry in others)
     assert by_keys["objective.kl_aux.weight",].departures == {"objective.kl_aux.weight": (2.0, 1.0)}
     text = formats.as_text(list(run_tables().values()))
-    assert re.search(r"\n  epochs 60, milestones \[37, 45, 52\] +68.00 +68.00 +1 +60  73.73 \(0.10\) +\[\d\]\n", text)
+    assert re.search(r"\n  epochs 60, 1 more \[\d\] +68.00 +68.00 +1 +60  73.73 \(0.10\) +\[\d\]\n", text)
+    assert max(map(len, text.splitlines())) <= 120
     assert "not the paper's settings: train.epochs 60 (paper: 240), train.milestones [37, 45, 52] (paper: [150," in text
 
 
@@ -226,7 +227,7 @@ def test_a_short_run_is_told_from_a_long_one(tmp_path, run_tables):
     assert re.search(r"\nmethod +recipe +last, top-1 % +best +runs +epochs\n", text)
     assert re.search(r"\nstudent alone +baseline +89.00 +89.00 +1 +120\n", text)
     assert re.search(r"\nKD +kd +22.00 +22.00 +1 +2\n", text)
-    assert "1 run of 2 epochs" in formats.as_markdown(shown)
+    assert "1 run to epoch 2" in formats.as_markdown(shown)
     assert {row["epochs"] for row in json.loads(formats.as_json(shown))} >= {2, 120}
 
 
@@ -281,7 +282,7 @@ def test_formats_say_the_same(tmp_path, run_tables):
     line = r"\nHSAKD\* +student +73.10 \(0.46\)  73.60 \(0.46\) +3 +240  73.73 \(0.10\) +-0.13\n"
     assert re.search(line, text)
     assert (
-        "| HSAKD* | **73.10 (0.46)** last, 73.60 (0.46) best, 3 runs of 240 epochs<br>paper 73.73 (0.10): -0.13 |"
+        "| HSAKD* | **73.10 (0.46)** last, 73.60 (0.46) best, 3 runs to epoch 240<br>paper 73.73 (0.10): -0.13 |"
         in markdown
     )
     evidence = "evidence: 6 runs of 240 epochs; hsakd_jax 0.1.0, jax 0.10.2, flax 0.12.8; 1 x NVIDIA H100 80GB HBM3"
