@@ -140,9 +140,7 @@ def main() -> None:
     args = parser.parse_args()
     on = "gpu" if args.target in GPUS else "tpu"
     if on == "tpu" and args.target.partition(":")[0] not in TPUS:
-        parser.error(
-            f"--target={args.target} is not known: take {', '.join(GPUS)}, or {', '.join(TPUS)} as in v5e:2x2"
-        )
+        parser.error(f"--target={args.target} is not known: take {', '.join(GPUS)}, or {', '.join(TPUS)} as in v5e:2x2")
     try:
         devices = Devices(target_devices(args.target, args.chips))
     except (RuntimeError, ValueError, ImportError, AssertionError) as error:
