@@ -145,7 +145,7 @@ def main() -> None:
         devices = Devices(target_devices(args.target, args.chips))
     except (RuntimeError, ValueError, ImportError, AssertionError) as error:
         package = bench.missing_plugin(on)
-        why = f"it needs pip install {package}" if package else str(error).partition("\n")[0]
+        why = f"it needs pip install {package}" if package else str(error).partition("\n")[0] or "it is refused"
         parser.error(f"--target={args.target}: {why}")
     if len(devices) < args.chips or args.batch % args.chips:
         parser.error(

@@ -429,7 +429,7 @@ def main() -> None:
         try:
             jax.devices()
         except (AssertionError, RuntimeError) as error:
-            why = str(error).partition("\n")[0]
+            why = str(error).partition("\n")[0] or "it knows no such platform"  # an assertion of JAX says nothing
             parser.error(f"--device: JAX finds no {args.device or 'device'} on this machine ({why})")
         return serve(args.side, args)
     # This process touches no accelerator, whose memory its sides need.
