@@ -15,7 +15,8 @@ same program may differ by a tenth from process to process, by where its memory 
 and channels_last+compile+bfloat16. 'none' measures ours alone. --steps is how many steps are timed together: on an
 accelerator, our side makes them in one call. Memory is the process's greatest on CPU, the device's on a GPU. The peak
 is a matrix product's rate on the same device, in our process of each pair; FLOP are those of plain convolutions, so
-that forms with fewer products may be above it. Prints a Markdown table and writes it and JSON to
+that forms with fewer products may be above it. How far two cores are from each other is told too (`benchmarks.cores`,
+at the start of each round), for on some machines it changes. Prints a Markdown table and writes it and JSON to
 benchmarks/results/NAME.
 """
 
@@ -46,6 +47,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import Parser
+from benchmarks.cores import exchange_ns
 from benchmarks.exports import random_variables
 from configs import cifar100
 from hsakd_jax import assemble, data, facts, pipeline, recipes, sampling, teachers
@@ -231,13 +233,17 @@ def theirs(pair: str, batch: int, variant: str, steps: int = 1) -> Step:
     return several
 
 
-def measure(steps: dict[str, Step], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each step in each round; the sides take turns, also before, until the process has all its memory."""
+def measure(steps: dict[str, Step], rounds: int, before: Callable[[], object] = lambda: None) -> dict[str, list[float]]:
+    """Seconds of each step in each round; the sides take turns, also before, until the process has all its memory.
+
+    `before` is called at the start of each round.
+    """
     for _ in range(4):
         for step in steps.values():
             step()
     seconds = {name: [] for name in steps}
     for _ in range(rounds):
+        before()
         for name, step in steps.items():
             began = time.perf_counter()
             step()
@@ -377,21 +383,21 @@ class Side:
         self.process.wait()
 
 
-def compare(names: list[str], pair: str, words: list[str], args: argparse.Namespace) -> tuple[dict, dict]:
-    """(seconds of a step of each side, a list for each process; what is known of each side)."""
-    seconds, greatest, most = {name: [] for name in names}, 0.0, dict.fromkeys(names, 0)
+def compare(names: list[str], pair: str, words: list[str], args: argparse.Namespace) -> tuple[dict, dict, list]:
+    """(seconds of a step of each side, a list for each process; what is known of each side; each round's exchange)."""
+    seconds, greatest, most, exchanges = {name: [] for name in names}, 0.0, dict.fromkeys(names, 0), []
     for i in range(args.processes):
         # Compiling comes first, and takes half a minute and more.
         print(f"{pair}: process {i + 1} of {args.processes} of each side", file=sys.stderr, flush=True)
         with contextlib.ExitStack() as stack:
             sides = {name: stack.enter_context(Side(name, pair, words)) for name in names}
-            for name, times in measure(sides, args.rounds).items():
+            for name, times in measure(sides, args.rounds, lambda: exchanges.append(exchange_ns())).items():
                 # A piece is made once a turn.
                 seconds[name].append([t / (1 if name in PIECES else args.steps) for t in times])
             most = {name: max(most[name], side.bytes) for name, side in sides.items()}
             about = {name: {**side.about, "peak_bytes": most[name]} for name, side in sides.items()}
             greatest = about[OURS]["peak_flops"] = max(greatest, about[OURS]["peak_flops"])
-    return seconds, about
+    return seconds, about, exchanges
 
 
 def main() -> None:
@@ -441,7 +447,7 @@ def main() -> None:
     parts = list(PIECES) if args.pieces else []
     lines, results = [], []
     for pair in args.pair or CIFAR_PAIRS:
-        seconds, about = compare([OURS, *rivals, *parts], pair, words, args)
+        seconds, about, exchanges = compare([OURS, *rivals, *parts], pair, words, args)
         ours_about = about[OURS]
         environment, greatest = ours_about.pop("environment"), ours_about["peak_flops"]
         for rival in rivals:
@@ -474,12 +480,26 @@ def main() -> None:
         peak_rate = f"{greatest / 1e12:.3f} | the peak, a matrix product's"
         lines.append(f"| | compiled in {ours_about['compile_s']:.0f} s | {needs} | | | {peak_rate} | | |")
         print(lines[-1], flush=True)
+        if on_cpu and None not in exchanges:
+            lines.append(
+                f"| | a byte from core to core: {min(exchanges):.0f} to {max(exchanges):.0f} ns | | | | | | | |"
+            )
+            print(lines[-1], flush=True)
         for name in parts:
             middle = statistics.median(all_times[name])
             rate = about[name]["work"] / middle
             lines.append(f"| | {name}: {middle:.3f} s | | | | {rate / 1e12:.3f} | {rate / greatest:.0%} | | |")
             print(lines[-1], flush=True)
-        results.append({"pair": pair, "batch": args.batch, "dtype": args.dtype, "seconds": seconds, "sides": about})
+        results.append(
+            {
+                "pair": pair,
+                "batch": args.batch,
+                "dtype": args.dtype,
+                "seconds": seconds,
+                "exchange_ns": exchanges,
+                "sides": about,
+            }
+        )
         if args.output:
             save("step", args.output, {"environment": environment, "steps": args.steps, "pairs": results}, lines)
 

@@ -14,8 +14,8 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
+from benchmarks import cores, loop, programs, scale, step
 from benchmarks import input as photographs
-from benchmarks import loop, programs, scale, step
 from hsakd_jax.devices import Devices
 from hsakd_jax.nets import create
 
@@ -107,6 +107,14 @@ def test_evaluation_beside_a_forward_pass():
     found = loop.evaluation_share("resnet8", dataset, rounds=1)
     assert found.keys() == {"evaluation", "forward"}
     assert min(found.values()) > 0
+
+
+def test_cores_that_exchange_a_byte(monkeypatch):
+    if hasattr(os, "sched_setaffinity") and len(os.sched_getaffinity(0)) > 1:
+        monkeypatch.chdir(ROOT)
+        assert 1 < cores.exchange_ns() < 1e6
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    assert cores.exchange_ns() is None
 
 
 @pytest.mark.slow
