@@ -159,8 +159,8 @@ class Devices:
             return jax.device_put(tree, self.split)
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(self.split, x), tree)
 
-    def check_batch(self, batch: int, accumulate: int = 1) -> None:
-        """Refuses a batch that can't be split evenly.
+    def check_batch(self, batch: int, accumulate: int = 1, key: str = "batch") -> None:
+        """Refuses a batch that can't be split evenly, by the name of its key.
 
         Raises:
           UserError: it can't.
@@ -170,7 +170,7 @@ class Devices:
             micro = f" times {accumulate} micro-batches" if accumulate > 1 else ""
             fit = max(parts, parts * round(batch / parts))
             raise UserError(
-                f"a batch of {batch} can't be split evenly over {len(self)} devices{micro}: take a multiple of "
+                f"{key} is {batch}, which can't be split evenly over {len(self)} devices{micro}: take a multiple of "
                 f"{parts}, such as {fit}"
             )
 

@@ -175,7 +175,7 @@ def check(config: dict[str, Any], names: Sequence[str]) -> None:
                 )
         if not all(isinstance(epoch, int | float) for epoch in section["milestones"]):
             raise UserError(f"{where}.milestones is {section['milestones']}: give epochs, such as (150, 180, 210)")
-        Devices().check_batch(section["batch"], section["accumulate"])
+        Devices().check_batch(section["batch"], section["accumulate"], f"{where}.batch")
         if section["lr_batch"] < 0:
             raise UserError(f"{where}.lr_batch is {section['lr_batch']}: give a batch, or 0 to leave the learning rate")
         rows = section["batch"] // section["accumulate"]
