@@ -11,3 +11,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         self.exit(2, f"error: {message}\n")
+
+
+def file_name(text: str) -> str:
+    """An --output, by which argparse refuses folders."""
+    if "/" in text or not text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a file in benchmarks/results/: leave out folders")
+    return text

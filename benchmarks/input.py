@@ -27,7 +27,7 @@ import numpy as np
 import PIL
 from PIL import Image, features
 
-from benchmarks import Parser
+from benchmarks import Parser, file_name
 from benchmarks.step import save
 from hsakd_jax import facts
 from hsakd_jax.datasets.pictures import EXTENSIONS
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=42)
     parser.add_argument("--batches", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--output", help="name of the file in benchmarks/results/")
+    parser.add_argument("--output", type=file_name, help="name of the file in benchmarks/results/")
     args = parser.parse_args()
     if not (paths := find(args.images)):
         parser.error(f"--images: no images in {args.images}")

@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-from benchmarks import Parser
+from benchmarks import Parser, file_name
 from benchmarks import step as bench
 from benchmarks.exports import random_variables
 from configs import cifar100
@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--test-images", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--against", default="eager", choices=["eager", "none"])
-    parser.add_argument("--output", help="name of the file in benchmarks/results/")
+    parser.add_argument("--output", type=file_name, help="name of the file in benchmarks/results/")
     args = parser.parse_args()
     if args.images < BATCH or args.test_images < BATCH or args.epochs < 2:
         parser.error(f"give at least a batch of {BATCH} --images and --test-images, and --epochs 2: the first compiles")

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 
-from benchmarks import Parser
+from benchmarks import Parser, file_name
 from benchmarks import step as bench
 from benchmarks.scale import collectives, size
 from hsakd_jax import dispatch, teachers
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--chips", type=int, default=1)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
-    parser.add_argument("--output", help="name of the file in benchmarks/results/")
+    parser.add_argument("--output", type=file_name, help="name of the file in benchmarks/results/")
     args = parser.parse_args()
     on = "gpu" if args.target in GPUS else "tpu"
     if on == "tpu" and args.target.partition(":")[0] not in TPUS:

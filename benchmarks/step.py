@@ -40,13 +40,15 @@ from hsakd_jax import xla
 
 # As every command does; but PyTorch's process has the memory settings that its user has.
 if not any(word.startswith("torch ") for word in sys.argv):
+    if "--side" in sys.argv:
+        xla.restart()
     xla.prepare()
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import Parser
+from benchmarks import Parser, file_name
 from benchmarks.cores import exchange_ns
 from benchmarks.exports import random_variables
 from configs import cifar100
@@ -414,7 +416,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--remat", action="store_true", help="ours with activations computed again")
     parser.add_argument("--pieces", action="store_true", help="where the time of ours goes, piece by piece")
-    parser.add_argument("--output", help="name of the files in benchmarks/results/, written anew")
+    parser.add_argument("--output", type=file_name, help="name of the files in benchmarks/results/, written anew")
     parser.add_argument("--side", help=argparse.SUPPRESS)  # what a process of `Side` is
     args = parser.parse_args()
     if bad := [n for n in ("batch", "processes", "rounds", "steps") if getattr(args, n) < 1]:

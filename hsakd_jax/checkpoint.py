@@ -94,7 +94,10 @@ class Checkpoints:
         """
         path = self._directory / str(step)
         if not self._is_whole(step):
-            raise UserError(f"checkpoint {path} is damaged or absent: name a run that has a whole one")
+            raise UserError(
+                f"checkpoint {path} is damaged or absent: name a run that has a whole one, or delete "
+                f"{path.parents[1] / 'results.json'} and give that run's training command again"
+            )
         metadata = self._manager.item_metadata(step)
         target = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), getattr(metadata, "tree", metadata))
         return self._manager.restore(step, args=ocp.args.StandardRestore(target))

@@ -27,6 +27,7 @@ def command(main: Callable[..., None], usage: str | None, *required: str, words:
     if {"--help", "-h", "-help"} & set(sys.argv[1:]):
         print((usage or "").strip())
         sys.exit(0)
+    xla.restart()
     # Python's exception for Ctrl-C would be lost in a callback of JAX's, or crash its threads. What has to be saved
     # before has `signals.stop_requests`.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

@@ -173,6 +173,8 @@ def check(config: dict[str, Any], names: Sequence[str]) -> None:
                 raise UserError(
                     f"objective.{name}.{term}.temperature is {options['temperature']}: give a number above 0"
                 )
+            if not 0 <= options.get("weight", 0) < math.inf:
+                raise UserError(f"objective.{name}.{term}.weight is {options['weight']}: give a number of at least 0")
         if not all(isinstance(epoch, int | float) for epoch in section["milestones"]):
             raise UserError(f"{where}.milestones is {section['milestones']}: give epochs, such as (150, 180, 210)")
         Devices().check_batch(section["batch"], section["accumulate"], f"{where}.batch")
@@ -186,6 +188,8 @@ def check(config: dict[str, Any], names: Sequence[str]) -> None:
             )
         if kind.objective == "mutual" and len(config["peers"]) < 2:
             raise UserError(f"peers is {config['peers']}: a mutual run needs at least 2 networks")
+        if section["init"]:
+            RunDirectory(section["init"]).config()
         if kind.init == GIVEN and not section["init"]:
             raise UserError(f"the recipe {name} needs a run to start from: give --config.{where}.init=RUN")
 

@@ -2,8 +2,11 @@
 
 import ctypes
 import importlib.util
+import itertools
 import mmap
 import os
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,27 @@ WITHOUT_YNNPACK = "--xla_cpu_experimental_ynn_fusion_type="
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 # Of free memory, in bytes: the C library keeps lists sorted by size above the first, short ones above the second.
 SMALLEST, LARGEST = 2**10, 2**19
+# Of the lists of free pieces that each thread has for itself, those of up to this many bytes.
+TUNABLES = "glibc.malloc.tcache_max=88"
+
+
+def restart() -> None:
+    """Starts a command of ours anew where its C library has to be told something that it reads only at the start.
+
+    XLA takes its program's memory as one block at each step. Before 2.39, GNU's library cuts 112 bytes off behind such
+    a block, and where a thread keeps them for itself the block does not fit into its old place at the next step: the
+    process grows by a block again and again (https://sourceware.org/bugzilla/show_bug.cgi?id=30723).
+
+    Does nothing where the environment has `GLIBC_TUNABLES`, or where Python was not started as `python -m COMMAND`, as
+    debuggers don't.
+    """
+    name = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "")
+    words = sys.orig_argv[1:]
+    options = list(itertools.takewhile(lambda word: word.startswith("-") and word != "-m", words))
+    ours = name.startswith(("hsakd_jax.", "benchmarks.")) and words[len(options) :][:2] == ["-m", name]
+    if ours and "GLIBC_TUNABLES" not in os.environ and keeps_memory() and _c_library() < (2, 39):
+        os.environ["GLIBC_TUNABLES"] = TUNABLES
+        os.execv(sys.executable, [sys.executable, *words])
 
 
 def prepare() -> None:
@@ -59,18 +83,26 @@ def take_pieces() -> None:
     )
     libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p
     libc.malloc_trim(0)
-    end, size, large = libc.sbrk(0), LARGEST, []
+    end, size, large = libc.sbrk(0), LARGEST, None
     while size >= SMALLEST:
         for _ in range(100_000):
             piece = libc.malloc(size)
             if not piece or piece + size >= end:  # what does not fit into a piece comes from the heap's end
                 libc.free(piece)
                 break
-            if size == LARGEST:
-                large.append(piece)
+            if size == LARGEST:  # each holds where the last one is: a list of Python's would lie between them
+                ctypes.c_void_p.from_address(piece).value, large = large, piece
         size = size * 10 // 11
-    for piece in large:  # they are few, and XLA has use for them
+    while large:  # they are few, and XLA has use for them
+        piece, large = large, ctypes.c_void_p.from_address(large).value
         libc.free(piece)
+
+
+def _c_library() -> tuple[int, ...]:
+    """The version of GNU's, (3,) for another one."""
+    named = os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", ()) else None
+    found = re.fullmatch(r"glibc (\d+)\.(\d+)", named or "")
+    return tuple(map(int, found.groups())) if found else (3,)
 
 
 def _address(function: Any) -> int | None:

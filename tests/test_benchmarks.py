@@ -142,6 +142,8 @@ def test_each_side_of_a_step_has_a_process_of_its_own(monkeypatch):
         (["ways", "resnet57"], "unknown network 'resnet57'"),
         (["exports", "resnet57"], "unknown network 'resnet57'"),
         (["step", "--pair", "resnet56"], "argument --pair: invalid choice"),
+        (["step", "--output", "a/b"], "--output: 'a/b' is no name of a file"),
+        (["cores", "now"], "unrecognized arguments: now"),
         (["programs", "--target", "h201"], "h201 is not known: take h200, h100"),
         *([(["programs", "--target", "v5e:2x2"], "it needs pip install 'jax[tpu]==")] if WITHOUT_LIBTPU else []),
         (["input", "--images", "nowhere"], "no images in nowhere"),

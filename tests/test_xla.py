@@ -58,6 +58,34 @@ def test_jax_starts_with_what_was_prepared():
     assert (found.returncode, found.stdout) == (0, "3.0\n"), found.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "name", "library", "environment", "restarted"),
+    [
+        (["-m", "hsakd_jax.main", "--config=x"], "hsakd_jax.main", "glibc 2.36", {}, True),
+        (["-u", "-m", "hsakd_jax.main"], "hsakd_jax.main", "glibc 2.36", {}, True),
+        (["-m", "hsakd_jax.main"], "hsakd_jax.main", "glibc 2.39", {}, False),
+        (["-m", "hsakd_jax.main"], "hsakd_jax.main", None, {}, False),
+        (["-m", "hsakd_jax.main"], "hsakd_jax.main", "glibc 2.36", {"GLIBC_TUNABLES": ""}, False),
+        (["-m", "hsakd_jax.main"], "hsakd_jax.main", "glibc 2.36", {"MALLOC_TRIM_THRESHOLD_": "1"}, False),
+        (["-m", "pdb", "-m", "hsakd_jax.main"], "hsakd_jax.main", "glibc 2.36", {}, False),
+        (["debugpy", "-m", "hsakd_jax.main"], "hsakd_jax.main", "glibc 2.36", {}, False),
+        (["-m", "pytest"], "pytest", "glibc 2.36", {}, False),
+        (["script.py"], "", "glibc 2.36", {}, False),
+    ],
+)
+def test_only_a_plain_command_is_started_anew(monkeypatch, words, name, library, environment, restarted):
+    monkeypatch.setattr(os, "environ", dict(environment))
+    monkeypatch.setattr(xla, "accelerators", lambda: "")
+    monkeypatch.setattr(os, "confstr", lambda _: library, raising=False)
+    monkeypatch.setattr(os, "confstr_names", {"CS_GNU_LIBC_VERSION": 2}, raising=False)
+    monkeypatch.setattr(sys, "orig_argv", ["python", *words])
+    monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__spec__=SimpleNamespace(name=name)))
+    started = []
+    monkeypatch.setattr(os, "execv", lambda path, argv: started.append((path, argv, os.environ["GLIBC_TUNABLES"])))
+    xla.restart()
+    assert started == [(sys.executable, [sys.executable, *words], xla.TUNABLES)] * restarted
+
+
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs the GNU C library")
 @pytest.mark.parametrize(("environment", "kept"), [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "131072"}, False)])
 def test_freed_memory_stays_the_process_s(environment, kept):
@@ -82,7 +110,8 @@ print(faults() - before)
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs the GNU C library")
-def test_pieces_of_free_memory_are_taken_and_their_pages_given_back():
+@pytest.mark.parametrize("tunables", ["", xla.TUNABLES])
+def test_pieces_of_free_memory_are_taken_and_their_pages_given_back(tunables):
     """What is asked for afterwards comes from the heap's end, and the process holds no more of Linux's memory."""
     script = """
 import ctypes
@@ -112,7 +141,8 @@ print(libc.malloc(2**26 - 2**20) < blocks[-1])
 print(not any(hole + 2**26 < libc.malloc(size) < blocks[-1] for size in SIZES for _ in range(10)))
 print(before - resident() > sum(SIZES[::2]) * 100 // 2)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    env = {**os.environ, "GLIBC_TUNABLES": tunables}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
     assert (done.returncode, done.stdout.split()) == (0, ["True"] * 4), done.stderr
 
 
