@@ -83,18 +83,17 @@ def take_pieces() -> None:
     )
     libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p
     libc.malloc_trim(0)
-    end, size, large = libc.sbrk(0), LARGEST, None
+    end, size, large = libc.sbrk(0), LARGEST, []
     while size >= SMALLEST:
         for _ in range(100_000):
             piece = libc.malloc(size)
             if not piece or piece + size >= end:  # what does not fit into a piece comes from the heap's end
                 libc.free(piece)
                 break
-            if size == LARGEST:  # each holds where the last one is: a list of Python's would lie between them
-                ctypes.c_void_p.from_address(piece).value, large = large, piece
+            if size == LARGEST:
+                large.append(piece)
         size = size * 10 // 11
-    while large:  # they are few, and XLA has use for them
-        piece, large = large, ctypes.c_void_p.from_address(large).value
+    for piece in large:  # they are few, and XLA has use for them
         libc.free(piece)
 
 

@@ -307,7 +307,7 @@ BAD = {
         ["objective.kd.kl.temperature is 0.0: give a number above 0"],
     ),
     "weight": (
-        ["--config.objective.student.kl_aux.weight=-1"],
+        [f"{CONFIG}:student_tiny", "--config.objective.student.kl_aux.weight=-1"],
         ["objective.student.kl_aux.weight is -1.0: give a number of at least 0"],
     ),
     "start that is no run": (["--config.student.init=nosuch"], ["nosuch is not a run directory"]),

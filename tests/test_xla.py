@@ -110,8 +110,7 @@ print(faults() - before)
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs the GNU C library")
-@pytest.mark.parametrize("tunables", ["", xla.TUNABLES])
-def test_pieces_of_free_memory_are_taken_and_their_pages_given_back(tunables):
+def test_pieces_of_free_memory_are_taken_and_their_pages_given_back():
     """What is asked for afterwards comes from the heap's end, and the process holds no more of Linux's memory."""
     script = """
 import ctypes
@@ -141,7 +140,7 @@ print(libc.malloc(2**26 - 2**20) < blocks[-1])
 print(not any(hole + 2**26 < libc.malloc(size) < blocks[-1] for size in SIZES for _ in range(10)))
 print(before - resident() > sum(SIZES[::2]) * 100 // 2)
 """
-    env = {**os.environ, "GLIBC_TUNABLES": tunables}
+    env = {**os.environ, "GLIBC_TUNABLES": ""}  # by which it depends where Python's own memory lies
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
     assert (done.returncode, done.stdout.split()) == (0, ["True"] * 4), done.stderr
 
@@ -150,6 +149,7 @@ print(before - resident() > sum(SIZES[::2]) * 100 // 2)
 def test_pieces_are_taken_after_long_compilations(monkeypatch, seconds, times):
     """JAX's own event, with other seconds: it is JAX that calls."""
     calls, listening, compiled = [], [True], devices._compiled
+    devices.Devices().jit(lambda x: x + seconds, replicated=1)(1.0)  # what is compiled once a process
 
     def listener(event, _, **options):
         if listening:
@@ -159,7 +159,7 @@ def test_pieces_are_taken_after_long_compilations(monkeypatch, seconds, times):
     monkeypatch.setattr(xla, "take_pieces", lambda: calls.append(1))
     monkeypatch.setattr(devices, "_compiled", listener)
     monkeypatch.setattr(devices, "_listen", devices._listen.__wrapped__)
-    assert devices.Devices().jit(lambda x: x * seconds, replicated=1)(1.0) == seconds
+    assert float(devices.Devices().jit(lambda x: x * seconds, replicated=1)(1.0)) == seconds  # == compiles too
     listening.clear()  # old versions of JAX forget no listener
     assert len(calls) == times
 
