@@ -188,8 +188,6 @@ def check(config: dict[str, Any], names: Sequence[str]) -> None:
             )
         if kind.objective == "mutual" and len(config["peers"]) < 2:
             raise UserError(f"peers is {config['peers']}: a mutual run needs at least 2 networks")
-        if section["init"]:
-            RunDirectory(section["init"]).config()
         if kind.init == GIVEN and not section["init"]:
             raise UserError(f"the recipe {name} needs a run to start from: give --config.{where}.init=RUN")
 

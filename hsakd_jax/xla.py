@@ -1,5 +1,6 @@
 """How XLA computes on CPU, its memory there, and where it keeps programs: what JAX is not needed for."""
 
+import contextlib
 import ctypes
 import importlib.util
 import itertools
@@ -36,7 +37,8 @@ def restart() -> None:
     ours = name.startswith(("hsakd_jax.", "benchmarks.")) and words[len(options) :][:2] == ["-m", name]
     if ours and "GLIBC_TUNABLES" not in os.environ and keeps_memory() and _c_library() < (2, 39):
         os.environ["GLIBC_TUNABLES"] = TUNABLES
-        os.execv(sys.executable, [sys.executable, *words])
+        with contextlib.suppress(OSError):  # then it goes on as it is
+            os.execv(sys.executable, [sys.executable, *words])
 
 
 def prepare() -> None:
@@ -99,7 +101,9 @@ def take_pieces() -> None:
 
 def _c_library() -> tuple[int, ...]:
     """The version of GNU's, (3,) for another one."""
-    named = os.confstr("CS_GNU_LIBC_VERSION") if "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", ()) else None
+    named = None
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # of other systems and libraries
+        named = os.confstr("CS_GNU_LIBC_VERSION")
     found = re.fullmatch(r"glibc (\d+)\.(\d+)", named or "")
     return tuple(map(int, found.groups())) if found else (3,)
 

@@ -310,7 +310,6 @@ BAD = {
         [f"{CONFIG}:student_tiny", "--config.objective.student.kl_aux.weight=-1"],
         ["objective.student.kl_aux.weight is -1.0: give a number of at least 0"],
     ),
-    "start that is no run": (["--config.student.init=nosuch"], ["nosuch is not a run directory"]),
     "a key given twice": (["--config.data.std=(1,)", "--config.data.std=(0,)"], ["data.std is (0,): give numbers"]),
     "image too small": (["--config.student.arch=resnet18_imagenet"], ["image too small for the network"]),
     "peers": ([f"{CONFIG}:mutual_tiny", "--config.peers=('',)"], ["a mutual run needs at least 2 networks"]),
