@@ -20,9 +20,14 @@ from benchmarks import Parser
 TURNS = 10_000
 
 
+def _pair() -> list[int]:
+    """The first two cores that this process may use, or fewer where there are not so many or they can't be told."""
+    return sorted(os.sched_getaffinity(0))[:2] if hasattr(os, "sched_getaffinity") else []
+
+
 def exchange_ns() -> float | None:
     """Of the first two cores that this process may use, measured by other processes; None where that can't be told."""
-    if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2:
+    if len(_pair()) < 2:
         return None
     # A process of its own, since JAX's threads do not survive a fork.
     return float(subprocess.run([sys.executable, "-m", __name__], capture_output=True, check=True).stdout.split()[0])
@@ -30,7 +35,7 @@ def exchange_ns() -> float | None:
 
 def _exchange() -> float:
     """Nanoseconds of a turn: two processes wait for each other's byte in memory that they share."""
-    byte, (one, other) = mmap.mmap(-1, 1), sorted(os.sched_getaffinity(0))[:2]
+    byte, (one, other) = mmap.mmap(-1, 1), _pair()
 
     def play(core: int, ours: int) -> None:
         signal.alarm(10)  # if the other one is ended, this one does not wait for ever
@@ -52,5 +57,8 @@ def _exchange() -> float:
 
 
 if __name__ == "__main__":
-    Parser(__doc__).parse_args()
+    parser = Parser(__doc__)
+    parser.parse_args()
+    if len(_pair()) < 2:
+        parser.error("it needs Linux and two cores")
     print(f"{_exchange():.0f} ns from core to core")

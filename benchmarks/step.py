@@ -40,7 +40,7 @@ from hsakd_jax import xla
 
 # As every command does; but PyTorch's process has the memory settings that its user has.
 if not any(word.startswith("torch ") for word in sys.argv):
-    if "--side" in sys.argv:
+    if "--side" in sys.argv:  # not the process that starts PyTorch's, which would inherit the setting
         xla.restart()
     xla.prepare()
 
@@ -385,15 +385,22 @@ class Side:
         self.process.wait()
 
 
-def compare(names: list[str], pair: str, words: list[str], args: argparse.Namespace) -> tuple[dict, dict, list]:
+def compare(
+    names: list[str], pair: str, words: list[str], args: argparse.Namespace, on_cpu: bool
+) -> tuple[dict, dict, list]:
     """(seconds of a step of each side, a list for each process; what is known of each side; each round's exchange)."""
     seconds, greatest, most, exchanges = {name: [] for name in names}, 0.0, dict.fromkeys(names, 0), []
+
+    def look() -> None:
+        if on_cpu:
+            exchanges.append(exchange_ns())
+
     for i in range(args.processes):
         # Compiling comes first, and takes half a minute and more.
         print(f"{pair}: process {i + 1} of {args.processes} of each side", file=sys.stderr, flush=True)
         with contextlib.ExitStack() as stack:
             sides = {name: stack.enter_context(Side(name, pair, words)) for name in names}
-            for name, times in measure(sides, args.rounds, lambda: exchanges.append(exchange_ns())).items():
+            for name, times in measure(sides, args.rounds, look).items():
                 # A piece is made once a turn.
                 seconds[name].append([t / (1 if name in PIECES else args.steps) for t in times])
             most = {name: max(most[name], side.bytes) for name, side in sides.items()}
@@ -449,7 +456,7 @@ def main() -> None:
     parts = list(PIECES) if args.pieces else []
     lines, results = [], []
     for pair in args.pair or CIFAR_PAIRS:
-        seconds, about, exchanges = compare([OURS, *rivals, *parts], pair, words, args)
+        seconds, about, exchanges = compare([OURS, *rivals, *parts], pair, words, args, on_cpu)
         ours_about = about[OURS]
         environment, greatest = ours_about.pop("environment"), ours_about["peak_flops"]
         for rival in rivals:
@@ -482,7 +489,7 @@ def main() -> None:
         peak_rate = f"{greatest / 1e12:.3f} | the peak, a matrix product's"
         lines.append(f"| | compiled in {ours_about['compile_s']:.0f} s | {needs} | | | {peak_rate} | | |")
         print(lines[-1], flush=True)
-        if on_cpu and None not in exchanges:
+        if exchanges and None not in exchanges:
             lines.append(
                 f"| | a byte from core to core: {min(exchanges):.0f} to {max(exchanges):.0f} ns | | | | | | | |"
             )

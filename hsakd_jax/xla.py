@@ -6,7 +6,7 @@ import importlib.util
 import itertools
 import mmap
 import os
-import re
+import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -101,11 +101,8 @@ def take_pieces() -> None:
 
 def _c_library() -> tuple[int, ...]:
     """The version of GNU's, (3,) for another one."""
-    named = None
-    with contextlib.suppress(AttributeError, OSError, ValueError):  # of other systems and libraries
-        named = os.confstr("CS_GNU_LIBC_VERSION")
-    found = re.fullmatch(r"glibc (\d+)\.(\d+)", named or "")
-    return tuple(map(int, found.groups())) if found else (3,)
+    name, version = platform.libc_ver()
+    return tuple(map(int, version.split("."))) if name == "glibc" else (3,)
 
 
 def _address(function: Any) -> int | None:

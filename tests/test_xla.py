@@ -3,6 +3,7 @@
 import ctypes
 import importlib.util
 import os
+import platform
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -64,7 +65,7 @@ def test_jax_starts_with_what_was_prepared():
         (["-m", "hsakd_jax.main", "--config=x"], "hsakd_jax.main", "glibc 2.36", {}, True),
         (["-u", "-m", "hsakd_jax.main"], "hsakd_jax.main", "glibc 2.36", {}, True),
         (["-m", "hsakd_jax.main"], "hsakd_jax.main", "glibc 2.39", {}, False),
-        (["-m", "hsakd_jax.main"], "hsakd_jax.main", None, {}, False),
+        (["-m", "hsakd_jax.main"], "hsakd_jax.main", "musl 1.2", {}, False),
         (["-m", "hsakd_jax.main"], "hsakd_jax.main", "glibc 2.36", {"GLIBC_TUNABLES": ""}, False),
         (["-m", "hsakd_jax.main"], "hsakd_jax.main", "glibc 2.36", {"MALLOC_TRIM_THRESHOLD_": "1"}, False),
         (["-m", "pdb", "-m", "hsakd_jax.main"], "hsakd_jax.main", "glibc 2.36", {}, False),
@@ -76,7 +77,7 @@ def test_jax_starts_with_what_was_prepared():
 def test_only_a_plain_command_is_started_anew(monkeypatch, words, name, library, environment, restarted):
     monkeypatch.setattr(os, "environ", dict(environment))
     monkeypatch.setattr(xla, "accelerators", lambda: "")
-    monkeypatch.setattr(os, "confstr", lambda _: library, raising=False)
+    monkeypatch.setattr(platform, "libc_ver", lambda: tuple(library.split()))
     monkeypatch.setattr(sys, "orig_argv", ["python", *words])
     monkeypatch.setitem(sys.modules, "__main__", SimpleNamespace(__spec__=SimpleNamespace(name=name)))
     started = []
