@@ -27,7 +27,7 @@ import numpy as np
 import PIL
 from PIL import Image, features
 
-from benchmarks import Parser, file_name
+from benchmarks import Parser, file_name, warn_if_busy
 from benchmarks.step import save
 from hsakd_jax import facts
 from hsakd_jax.datasets.pictures import EXTENSIONS
@@ -151,6 +151,7 @@ def main() -> None:
     args = parser.parse_args()
     if not (paths := find(args.images)):
         parser.error(f"--images: no images in {args.images}")
+    warn_if_busy()
     import torch
 
     found = {workers: measure(paths, args.batch, args.batches, workers, args.rounds) for workers in args.workers}

@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-from benchmarks import Parser, file_name
+from benchmarks import Parser, file_name, warn_if_busy
 from benchmarks import step as bench
 from benchmarks.exports import random_variables
 from configs import cifar100
@@ -193,6 +193,7 @@ def main() -> None:
     if args.images < BATCH or args.test_images < BATCH or args.epochs < 2:
         parser.error(f"give at least a batch of {BATCH} --images and --test-images, and --epochs 2: the first compiles")
     bench.check_torch(parser, args.against)
+    warn_if_busy()
     steps = args.images // BATCH
     dataset, classes = bench.make_data(args.pair, args.images)
     test = sampling.Dataset(*(x[: args.test_images] for x in bench.make_data(args.pair, args.test_images)[0]))

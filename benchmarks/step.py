@@ -48,7 +48,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import Parser, file_name
+from benchmarks import Parser, file_name, warn_if_busy
 from benchmarks.cores import exchange_ns
 from benchmarks.exports import random_variables
 from configs import cifar100
@@ -452,6 +452,7 @@ def main() -> None:
     strongest = "channels_last" if on_cpu else "channels_last+compile+bfloat16"
     against = {"torch": ["eager", strongest], "none": []}.get(args.against, args.against.split(","))
     words = sys.argv[1:]
+    warn_if_busy()
     rivals = [f"torch {variant}" for variant in against]
     parts = list(PIECES) if args.pieces else []
     lines, results = [], []

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import Parser
+from benchmarks import Parser, warn_if_busy
 from benchmarks.exports import network_name, random_variables
 from benchmarks.step import measure
 from hsakd_jax.devices import Devices
@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
+    warn_if_busy()
     print("| network | computed | seconds | times ours |\n|---|---|---|---|")
     for name in args.names:
         network = create(name, 100)

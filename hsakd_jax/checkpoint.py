@@ -94,9 +94,11 @@ class Checkpoints:
         """
         path = self._directory / str(step)
         if not self._is_whole(step):
+            results = path.parents[1] / "results.json"
+            done = f"delete {results} and " if results.exists() else ""
             raise UserError(
-                f"checkpoint {path} is damaged or absent: name a run that has a whole one, or delete "
-                f"{path.parents[1] / 'results.json'} and give that run's training command again"
+                f"checkpoint {path} is damaged or absent: name a run that has a whole one, or {done}give again the "
+                "command that made it"
             )
         metadata = self._manager.item_metadata(step)
         target = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), getattr(metadata, "tree", metadata))

@@ -34,7 +34,7 @@ def _task(outputs: Outputs, labels: Array, teacher: Outputs | None, upright_only
 
 def _joint(outputs: Outputs, labels: Array, teacher: Outputs | None, branches: Sequence[int] = ()) -> Array:
     """Sum over branches of the joint-label cross-entropy, mean over the 4B rows."""
-    chosen = _pick(outputs, branches)
+    chosen = _pick(outputs, branches, "joint")
     return _sum(losses.cross_entropy(outputs.aux_logits[l], joint_labels(labels)) for l in chosen)
 
 
@@ -51,7 +51,7 @@ def _kl_aux(
     partner takes no part.
     """
     ahead = len(teacher.aux_logits) - len(outputs.aux_logits)
-    chosen = _pick(outputs, branches)
+    chosen = _pick(outputs, branches, "kl_aux")
     if branches and min(chosen) + ahead < 0:
         raise ValueError(
             f"kl_aux: branch {min(chosen) + 1} has no partner among the teacher's {len(teacher.aux_logits)} branches "
@@ -75,13 +75,13 @@ def _kl_final(
     return losses.kl(p, q, temperature)
 
 
-def _pick(outputs: Outputs, branches: Sequence[int]) -> Sequence[int]:
-    """Zero-based indices of the chosen branches (counted from 1; none named means all)."""
+def _pick(outputs: Outputs, branches: Sequence[int], term: str) -> Sequence[int]:
+    """Zero-based indices of the branches that a term chose (counted from 1; none named means all)."""
     count = len(outputs.aux_logits)
     if not count:
         raise ValueError("the network has no branches: create it with branches=True")
     if branches and not set(branches) <= set(range(1, count + 1)):
-        raise ValueError(f"branches {tuple(branches)} are not all among 1..{count}")
+        raise ValueError(f"{term}: branches {tuple(branches)} are not all among 1..{count}: choose among them")
     return [l - 1 for l in branches] or range(count)
 
 

@@ -14,7 +14,7 @@ from hsakd_jax.files import read_json, write_json
 from hsakd_jax.nets import create
 from hsakd_jax.progress import Console, table
 from hsakd_jax.recipes import GIVEN, RECIPES, needed, unknown
-from hsakd_jax.rundir import RunDirectory
+from hsakd_jax.rundir import RunDirectory, beside
 from hsakd_jax.variables import peers
 
 # What a section of the config says of a network rather than of its training.
@@ -37,24 +37,31 @@ def execute(config: dict[str, Any], workdir: str, console: Console) -> dict[str,
     """
     names = recipes_of(config)
     check(config, names)
-    splits = data.load_source(config["data"], seed=config["seed"])
     root = Path(workdir).expanduser()
     # A folder that holds runs gets another one.
     one = len(names) == 1 and not any(root.glob("*/config.json"))
     if not one and (root / "config.json").exists():
         raise UserError(f"{root} is a run, and {', '.join(names)} need a folder for several: choose another directory")
+    splits = data.load_source(config["data"], seed=config["seed"])
     # All before the first one trains: a mistake in the student shall not show after the teacher's hours.
     resolved = {name: resolve(config, name, splits) for name in names}
     paths = {name: root if one else root / name for name in names}
     parts = {name: part(splits, name, config["seed"]) for name in names}
+    made = [path.resolve() for path in paths.values()]
     rehearsed = {}
     for name, run in resolved.items():
         directory, settings = RunDirectory(paths[name]), run["train"]
         directory.check(run)
         if directory.results():
             continue
+        start = beside(directory.path, settings["init"])
+        if settings["init"] and start.resolve() not in made:
+            RunDirectory(start).config()  # refuses what is no run
         taught_by = _teacher_config(config, resolved, name)
-        rehearsed[name] = rehearse(run, directory.path, taught_by, parts[name].train, Devices())
+        try:
+            rehearsed[name] = rehearse(run, directory.path, taught_by, parts[name].train, Devices())
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
         late = [f"milestone {epoch}" for epoch in settings["milestones"] if epoch >= settings["epochs"]]
         late += [f"warmup of {settings['warmup']}"] if settings["warmup"] >= settings["epochs"] else []
         if late:
@@ -148,6 +155,10 @@ def check(config: dict[str, Any], names: Sequence[str]) -> None:
         raise UserError(f"data.image_size is {side}, which is for data.crop=resized and image_folder: leave it 0")
     if 0 < config["data"]["resize"] < side:
         raise UserError(f"data.resize is {config['data']['resize']}: give at least data.image_size, {side}, or 0")
+    if not 0 < (share := config["data"]["fraction"]) <= 1:
+        raise UserError(f"data.fraction is {share}: give a share of the training images above 0 and at most 1")
+    if not 0 <= (share := config["data"]["validation"]) < 1:
+        raise UserError(f"data.validation is {share}: give a share of the training images of at least 0 and below 1")
     if not all(number > 0 for number in config["data"]["std"]):
         raise UserError(f"data.std is {config['data']['std']}: give numbers above 0, one for each channel")
     if not all(isinstance(peer, str) for peer in config["peers"]):
@@ -233,6 +244,12 @@ def resolve(config: dict[str, Any], name: str, splits: data.Splits) -> dict[str,
     )
     *_, channels = shape = splits.train.image_shape
     side = source["image_size"]
+    for key in ("mean", "std"):
+        if len(source[key]) not in (1, channels):
+            raise UserError(
+                f"data.{key} is {source[key]}, and images of {source['name']} have {channels} channels: give a number "
+                "for each"
+            )
     if source["crop"] == "pad" and not all(shape):
         raise UserError(
             f"{source['name']} has images of many sizes: give --config.data.crop=resized with "

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from benchmarks import cores, loop, programs, scale, step
+from benchmarks import cores, loop, programs, scale, step, warn_if_busy
 from benchmarks import input as photographs
 from hsakd_jax.devices import Devices
 from hsakd_jax.nets import create
@@ -115,6 +116,21 @@ def test_cores_that_exchange_a_byte(monkeypatch):
         assert 1 < cores.exchange_ns() < 1e6
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
     assert cores.exchange_ns() is None
+
+
+@pytest.mark.parametrize(("used", "warning"), [(3, ""), (50, "warning: other work takes 50% of the processors")])
+def test_a_busy_machine_is_told(used, warning, tmp_path, monkeypatch, capsys):
+    """Ticks of /proc/stat: user, nice, system, idle, waiting, interrupts (2), stolen, guests' (user's too)."""
+    stat = tmp_path / "stat"
+    stat.write_text("cpu  900 0 90 9000 10 0 0 0 500 0\ncpu0 1 1 1 1\n")
+    later = f"cpu  {900 + used - 2} 0 91 {9000 + 100 - used} 10 0 0 1 999 0\ncpu0 1 1 1 1\n"
+    monkeypatch.setattr(time, "sleep", lambda _: stat.write_text(later))
+    warn_if_busy(stat)
+    said = capsys.readouterr().err
+    assert said.startswith(warning)
+    assert bool(said) == bool(warning)
+    warn_if_busy(tmp_path / "none")
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.slow

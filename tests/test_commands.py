@@ -299,7 +299,7 @@ BAD = {
     "unknown dtype of the teacher": (["--config.teacher.inference_dtype=int8"], ["int8", "bfloat16"]),
     "unknown dtype": (["--config.student.dtype=float16"], ["float16", "bfloat16"]),
     "batch and devices": (["--config.student.batch=12"], ["student.batch is 12", "8 devices"]),
-    "batch and dataset": (["--config.student.batch=800"], ["batch of 800", "training images"]),
+    "batch and dataset": (["--config.student.batch=800"], ["baseline: a batch of 800 from ", "training images"]),
     "no epochs": (["--config.student.epochs=0"], ["student.epochs is 0"]),
     "momentum": (["--config.student.momentum=1"], ["student.momentum is 1.0: give a number below 1"]),
     "temperature": (
@@ -325,12 +325,21 @@ BAD = {
         ["--coordinator=HOST:PORT, --processes=N and --process=I"],
     ),
     "pattern": (["--config.student.trainable=("], ["not a regular expression"]),
-    "channels": (["--config.data.mean=(0.5,0.5,0.5)"], ["mean has 3 numbers", "1 channels"]),
-    "fraction": (["--config.data.fraction=1.5"], ["1.5"]),
+    "channels": (["--config.data.mean=(0.5,0.5,0.5)"], ["data.mean is (0.5, 0.5, 0.5)", "1 channels"]),
+    "fraction": (["--config.data.fraction=1.5"], ["data.fraction is 1.5: give a share"]),
+    "validation": (["--config.data.validation=1"], ["data.validation is 1.0: give a share"]),
+    "branches": (
+        [f"{CONFIG}:student_tiny", "--config.objective.student.kl_aux.branches=(4,)"],
+        ["student: kl_aux: branches (4,) are not all among 1..3: choose"],
+    ),
     "trainable": (["--config.student.trainable=^heda"], ["no parameter matches"]),
     "all weights zero": (["--config.objective.baseline.task.weight=0."], ["weight 0"]),
     "workdir under a file": (["--workdir=/dev/null/run"], ["/dev/null/run"]),
     "no start": ([f"{CONFIG}:probe_tiny"], ["probe needs a run to start from", "--config.student.init=RUN"]),
+    "missing start": (
+        [f"{CONFIG}:student_tiny", "--config.student.init=/nowhere"],
+        ["/nowhere is not a run directory"],
+    ),
     "missing teacher": (
         [f"{CONFIG}:kd_tiny", "--config.teacher.workdir=/nowhere"],
         ["/nowhere is not a run directory"],
