@@ -43,7 +43,7 @@ class Folded:
         """The network's variables as `apply` takes them: of a BatchNorm, what it multiplies by and adds.
 
         Kernels of convolutions have what their BatchNorm multiplies by in them, which it then has not, and the dtype
-        that they are computed in.
+        that they are computed in, as what it adds has.
 
         Args:
           variables: of the network.
@@ -58,7 +58,10 @@ class Folded:
                 gains[norm] = inverse_deviation(stats.pop((*norm, "var"))) * params.pop((*norm, "scale"))
                 params[(*norm, "bias")] -= stats.pop((*norm, "mean")) * gains[norm]
         for conv, dtype in dtypes.items():
-            gain = gains.pop(follows.get(conv, ()), None)
+            norm = follows.get(conv, ())
+            gain = gains.pop(norm, None)
+            if gain is not None:
+                params[(*norm, "bias")] = params[(*norm, "bias")].astype(dtype or gain.dtype)
             for path in {(*conv, "kernel"), (*conv, "bias")} & params.keys():
                 folded = params[path] if gain is None else params[path] * rows(params[path], gain)[0]
                 params[path] = folded.astype(dtype or folded.dtype)
