@@ -117,14 +117,11 @@ def _block(entries: Sequence[Entry], kinds: Sequence[str], notes: Notes) -> str:
         name = [f"  {_apart(entry, notes)}", ""] if entry.apart else [entry.method, recipe]
         trained = [str(len(entry.runs)), str(entry.epochs or EMPTY)]
         rows.append([*name, *ours, *trained, _paper(entry.paper, kinds), _difference(entry, kinds, notes)])
+    kind = "top-1 / top-5 %" if "top5" in kinds else "top-1 %" if "top1" in kinds else "mAP %"
+    header[2] += f", {kind}"
     if not any(entry.paper for entry in entries):
         header, rows = header[:6], [row[:6] for row in rows]
-    # The recipe belongs to the method, so both are to the left.
-    width = max(len(row[0]) for row in [header, *rows])
-    both = [[f"{row[0].ljust(width)}  {row[1]}", *row[2:]] for row in [header, *rows]]
-    kind = "top-1 / top-5 %" if "top5" in kinds else "top-1 %" if "top1" in kinds else "mAP %"
-    both[0][1:3] = [f"last, {kind}", "best"]
-    return table(both[0], both[1:])
+    return table(header, rows, left=2)
 
 
 def _cell(entry: Entry | None, kinds: Sequence[str], notes: Notes) -> str:

@@ -162,14 +162,12 @@ class Clock:
         self._last = (done, time.monotonic())
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """Aligned columns, the first to the left and the others to the right."""
+def table(header: list[str], rows: list[list[str]], left: int = 1) -> str:
+    """Aligned columns, the first `left` to the left and the others to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def show(row):
-        first, *rest = (
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        return "  ".join([first, *rest]).rstrip()
+        cells = enumerate(zip(row, widths, strict=True))
+        return "  ".join(cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in cells).rstrip()
 
     return "\n".join([show(header), "  ".join("-" * w for w in widths), *map(show, rows)])
