@@ -26,22 +26,21 @@ def file_name(text: str) -> str:
     return text
 
 
-def warn_if_busy(stat: Path = Path("/proc/stat")) -> None:
-    """Says so where the processors are at work for others, which makes ratios wrong; it takes half a second.
+def warn_if_busy(stat: Path = Path("/proc/stat")) -> str:
+    """What to say where the processors are at work for others, which makes ratios wrong, said; it takes half a second.
 
     `stat` is Linux's file of their times; other systems have none, and nothing is said.
     """
     if not stat.exists():
-        return
+        return ""
     used, idle = _times(stat)
     time.sleep(0.5)
     used, idle = (later - before for later, before in zip(_times(stat), (used, idle), strict=True))
-    if used > BUSY * (used + idle):
-        share = used / (used + idle)
-        print(
-            f"warning: other work takes {share:.0%} of the processors: what is measured beside it is wrong",
-            file=sys.stderr,
-        )
+    if used <= BUSY * (used + idle):
+        return ""
+    said = f"other work took {used / (used + idle):.0%} of the processors: what is measured beside it is wrong"
+    print(f"warning: {said}", file=sys.stderr)
+    return said
 
 
 def _times(stat: Path) -> tuple[int, int]:

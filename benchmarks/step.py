@@ -355,10 +355,17 @@ class Side:
         env = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ}
         # The last --pair counts, and the last --side.
         line = [sys.executable, "-m", "benchmarks.step", *words, "--pair", pair, "--side", name]
-        self.process = subprocess.Popen(line, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        # A terminal's Ctrl-C is for the process that starts it, which ends it.
+        self.process = subprocess.Popen(
+            line, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
         self.words, self.answers = cast(IO[str], self.process.stdin), cast(IO[str], self.process.stdout)
-        self.about = json.loads(self.answer())
         self.bytes = 0
+        try:
+            self.about = json.loads(self.answer())
+        except BaseException as error:
+            self.__exit__(type(error))
+            raise
 
     def answer(self) -> str:
         """Its next line.
@@ -367,8 +374,7 @@ class Side:
           SystemExit: the process ended; it has said why.
         """
         if not (line := self.answers.readline()):
-            self.__exit__()
-            raise SystemExit(self.process.returncode or 1)
+            raise SystemExit(self.process.wait() or 1)
         return line
 
     def __call__(self) -> None:
@@ -379,19 +385,25 @@ class Side:
     def __enter__(self) -> "Side":
         return self
 
-    def __exit__(self, *_) -> None:
-        self.words.close()  # which ends it, if it has not ended
+    def __exit__(self, kind: type[BaseException] | None = None, *_) -> None:
+        if kind:
+            self.process.kill()
+        with contextlib.suppress(BrokenPipeError):
+            self.words.close()  # which ends it, if it has not ended
         self.answers.close()
         self.process.wait()
 
 
 def compare(
     names: list[str], pair: str, words: list[str], args: argparse.Namespace, on_cpu: bool
-) -> tuple[dict, dict, list]:
-    """(seconds of a step of each side, a list for each process; what is known of each side; each round's exchange)."""
-    seconds, greatest, most, exchanges = {name: [] for name in names}, 0.0, dict.fromkeys(names, 0), []
+) -> tuple[dict, dict, list, list]:
+    """(seconds of a step of each side, a list for each process; of each side; of each round: exchange, other work)."""
+    seconds, greatest, most = {name: [] for name in names}, 0.0, dict.fromkeys(names, 0)
+    exchanges, others = [], []
 
     def look() -> None:
+        others.append(warn_if_busy())
+        print(f"{pair}: round {len(others)} of {args.processes * args.rounds}", file=sys.stderr, flush=True)
         if on_cpu:
             exchanges.append(exchange_ns())
 
@@ -406,7 +418,7 @@ def compare(
             most = {name: max(most[name], side.bytes) for name, side in sides.items()}
             about = {name: {**side.about, "peak_bytes": most[name]} for name, side in sides.items()}
             greatest = about[OURS]["peak_flops"] = max(greatest, about[OURS]["peak_flops"])
-    return seconds, about, exchanges
+    return seconds, about, exchanges, others
 
 
 def main() -> None:
@@ -452,12 +464,12 @@ def main() -> None:
     strongest = "channels_last" if on_cpu else "channels_last+compile+bfloat16"
     against = {"torch": ["eager", strongest], "none": []}.get(args.against, args.against.split(","))
     words = sys.argv[1:]
-    warn_if_busy()
+    busy = warn_if_busy()
     rivals = [f"torch {variant}" for variant in against]
     parts = list(PIECES) if args.pieces else []
     lines, results = [], []
     for pair in args.pair or CIFAR_PAIRS:
-        seconds, about, exchanges = compare([OURS, *rivals, *parts], pair, words, args, on_cpu)
+        seconds, about, exchanges, others = compare([OURS, *rivals, *parts], pair, words, args, on_cpu)
         ours_about = about[OURS]
         environment, greatest = ours_about.pop("environment"), ours_about["peak_flops"]
         for rival in rivals:
@@ -495,6 +507,9 @@ def main() -> None:
                 f"| | a byte from core to core: {min(exchanges):.0f} to {max(exchanges):.0f} ns | | | | | | | |"
             )
             print(lines[-1], flush=True)
+        if disturbed := [*filter(None, [busy, *others])]:
+            lines.append(f"| | {disturbed[0]} | | | | | | | |")
+            print(lines[-1], flush=True)
         for name in parts:
             middle = statistics.median(all_times[name])
             rate = about[name]["work"] / middle
@@ -507,6 +522,7 @@ def main() -> None:
                 "dtype": args.dtype,
                 "seconds": seconds,
                 "exchange_ns": exchanges,
+                "other_work": others,
                 "sides": about,
             }
         )
@@ -515,4 +531,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -91,7 +91,7 @@ def evaluate_run(run_dir: str | Path, checkpoint: str = "last", data_dir: str | 
     if not source["name"]:
         raise UserError(f"{directory.path} does not know its data: convert the checkpoint again with --data=NAME")
     where = source["dir"] if data_dir is None else data_dir
-    if data_dir is None and where and not Path(where).expanduser().is_dir():
+    if where and "://" not in where and not Path(where).expanduser().is_dir():
         raise UserError(f"the data of {directory.path} should be in {where}, which is no folder: give --data_dir=DIR")
     splits = data.load_source({**source, "dir": where}, splits=("test",))
     # A converted checkpoint knows how many classes there are, but not what they are called.

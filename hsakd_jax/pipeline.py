@@ -55,10 +55,10 @@ def execute(config: dict[str, Any], workdir: str, console: Console) -> dict[str,
         if directory.results():
             continue
         start = beside(directory.path, settings["init"])
-        if settings["init"] and start.resolve() not in made:
-            RunDirectory(start).config()  # refuses what is no run
         taught_by = _teacher_config(config, resolved, name)
         try:
+            if settings["init"] and start.resolve() not in made:
+                RunDirectory(start).config()  # refuses what is no run
             rehearsed[name] = rehearse(run, directory.path, taught_by, parts[name].train, Devices())
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
@@ -163,6 +163,8 @@ def check(config: dict[str, Any], names: Sequence[str]) -> None:
         raise UserError(f"data.std is {config['data']['std']}: give numbers above 0, one for each channel")
     if not all(isinstance(peer, str) for peer in config["peers"]):
         raise UserError(f"peers is {config['peers']}: name a network for each, such as ('resnet20', 'wrn_16_2')")
+    if (checkpoint := config["teacher"]["checkpoint"]) not in ("last", "best"):
+        raise UserError(f"teacher.checkpoint is {checkpoint!r}: choose last or best")
     tracking.check(config["tracking"])
     _refuse_unused(config, names)
     for name in names:

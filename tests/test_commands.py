@@ -338,7 +338,11 @@ BAD = {
     "no start": ([f"{CONFIG}:probe_tiny"], ["probe needs a run to start from", "--config.student.init=RUN"]),
     "missing start": (
         [f"{CONFIG}:student_tiny", "--config.student.init=/nowhere"],
-        ["/nowhere is not a run directory"],
+        ["student: /nowhere is not a run directory"],
+    ),
+    "checkpoint of a teacher": (
+        [f"{CONFIG}:tiny", "--config.teacher.checkpoint=worst"],
+        ["teacher.checkpoint is 'worst': choose"],
     ),
     "missing teacher": (
         [f"{CONFIG}:kd_tiny", "--config.teacher.workdir=/nowhere"],
@@ -566,6 +570,9 @@ def test_evaluate_bad_input(pipeline, run_command, tmp_path):
     assert_refused(
         run_command("evaluate", f"--workdir={moved}"), "in /nowhere, which is no folder: give --data_dir=DIR"
     )
+    missing = run_command("evaluate", f"--workdir={moved}", f"--data_dir={tmp_path}/none")
+    assert_refused(missing, "/none, which is no folder: give --data_dir=DIR")
+    assert not (tmp_path / "none").exists()
     config["network"]["image_shape"] = [9, 9, 1]
     (moved / "config.json").write_text(json.dumps(config))
     other = run_command("evaluate", f"--workdir={moved}", f"--data_dir={os.environ['TFDS_DATA_DIR']}")
