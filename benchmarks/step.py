@@ -397,19 +397,20 @@ class Side:
 def compare(
     names: list[str], pair: str, words: list[str], args: argparse.Namespace, on_cpu: bool
 ) -> tuple[dict, dict, list, list]:
-    """(seconds of a step of each side, a list for each process; of each side; of each round: exchange, other work)."""
+    """(seconds of a step of each side, a list for each process; of each side; each round's exchange; other work)."""
     seconds, greatest, most = {name: [] for name in names}, 0.0, dict.fromkeys(names, 0)
-    exchanges, others = [], []
+    exchanges, others, rounds = [], [], itertools.count(1)
 
     def look() -> None:
         others.append(warn_if_busy())
-        print(f"{pair}: round {len(others)} of {args.processes * args.rounds}", file=sys.stderr, flush=True)
+        print(f"{pair}: round {next(rounds)} of {args.processes * args.rounds}", file=sys.stderr, flush=True)
         if on_cpu:
             exchanges.append(exchange_ns())
 
     for i in range(args.processes):
         # Compiling comes first, and takes half a minute and more.
         print(f"{pair}: process {i + 1} of {args.processes} of each side", file=sys.stderr, flush=True)
+        others.append(warn_if_busy())
         with contextlib.ExitStack() as stack:
             sides = {name: stack.enter_context(Side(name, pair, words)) for name in names}
             for name, times in measure(sides, args.rounds, look).items():
@@ -418,7 +419,7 @@ def compare(
             most = {name: max(most[name], side.bytes) for name, side in sides.items()}
             about = {name: {**side.about, "peak_bytes": most[name]} for name, side in sides.items()}
             greatest = about[OURS]["peak_flops"] = max(greatest, about[OURS]["peak_flops"])
-    return seconds, about, exchanges, others
+    return seconds, about, exchanges, [*filter(None, others)]
 
 
 def main() -> None:
@@ -464,7 +465,6 @@ def main() -> None:
     strongest = "channels_last" if on_cpu else "channels_last+compile+bfloat16"
     against = {"torch": ["eager", strongest], "none": []}.get(args.against, args.against.split(","))
     words = sys.argv[1:]
-    busy = warn_if_busy()
     rivals = [f"torch {variant}" for variant in against]
     parts = list(PIECES) if args.pieces else []
     lines, results = [], []
@@ -507,8 +507,8 @@ def main() -> None:
                 f"| | a byte from core to core: {min(exchanges):.0f} to {max(exchanges):.0f} ns | | | | | | | |"
             )
             print(lines[-1], flush=True)
-        if disturbed := [*filter(None, [busy, *others])]:
-            lines.append(f"| | {disturbed[0]} | | | | | | | |")
+        if others:
+            lines.append(f"| | {others[0]} | | | | | | | |")
             print(lines[-1], flush=True)
         for name in parts:
             middle = statistics.median(all_times[name])

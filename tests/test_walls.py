@@ -65,8 +65,8 @@ ROOMS = {
     # knows a command
     "recipes": "ml_collections",
     "configs.*": "recipes",
-    "pipeline": "accuracies assemble data devices errors files nets progress recipes rundir sampling tracking "
-    "train variables",
+    "checks": "devices errors nets recipes tracking",
+    "pipeline": "accuracies assemble checks data devices errors files progress recipes rundir sampling train variables",
     "progress": "",
     "signals": "",
     "xla": "",
