@@ -17,7 +17,7 @@ from hsakd_jax.datasets import BUILDERS, image_folder, image_tree
 from hsakd_jax.datasets.prepare import is_prepared, place, prepare
 from hsakd_jax.errors import UserError
 from hsakd_jax.photos import Photos
-from hsakd_jax.records import Encoded, class_names, encoded, photographs, unreadable
+from hsakd_jax.records import Encoded, class_names, encoded, open_builder, photographs
 from hsakd_jax.sampling import Dataset, stratified
 
 IMAGE_TREE = "image_tree"  # needs no builder: nothing is prepared
@@ -143,10 +143,7 @@ def _find(name: str, data_dir: str, image_size: int) -> Any:
     if image_size and name != "image_folder":
         raise UserError(f"image_size is for image_folder, {name} comes in one size: leave it 0")
     path = prepare(*_builder(name, data_dir, image_size)) if name in BUILDERS else _prepared(name, _root(data_dir))
-    try:
-        builder: Any = tfds.builder_from_directory(path)
-    except Exception as error:
-        raise unreadable(path, error) from error
+    builder = open_builder(path)
     if tfds.core.FileFormat.ARRAY_RECORD not in builder.info.available_file_formats():
         raise UserError(
             f"{path} is prepared as {builder.info.file_format.value}, which only TensorFlow reads: where that is "

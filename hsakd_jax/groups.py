@@ -89,10 +89,11 @@ def repeat(run: "Run", config: dict[str, Any]) -> str:
     from hsakd_jax.rundir import beside, flat
     from hsakd_jax.tables import CONFIGS as NAMES
 
-    path = CONFIGS / f"{NAMES.get(run.dataset, run.dataset)}.py"
-    path = path if path.exists() else CONFIGS / "cifar100.py"
+    # A config file is code, and the name of the data may be a stranger's: only a file of the package's own is run.
+    files = {path.stem: path for path in CONFIGS.glob("*.py")}
+    path = files.get(NAMES.get(run.dataset, run.dataset), files.get("cifar100"))
     kind = RECIPES.get(run.recipe)
-    if kind is None or not path.exists():
+    if kind is None or path is None:
         return ""
     base = flat(runpy.run_path(str(path))["get_config"](run.recipe).to_dict())
     network, taught = config["network"], config.get("teacher") or {}

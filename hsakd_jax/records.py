@@ -7,6 +7,7 @@ installed) may give other pixels for a JPEG.
 import contextlib
 import hashlib
 import io
+import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,45 @@ from hsakd_jax.sampling import Dataset
 
 _CHUNK = 1024  # records read at a time
 _LARGE = 128 * 128  # pixels from which threads pay: below, they only wait for Python's lock
+# What features.json calls the class of a feature, in its present and its former form.
+_CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
+_FEATURE_CLASSES = {
+    f"{kind.__module__}.{kind.__name__}" for kind in vars(tfds.features).values() if isinstance(kind, type)
+}
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+def open_builder(path: Path) -> Any:
+    """TFDS's builder of a prepared dataset, by the classes that TFDS itself has.
+
+    A prepared dataset names the Python class of each feature, and TFDS imports the module that a name begins with. The
+    folder may be a stranger's, and so may be a module of that name beside it.
+
+    Args:
+      path: folder of one version of a dataset, with its features.json.
+
+    Raises:
+      UserError: another class is named, or the folder can't be read.
+    """
+    try:
+        _refuse_classes(path, json.loads((path / "features.json").read_text()))
+        return tfds.builder_from_directory(path)
+    except UserError:
+        raise
+    except Exception as error:  # of any kind, from TFDS and protobuf
+        raise unreadable(path, error) from error
+
+
+def _refuse_classes(path: Path, value: Any) -> None:
+    """Refuses features.json where it names a class that TFDS does not have, however deep."""
+    for key, inside in value.items() if isinstance(value, dict) else enumerate(value):
+        if key in _CLASS_KEYS and isinstance(inside, str) and inside not in _FEATURE_CLASSES:
+            raise UserError(
+                f"{path}/features.json names the class {inside!r}, which is not a feature of TFDS's own: "
+                "prepare the dataset with those of `tfds.features`"
+            )
+        if isinstance(inside, dict | list):
+            _refuse_classes(path, inside)
 
 
 def class_names(builder: Any) -> tuple[str, ...]:

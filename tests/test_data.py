@@ -144,6 +144,41 @@ def test_the_newest_version_is_taken(copy):
     assert len(data.load("toy/one", str(copy)).class_names) == 6
 
 
+@pytest.fixture
+def trap(tmp_path, monkeypatch):
+    """A package of a stranger's on Python's path, which leaves a mark where it is imported."""
+    (tmp_path / "path/stranger").mkdir(parents=True)
+    for name in ("__init__", "feature"):
+        (tmp_path / f"path/stranger/{name}.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path / "path")
+    return tmp_path / "mark"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("tensorflow_datasets.core.features.class_label_feature.ClassLabel", "stranger.feature.ClassLabel"),
+        ("tensorflow_datasets.core.features.features_dict.FeaturesDict", "stranger.feature.FeaturesDict"),
+        (
+            '"pythonClassName": "tensorflow_datasets.core.features.image_feature',
+            '"python_class_name": "stranger.feature',
+        ),
+        ('{\n    "featuresDict"', '{"type": "stranger.feature.Image", "content": {}, "featuresDict"'),
+    ],
+)
+def test_the_code_that_a_dataset_names_is_not_run(copy, trap, old, new):
+    edit(copy, "features.json", old, new)
+    with pytest.raises(UserError, match=r"features\.json names the class 'stranger\.feature\.\w+', which is not"):
+        data.load("toy", str(copy))
+    assert not trap.exists()
+
+
+def test_the_module_that_made_a_dataset_is_not_run(copy, trap):
+    edit(copy, "dataset_info.json", '"moduleName": "test_data"', '"moduleName": "stranger.feature"')
+    assert len(data.load("toy", str(copy)).test.labels) == 20
+    assert not trap.exists()
+
+
 def test_several_configs_must_be_told_apart(copy):
     shutil.copytree(copy / "toy/one", copy / "toy/two")
     with pytest.raises(UserError, match=r"several configs: name one of toy/one, toy/two"):

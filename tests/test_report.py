@@ -234,6 +234,15 @@ def test_the_command_repeats_the_run(recipe, options, tmp_path):
     assert found == wanted
 
 
+def test_the_file_that_a_run_names_as_its_data_is_not_run(tmp_path):
+    stranger = tmp_path / "stranger.py"
+    stranger.write_text(f"open({str(tmp_path / 'mark')!r}, 'w')")
+    for name in (str(stranger)[:-3], f"../{'../' * 20}{str(stranger)[1:-3]}"):
+        make(tmp_path / f"run{len(name)}", "kd", 80.0, data__name=name)
+    assert "configs/cifar100.py:kd" in page_of(tmp_path)[0]
+    assert not (tmp_path / "mark").exists()
+
+
 def test_no_configs_no_command(tmp_path, monkeypatch):
     make(tmp_path / "run", "kd", 80.0)
     monkeypatch.setattr(groups, "CONFIGS", tmp_path / "none")

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Train the rows of results/cifar100.md one after the other, at the lowest priority, and resume where the last call ended.
+#
+#   results/cifar100/queue.sh DATA        DATA: the folder that holds cifar100/3.0.2
+#
+# It uses a clone and an environment of its own in .evidence/, at the commit in results/cifar100/commit, so that work on
+# the code does not change a run. `results/cifar100/keep.sh` copies the run in progress into the repository.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(git -C "$here" rev-parse --show-toplevel)
+data=$(cd "$1" && pwd)
+evidence=$root/.evidence
+mkdir -p "$evidence/runs"
+if [ ! -d "$evidence/clone" ]; then
+  git clone -q "$root" "$evidence/clone"
+  git -C "$evidence/clone" checkout -q "$(cat "$here/commit")"
+fi
+if [ ! -x "$evidence/env/bin/python" ]; then
+  python3 -m venv "$evidence/env"
+  "$evidence/env/bin/pip" install -q -e "$evidence/clone"
+fi
+for kept in "$here"/in_progress/*/; do  # runs that an earlier checkout began
+  [ -d "$kept" ] && [ ! -d "$evidence/runs/$(basename "$kept")" ] && cp -r "$kept" "$evidence/runs/"
+done
+cd "$evidence/clone"
+
+row() {  # NAME RECIPE FLAGS...: train one row, or skip it if it is done
+  local name=$1 recipe=$2
+  shift 2
+  local run=$evidence/runs/$name
+  [ -e "$run/results.json" ] || [ -e "$here/$name.json" ] && return
+  printf '%s\t%s\tstart\n' "$(date -Is)" "$name" >> "$evidence/times.tsv"
+  nice -n 19 ../env/bin/python -m hsakd_jax.main --config="configs/cifar100.py:$recipe" --workdir="$run" \
+    --config.data.dir="$data" --config.eval_every=10 "$@" >> "$evidence/$name.log" 2>&1
+  printf '%s\t%s\tend\n' "$(date -Is)" "$name" >> "$evidence/times.tsv"
+}
+
+short=(--config.student.epochs=30 --config.student.milestones='(18,23,26)')
+teacher=$evidence/runs/resnet56
+kd=(--config.teacher.workdir="$teacher" --config.objective.kd.task.weight=0.1 --config.objective.kd.kl.weight=0.9
+  --config.objective.kd.kl.temperature=4.0)
+
+# The published ResNet-56 as a run: convert FILE --data=cifar100 (its mean and std are within 0.0005 of the config's).
+if [ ! -d "$teacher" ]; then
+  "$evidence/env/bin/pip" install -q torch==2.13.0
+  nice -n 19 ../env/bin/python -m hsakd_jax.convert "$data"/checkpoints/cifar100_resnet56-*.pt --data=cifar100 \
+    --output="$teacher" > "$evidence/convert.log" 2>&1
+fi
+row baseline baseline/resnet20
+row baseline_short baseline/resnet20 "${short[@]}"
+row kd_short kd/resnet56/resnet20 "${short[@]}" "${kd[@]}"
+row dkd_short dkd/resnet56/resnet20 "${short[@]}" --config.teacher.workdir="$teacher" --config.objective.dkd.dkd.beta=2.0
+row crd_short crd/resnet56/resnet20 "${short[@]}" --config.teacher.workdir="$teacher"
+row teacher_frozen teacher_frozen/resnet56 --config.frozen.init="$teacher" \
+  --config.frozen.epochs=10 --config.frozen.milestones='(4,7,9)'
+row student_frozen_short student_frozen/resnet56/resnet20 "${short[@]}" \
+  --config.teacher.workdir="$evidence/runs/teacher_frozen"
+row kd kd/resnet56/resnet20 "${kd[@]}"
