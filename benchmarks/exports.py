@@ -15,9 +15,9 @@ import jax
 import numpy as np
 
 from benchmarks import Parser
-from hsakd_jax.errors import UserError
-from hsakd_jax.exporting import FORMATS, Export, compare
-from hsakd_jax.nets import NETWORKS, create
+from hsakd_jax.core.errors import UserError
+from hsakd_jax.interop.exporters import FORMATS, Export, compare
+from hsakd_jax.models import NETWORKS, create
 
 
 def random_variables(network, shape):

@@ -24,9 +24,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from hsakd_jax import xla
+from hsakd_jax.core import runtime
 
-xla.prepare()
+runtime.prepare()
 
 import jax
 import jax.numpy as jnp
@@ -37,11 +37,15 @@ from benchmarks import Parser, file_name, warn_if_busy
 from benchmarks import step as bench
 from benchmarks.exports import random_variables
 from configs import cifar100
-from hsakd_jax import conversion, data, evaluation, facts, pipeline, recipes, sampling, train, weights
-from hsakd_jax.augment import normalise
-from hsakd_jax.devices import Devices
-from hsakd_jax.nets import create
-from hsakd_jax.progress import Console
+from hsakd_jax.core.console import Console
+from hsakd_jax.core.sharding import Devices
+from hsakd_jax.data import datasets, sampling
+from hsakd_jax.data.augment import normalise
+from hsakd_jax.evaluation import accuracy
+from hsakd_jax.experiments import pipeline, recipes
+from hsakd_jax.interop import importing, torch_weights
+from hsakd_jax.models import create, profile
+from hsakd_jax.training import loop
 
 BATCH, EVAL_BATCH = 64, 500
 
@@ -58,14 +62,14 @@ class Listener(Console):
             self.times.append(time.perf_counter())
 
 
-def our_epochs(pair: str, splits: data.Splits, epochs: int, folder: Path) -> tuple[list[float], float]:
+def our_epochs(pair: str, splits: datasets.Splits, epochs: int, folder: Path) -> tuple[list[float], float]:
     """Seconds of each epoch but the first, which compiles; training images a second between evaluations."""
     teacher, student = pair.split(":")
     classes = len(splits.class_names)
     network = create(teacher, classes)
     file = folder / "teacher.safetensors"
-    save_file(weights.to_state_dict(teacher, network, random_variables(network, (32, 32, 3))), file)
-    conversion.convert(file, folder / "teacher", Listener())
+    save_file(torch_weights.to_state_dict(teacher, network, random_variables(network, (32, 32, 3))), file)
+    importing.convert(file, folder / "teacher", Listener())
     config = cifar100.get_config("student").to_dict()
     # Random labels teach nothing, and a small rate keeps them from doing harm.
     config["student"] |= {"arch": student, "epochs": epochs, "milestones": (), "lr": 1e-4, "batch": BATCH}
@@ -73,11 +77,11 @@ def our_epochs(pair: str, splits: data.Splits, epochs: int, folder: Path) -> tup
     config["teacher"]["workdir"] = str(folder / "teacher")
     run = pipeline.resolve(config, "student", splits)
     listener = Listener()
-    result = train.run(run, folder / "student", splits, listener)
+    result = loop.run(run, folder / "student", splits, listener)
     return [b - a for a, b in itertools.pairwise(listener.times)], result["images_per_s"]
 
 
-def their_epochs(pair: str, splits: data.Splits, epochs: int) -> list[float]:
+def their_epochs(pair: str, splits: datasets.Splits, epochs: int) -> list[float]:
     """Seconds of each epoch but the first."""
     import torch
 
@@ -130,7 +134,7 @@ def evaluation_share(student: str, test: sampling.Dataset, rounds: int = 5) -> d
     network, devices = create(student, 100, branches=False), Devices()
     variables = devices.replicate(random_variables(network, (32, 32, 3)))
     normal = recipes.NORMALISATION["cifar100"]
-    evaluate = evaluation.make_evaluate(network, devices, **normal, batch=EVAL_BATCH, size=32)
+    evaluate = accuracy.make_evaluate(network, devices, **normal, batch=EVAL_BATCH, size=32)
     forward = devices.jit(lambda v, x: network.apply(v, x).logits, replicated=1)
     sides = {"evaluation": lambda: evaluate(variables, test)}
     for size in (64, 128, 256, 500, 1000, 2000):
@@ -197,7 +201,7 @@ def main() -> None:
     steps = args.images // BATCH
     dataset, classes = bench.make_data(args.pair, args.images)
     test = sampling.Dataset(*(x[: args.test_images] for x in bench.make_data(args.pair, args.test_images)[0]))
-    splits = data.Splits(dataset, None, test, tuple(map(str, range(classes))))
+    splits = datasets.Splits(dataset, None, test, tuple(map(str, range(classes))))
     with tempfile.TemporaryDirectory() as folder:
         start = start_seconds(Path(folder))
         alone = step_alone(args.pair, steps)
@@ -205,7 +209,7 @@ def main() -> None:
     theirs = their_epochs(args.pair, splits, args.epochs) if args.against != "none" else []
     evaluated = evaluation_share(args.pair.split(":")[1], test)
     result = {
-        "environment": facts.environment(), "pair": args.pair, "images": args.images, "test_images": args.test_images,
+        "environment": profile.environment(), "pair": args.pair, "images": args.images, "test_images": args.test_images,
         "epoch_s": epochs, "torch_epoch_s": theirs, "step_s": alone, "images_per_s": rate,
         "evaluation_s": evaluated, "start_s": start,
     }  # fmt: skip

@@ -25,8 +25,8 @@ from jax.experimental import topologies
 from benchmarks import Parser, file_name
 from benchmarks import step as bench
 from benchmarks.scale import collectives, size
-from hsakd_jax import dispatch, teachers
-from hsakd_jax.devices import Devices
+from hsakd_jax.core.sharding import Devices
+from hsakd_jax.training import multi_step, teachers
 
 # Numbers of NVIDIA's data sheets, in the form of XLA's GpuTargetConfigProto.
 GPU = """
@@ -99,8 +99,8 @@ def compiled(pair: str, batch: int, dtype: str, devices: Devices):
     if not many:
         return step.lower(*given, *devices.abstract((*images, images[1]), devices.split)).compile()
     everything = devices.abstract((*images, jax.ShapeDtypeStruct((), jnp.int32)), devices.everywhere)
-    chosen = devices.abstract(jax.ShapeDtypeStruct((batch, dispatch.CHUNK), jnp.int32), devices.split)
-    return dispatch.compile_many(step, devices).lower(*given, *everything, chosen).compile()
+    chosen = devices.abstract(jax.ShapeDtypeStruct((batch, multi_step.CHUNK), jnp.int32), devices.split)
+    return multi_step.compile_many(step, devices).lower(*given, *everything, chosen).compile()
 
 
 def operations(program: str) -> list[tuple[str, int]]:

@@ -12,7 +12,7 @@ from math import prod
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 from benchmarks import Parser
-from hsakd_jax import xla
+from hsakd_jax.core import runtime
 
 WIDTHS = {"f64": 8, "s64": 8, "u64": 8, "f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "u8": 1, "s8": 1, "pred": 1}
 
@@ -51,8 +51,7 @@ def minimum(network, image_shape) -> dict[str, int]:
 def costs(pair: str, batch: int, devices: int) -> dict[str, float]:
     """Of one step, for each device."""
     from benchmarks import step
-    from hsakd_jax import facts
-    from hsakd_jax.nets import create
+    from hsakd_jax.models import create, profile
 
     classes, side = (1000, 224) if pair.endswith("_imagenet") else (100, 32)
     student = create(pair.split(":")[1], classes)
@@ -60,7 +59,7 @@ def costs(pair: str, batch: int, devices: int) -> dict[str, float]:
     share = batch / devices
     return {
         "GFLOP": step.flops(pair) * share / 1e9,
-        "activations, MiB": facts.activation_bytes(student, (side, side, 3), 4) * share / 2**20,
+        "activations, MiB": profile.activation_bytes(student, (side, side, 3), 4) * share / 2**20,
         "parameters, gradients, momentum, MiB": 3 * least["gradients"] / 2**20,
         "gradients sent, MiB": least["gradients"] / 2**20,
         "statistics sent, MiB": least["statistics"] / 2**20,
@@ -87,7 +86,7 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=1, help="of BatchNorm")
     args = parser.parse_args()
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={args.devices}"
-    xla.prepare()
+    runtime.prepare()
     print(f"{args.pair}, batch {args.batch} x 4 on {args.devices} devices, each:")
     for name, value in costs(args.pair, args.batch, args.devices).items():
         print(f"  {name}: {value:,.2f}")

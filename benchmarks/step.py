@@ -36,13 +36,13 @@ from functools import partial
 from pathlib import Path
 from typing import IO, cast
 
-from hsakd_jax import xla
+from hsakd_jax.core import runtime
 
 # As every command does; but PyTorch's process has the memory settings that its user has.
 if not any(word.startswith("torch ") for word in sys.argv):
     if "--side" in sys.argv:  # not the process that starts PyTorch's, which would inherit the setting
-        xla.restart()
-    xla.prepare()
+        runtime.restart()
+    runtime.prepare()
 
 import jax
 import jax.numpy as jnp
@@ -52,11 +52,13 @@ from benchmarks import Parser, file_name, warn_if_busy
 from benchmarks.cores import exchange_ns
 from benchmarks.exports import random_variables
 from configs import cifar100
-from hsakd_jax import assemble, data, facts, pipeline, recipes, sampling, teachers
-from hsakd_jax.devices import Devices
-from hsakd_jax.dispatch import make_advance
-from hsakd_jax.nets import create
-from hsakd_jax.rotations import ROTATIONS
+from hsakd_jax.core.sharding import Devices
+from hsakd_jax.data import datasets, sampling
+from hsakd_jax.experiments import pipeline, recipes
+from hsakd_jax.models import create, profile
+from hsakd_jax.models.rotations import ROTATIONS
+from hsakd_jax.training import build, teachers
+from hsakd_jax.training.multi_step import make_advance
 
 RESULTS = Path(__file__).parent / "results"
 PAIRS = (
@@ -104,10 +106,10 @@ def compile_ours(pair: str, batch: int, dtype: str, devices: Devices, **options)
     config = cifar100.get_config("student").to_dict()
     config["student"] |= {"arch": student_name, "dtype": dtype, "batch": batch, "lr": 1e-4}
     config["teacher"] |= {"workdir": "none"}
-    splits = data.Splits(dataset, None, dataset, tuple(map(str, range(classes))))
+    splits = datasets.Splits(dataset, None, dataset, tuple(map(str, range(classes))))
     run = pipeline.resolve(config, "student", splits)
     answering = teachers.answering(teacher)
-    init, step = assemble.compile_step(run, network, answering, devices, lambda _: 1e-4, dataset)
+    init, step = build.compile_step(run, network, answering, devices, lambda _: 1e-4, dataset)
     return network, teacher, init, step, dataset
 
 
@@ -257,7 +259,7 @@ def flops(pair: str) -> float:
     """Of a step for one image: the teacher forward, the student forward and backward, on four rotations."""
     side, classes = (224, 1000) if pair.endswith("_imagenet") else (32, 100)
     teacher, student = (
-        facts.totals(create(name, classes), (side, side, 3))["multiply_adds"] for name in pair.split(":")
+        profile.totals(create(name, classes), (side, side, 3))["multiply_adds"] for name in pair.split(":")
     )
     return 2.0 * ROTATIONS * (teacher + 3 * student)
 
@@ -274,7 +276,7 @@ def pieces(pair: str, batch: int, dtype: str) -> dict[str, tuple[Step, float]]:
         ("student both", 1, True),
     ):
         network = create(pair.split(":")[arch], classes, dtype=dtype)
-        work = 2.0 * ROTATIONS * batch * facts.totals(network, shape)["multiply_adds"]
+        work = 2.0 * ROTATIONS * batch * profile.totals(network, shape)["multiply_adds"]
         variables = random_variables(network, shape)
         if not training:
             network, variables = teachers.prepare(network, variables, shape)
@@ -316,7 +318,7 @@ def peak(dtype: str) -> float:
 def make_side(name: str, pair: str, args: argparse.Namespace) -> tuple[Step, dict]:
     """A side's function that is timed, and what is known of it before: ours, 'torch VARIANT', or a piece of ours."""
     if name == OURS:
-        about = {"environment": facts.environment(), "peak_flops": peak(args.dtype)}
+        about = {"environment": profile.environment(), "peak_flops": peak(args.dtype)}
         step, compiled = ours(pair, args.batch, args.dtype, args.steps, args.remat)
         return step, about | compiled
     if name.startswith("torch "):
@@ -444,7 +446,7 @@ def main() -> None:
     named = [] if args.against in ("torch", "none") else args.against.replace(",", "+").split("+")
     if unknown := sorted({*named} - {*VARIANTS}):
         parser.error(f"--against: there is no {unknown[0]!r}: take torch, none, or some of {', '.join(VARIANTS)}")
-    if (args.device or xla.accelerators()) == "tpu" and args.against != "none":
+    if (args.device or runtime.accelerators()) == "tpu" and args.against != "none":
         parser.error("--against: PyTorch is not measured on a TPU: give --against none")
     check_torch(parser, args.against)
     if args.device not in (None, "cpu") and (package := missing_plugin(args.device)):
@@ -461,7 +463,7 @@ def main() -> None:
             parser.error(f"--device: JAX finds no {args.device or 'device'} on this machine ({why})")
         return serve(args.side, args)
     # This process touches no accelerator, whose memory its sides need.
-    on_cpu = (args.device or xla.accelerators() or "cpu") == "cpu"
+    on_cpu = (args.device or runtime.accelerators() or "cpu") == "cpu"
     strongest = "channels_last" if on_cpu else "channels_last+compile+bfloat16"
     against = {"torch": ["eager", strongest], "none": []}.get(args.against, args.against.split(","))
     words = sys.argv[1:]

@@ -7,9 +7,9 @@ Each row computes one thing as JAX would without us, the rest as we do; times al
 
 import statistics
 
-from hsakd_jax import xla
+from hsakd_jax.core import runtime
 
-xla.prepare()
+runtime.prepare()
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,10 @@ import numpy as np
 from benchmarks import Parser, warn_if_busy
 from benchmarks.exports import network_name, random_variables
 from benchmarks.step import measure
-from hsakd_jax.devices import Devices
-from hsakd_jax.nets import create, kernels, parts
-from hsakd_jax.nets.kernels import at_least_float32
-from hsakd_jax.rotations import ROTATIONS
+from hsakd_jax.core.sharding import Devices
+from hsakd_jax.models import create, layers, ops
+from hsakd_jax.models.ops import at_least_float32
+from hsakd_jax.models.rotations import ROTATIONS
 
 # Which convolutions are left to jax.lax: (size, stride, groups, depth) -> bool.
 CONVOLUTIONS = {
@@ -40,7 +40,7 @@ def leaving(which):
 
     def convolve(x, kernel, strides, padding, **options):
         left = which(kernel.shape[0], strides[0], options["feature_group_count"], kernel.shape[2])
-        chosen = jax.lax.conv_general_dilated if left else kernels.convolve
+        chosen = jax.lax.conv_general_dilated if left else ops.convolve
         return chosen(x, kernel, strides, padding, **options)
 
     return convolve
@@ -55,19 +55,19 @@ def plain_norm(x, scale, bias, centre):
     return ((wide - mean) * gain + bias).astype(x.dtype), mean, var
 
 
-def make(network, variables, images, norm=parts.normalise_batch, convolve=kernels.convolve):
+def make(network, variables, images, norm=layers.normalise_batch, convolve=ops.convolve):
     """A forward and backward pass that waits for its end."""
 
     def loss(params):
         outputs, _ = network.apply({**variables, "params": params}, images, True, mutable=["batch_stats"])
         return sum(jnp.square(q).sum() for q in (outputs.logits, *outputs.aux_logits))
 
-    original = parts.normalise_batch, parts.convolve
-    parts.normalise_batch, parts.convolve = norm, convolve
+    original = layers.normalise_batch, layers.convolve
+    layers.normalise_batch, layers.convolve = norm, convolve
     try:
         compiled = Devices().jit(jax.grad(loss), replicated=1).lower(variables["params"]).compile()
     finally:
-        parts.normalise_batch, parts.convolve = original
+        layers.normalise_batch, layers.convolve = original
     return lambda: jax.block_until_ready(compiled(variables["params"]))
 
 

@@ -34,7 +34,7 @@ ResNet-50 -> MobileNetV2), a teacher's more, plain rows a tenth or less. At a su
 Our own full-length runs are still to be made.
 """
 
-from hsakd_jax import recipes
+from hsakd_jax.experiments import recipes
 
 
 def get_config(recipe="hsakd"):

@@ -3,7 +3,7 @@
 python -m hsakd_jax.main --config=configs/digits.py --workdir=runs/digits
 """
 
-from hsakd_jax import recipes
+from hsakd_jax.experiments import recipes
 
 
 def get_config(recipe="hsakd"):

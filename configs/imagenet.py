@@ -19,7 +19,7 @@ own, of 32 images: --config.batch_norm_groups=8 does the same on any number of d
 devices that sustain 30 TFLOP/s each, and 1,200 images a second from their host: estimates, nothing is measured yet.
 """
 
-from hsakd_jax import recipes
+from hsakd_jax.experiments import recipes
 
 
 def get_config(recipe="hsakd"):

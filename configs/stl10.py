@@ -7,7 +7,7 @@ The paper's top-1 for the MobileNetV2 distilled from VGG13: alone 67.76, KD 67.9
 RUN's.
 """
 
-from hsakd_jax import recipes
+from hsakd_jax.experiments import recipes
 
 
 def get_config(recipe="probe"):

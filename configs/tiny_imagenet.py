@@ -12,7 +12,7 @@ trains ResNet-18 with joint labels: the paper has 63.69 (baseline), 62.66 (rotat
 are not published; these are CIFAR-100's, on images of 64x64.
 """
 
-from hsakd_jax import recipes
+from hsakd_jax.experiments import recipes
 
 
 def get_config(recipe="joint"):

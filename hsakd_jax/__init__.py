@@ -12,17 +12,17 @@ The stable interface::
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hsakd_jax.nets import create
-    from hsakd_jax.nets.network import Outputs
-    from hsakd_jax.variables import restore
-    from hsakd_jax.weights import load_torch
+    from hsakd_jax.interop.torch_weights import load_torch
+    from hsakd_jax.models import create
+    from hsakd_jax.models.network import Outputs
+    from hsakd_jax.runs.restore import restore
 
 __all__ = ["Outputs", "create", "load_torch", "restore"]
 _HOMES = {
-    "create": "hsakd_jax.nets",
-    "Outputs": "hsakd_jax.nets.network",
-    "restore": "hsakd_jax.variables",
-    "load_torch": "hsakd_jax.weights",
+    "create": "hsakd_jax.models",
+    "Outputs": "hsakd_jax.models.network",
+    "restore": "hsakd_jax.runs.restore",
+    "load_torch": "hsakd_jax.interop.torch_weights",
 }
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from absl import flags
 from absl import logging as absl_logging
 
-from hsakd_jax import xla
-from hsakd_jax.errors import Stopped, UserError
+from hsakd_jax.core import runtime
+from hsakd_jax.core.errors import Stopped, UserError
 
 
 def command(main: Callable[..., None], usage: str | None, *required: str, words: str = "") -> None:
@@ -27,7 +27,7 @@ def command(main: Callable[..., None], usage: str | None, *required: str, words:
     if {"--help", "-h", "-help"} & set(sys.argv[1:]):
         print((usage or "").strip())
         sys.exit(0)
-    xla.restart()
+    runtime.restart()
     # Python's exception for Ctrl-C would be lost in a callback of JAX's, or crash its threads. What has to be saved
     # before has `signals.stop_requests`.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -36,7 +36,7 @@ def command(main: Callable[..., None], usage: str | None, *required: str, words:
     sys.excepthook = _without_echoes
     # What a full disk does to the cache of compiled programs costs time, nothing else.
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
-    xla.prepare()
+    runtime.prepare()
     try:
         given = _read_flags(required, words)
         main(*([given] if words else []))

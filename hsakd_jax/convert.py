@@ -25,15 +25,15 @@ _CLASSES = flags.DEFINE_string("classes", "", "a file with the classes' names.")
 
 def main(words: list[str]) -> None:
     """Converts."""
-    from hsakd_jax import conversion
-    from hsakd_jax.errors import UserError
-    from hsakd_jax.progress import Console
+    from hsakd_jax.core.console import Console
+    from hsakd_jax.core.errors import UserError
+    from hsakd_jax.interop import importing
 
     try:
         mean, std = ([float(number) for number in flag.value] for flag in (_MEAN, _STD))
     except ValueError as error:
         raise UserError(f"--mean and --std are numbers with commas between them: {error}") from error
-    conversion.convert(
+    importing.convert(
         words[0],
         _OUTPUT.value,
         Console(),

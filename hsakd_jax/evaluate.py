@@ -26,9 +26,9 @@ _JSON = flags.DEFINE_bool("json", False, "print JSON.")
 
 def main() -> None:
     """Evaluates."""
-    from hsakd_jax import evaluation
-    from hsakd_jax.recipes import RECIPES
-    from hsakd_jax.rundir import RunDirectory
+    from hsakd_jax.evaluation import accuracy
+    from hsakd_jax.experiments.recipes import RECIPES
+    from hsakd_jax.runs.directory import RunDirectory
 
     root = Path(_WORKDIR.value).expanduser()
     runs = [root] if (root / "config.json").exists() else [p.parent for p in root.glob("*/config.json")] or [root]
@@ -39,11 +39,11 @@ def main() -> None:
             for run in sorted({*runs} - {*begun}):
                 print(f"{run}: no checkpoint yet", file=sys.stderr)
             runs = begun
-    measured = {str(run): evaluation.evaluate_run(run, _CHECKPOINT.value, _DATA_DIR.value) for run in runs}
+    measured = {str(run): accuracy.evaluate_run(run, _CHECKPOINT.value, _DATA_DIR.value) for run in runs}
     if _JSON.value:
         print(json.dumps(measured[str(root)] if runs == [root] else measured, indent=2))
     else:
-        print("\n\n".join(evaluation.report(run, result) for run, result in measured.items()))
+        print("\n\n".join(accuracy.report(run, result) for run, result in measured.items()))
 
 
 if __name__ == "__main__":

@@ -27,9 +27,9 @@ _PREPROCESS = flags.DEFINE_bool("preprocess", False, "uint8 in, probabilities ou
 
 def main() -> None:
     """Exports."""
-    from hsakd_jax import exporting
+    from hsakd_jax.interop import exporters
 
-    report = exporting.export(
+    report = exporters.export(
         _WORKDIR.value,
         _OUTPUT.value,
         _FORMAT.value,

@@ -31,9 +31,9 @@ _PROCESS = flags.DEFINE_integer("process", -1, "which one this is, from 0.")
 
 def main() -> None:
     """Trains."""
-    from hsakd_jax import pipeline
-    from hsakd_jax.devices import connect, is_first_process, together
-    from hsakd_jax.progress import Console
+    from hsakd_jax.core.console import Console
+    from hsakd_jax.core.sharding import connect, is_first_process, together
+    from hsakd_jax.experiments import pipeline
 
     connect(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     with together():

@@ -20,13 +20,13 @@ _FORMAT = flags.DEFINE_enum("format", "table", ["table", "csv", "json"], "how pr
 
 def main(words: list[str]) -> None:
     """Predicts."""
-    from hsakd_jax import prediction
-    from hsakd_jax.errors import UserError
+    from hsakd_jax.core.errors import UserError
+    from hsakd_jax.evaluation import classify
 
-    paths = prediction.find(words)
-    predictions, skipped = prediction.predict(_WORKDIR.value, paths, _TOP.value, _CHECKPOINT.value)
+    paths = classify.find(words)
+    predictions, skipped = classify.predict(_WORKDIR.value, paths, _TOP.value, _CHECKPOINT.value)
     if predictions:
-        print(prediction.SHOWN_AS[_FORMAT.value](predictions))
+        print(classify.SHOWN_AS[_FORMAT.value](predictions))
     for line in skipped:
         print(f"skipped: {line}", file=sys.stderr)
     if skipped:

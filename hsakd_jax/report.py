@@ -27,9 +27,9 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "where the data lies, if not w
 
 def main(folders: list[str]) -> None:
     """Writes the report."""
-    from hsakd_jax import collected, page
-    from hsakd_jax.errors import UserError
-    from hsakd_jax.files import check_folder, write_files
+    from hsakd_jax.analysis import page, run_index
+    from hsakd_jax.core.errors import UserError
+    from hsakd_jax.core.files import check_folder, write_files
 
     output, pngs = Path(_OUTPUT.value).expanduser(), Path(_PNG.value).expanduser() if _PNG.value else None
     if output.suffix not in (".html", ".htm") or os.path.isdir(output):
@@ -41,7 +41,7 @@ def main(folders: list[str]) -> None:
         there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))
         if not os.access(there, os.W_OK | os.X_OK):
             raise UserError(f"can't write to {there}: choose another folder")
-    runs, unfinished = collected.find(folders)
+    runs, unfinished = run_index.find(folders)
     if not runs:
         waiting = f"{', '.join(map(str, unfinished))} is not finished: let it go on"
         raise UserError(

@@ -24,22 +24,22 @@ _JSON = flags.DEFINE_bool("json", False, "print JSON.")
 
 def main(folders: list[str]) -> None:
     """Shows results."""
-    from hsakd_jax import collected, formats, tables
-    from hsakd_jax.errors import UserError
+    from hsakd_jax.analysis import rendering, run_index, tables
+    from hsakd_jax.core.errors import UserError
 
     asked = [flag.name for flag in (_MARKDOWN, _CSV, _JSON) if flag.value]
     if len(asked) > 1:
         raise UserError(f"--{' and --'.join(asked)}: give one of them")
-    runs, unfinished = collected.find(folders)
+    runs, unfinished = run_index.find(folders)
     if not (runs or unfinished or _ALL.value):
         raise UserError(f"{', '.join(folders)}: no run there (a run's folder has a config.json): check the path")
     shown = tables.compare(runs, _ALL.value)
     if asked == ["csv"]:
-        print(formats.as_csv(shown))
+        print(rendering.as_csv(shown))
     elif asked == ["json"]:
-        print(formats.as_json(shown))
+        print(rendering.as_json(shown))
     else:
-        print((formats.as_markdown if asked else formats.as_text)(shown, _ALL.value))
+        print((rendering.as_markdown if asked else rendering.as_text)(shown, _ALL.value))
     if unfinished:
         line = f"{len(unfinished)} unfinished and not shown: {', '.join(map(str, unfinished))}"
         print(f"\n{line}", file=sys.stderr if asked in (["csv"], ["json"]) else sys.stdout)

@@ -26,8 +26,8 @@ _DTYPE = flags.DEFINE_string("dtype", "float32", "compute dtype.")
 
 def main(words: list[str]) -> None:
     """Shows a network."""
-    from hsakd_jax.nets import NETWORKS, create
-    from hsakd_jax.rundir import RunDirectory
+    from hsakd_jax.models import NETWORKS, create
+    from hsakd_jax.runs.directory import RunDirectory
 
     (word,) = words
     if word not in NETWORKS and ("/" in word or Path(word).expanduser().is_dir()):
@@ -48,13 +48,13 @@ def describe(name: str, network: Any, image_shape: tuple[int, ...], batch: int) 
     Raises:
       UserError: the images are too small for the network.
     """
-    from hsakd_jax import facts
-    from hsakd_jax.errors import UserError
-    from hsakd_jax.progress import table
-    from hsakd_jax.rotations import ROTATIONS
+    from hsakd_jax.core.console import table
+    from hsakd_jax.core.errors import UserError
+    from hsakd_jax.models import profile
+    from hsakd_jax.models.rotations import ROTATIONS
 
     try:
-        found = facts.parts(network, image_shape)
+        found = profile.parts(network, image_shape)
     except ValueError as error:
         raise UserError(str(error)) from error
 
@@ -69,7 +69,7 @@ def describe(name: str, network: Any, image_shape: tuple[int, ...], batch: int) 
     images = batch * (ROTATIONS if network.branches else 1)
     each = "in 4 rotations" if network.branches else "upright"
     weights = 3 * 4 * sum(p.params for p in found.values())
-    kept = facts.activation_bytes(network, image_shape, images)
+    kept = profile.activation_bytes(network, image_shape, images)
     return (
         f"{name}, {network.num_classes} classes, images of {height}x{width}x{channels}\n\n"
         f"{table(['part', 'output', 'parameters', 'multiply-adds'], rows)}\n\n"

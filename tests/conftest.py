@@ -10,9 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hsakd_jax import xla
+from hsakd_jax.core import runtime
 
-xla.prepare()  # as every command does
+runtime.prepare()  # as every command does
 os.environ.pop("JAX_COMPILATION_CACHE_DIR")  # tests leave nothing in the home; commands get a folder below
 
 import jax

@@ -10,20 +10,20 @@ import jax
 import numpy as np
 import reference
 
-from hsakd_jax import optim
-from hsakd_jax.assemble import make_objective
-from hsakd_jax.nets.network import Network, Peers
-from hsakd_jax.recipes import RECIPES
-from hsakd_jax.rotations import rotate
-from hsakd_jax.step import make_step
-from hsakd_jax.weights import to_state_dict
+from hsakd_jax.experiments.recipes import RECIPES
+from hsakd_jax.interop.torch_weights import to_state_dict
+from hsakd_jax.models.network import Network, Peers
+from hsakd_jax.models.rotations import rotate
+from hsakd_jax.training import optim
+from hsakd_jax.training.build import make_objective
+from hsakd_jax.training.step import make_step
 
 
 def peer(name):
     """A network as a part of `Peers`."""
     from functools import partial
 
-    from hsakd_jax.nets import NETWORKS
+    from hsakd_jax.models import NETWORKS
 
     return partial(Network, NETWORKS[name.removesuffix("_aux")](), 100)
 

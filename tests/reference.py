@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hsakd_jax.weights import load_torch
+from hsakd_jax.interop.torch_weights import load_torch
 
 GOLDEN = Path(__file__).parent / "golden"
 SALT = "golden-v1"

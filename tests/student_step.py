@@ -4,11 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hsakd_jax import create, objectives, optim
-from hsakd_jax.augment import augment, normalise
-from hsakd_jax.rotations import rotate
-from hsakd_jax.step import make_step
-from hsakd_jax.variables import start
+from hsakd_jax import create
+from hsakd_jax.data.augment import augment, normalise
+from hsakd_jax.distillation import objectives
+from hsakd_jax.models.rotations import rotate
+from hsakd_jax.runs.restore import start
+from hsakd_jax.training import optim
+from hsakd_jax.training.step import make_step
 
 teacher, student = (create("resnet8_quarter", 10) for _ in range(2))
 teacher_variables, variables = (

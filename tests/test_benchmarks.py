@@ -17,8 +17,8 @@ from PIL import Image
 
 from benchmarks import cores, loop, programs, scale, step, warn_if_busy
 from benchmarks import input as photographs
-from hsakd_jax.devices import Devices
-from hsakd_jax.nets import create
+from hsakd_jax.core.sharding import Devices
+from hsakd_jax.models import create
 
 WITHOUT_TORCH, WITHOUT_LIBTPU = (importlib.util.find_spec(name) is None for name in ("torch", "libtpu"))
 

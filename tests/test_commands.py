@@ -15,12 +15,15 @@ from conftest import ROOT
 from PIL import Image
 
 import hsakd_jax
-from hsakd_jax import data, facts, teachers, train, variables
-from hsakd_jax.checkpoint import Checkpoints
-from hsakd_jax.errors import UserError
-from hsakd_jax.progress import Clock
-from hsakd_jax.recipes import GIVEN, RECIPES
-from hsakd_jax.rundir import RunDirectory
+from hsakd_jax.core.console import Clock
+from hsakd_jax.core.errors import UserError
+from hsakd_jax.data import datasets
+from hsakd_jax.experiments.recipes import GIVEN, RECIPES
+from hsakd_jax.models import profile
+from hsakd_jax.runs import restore
+from hsakd_jax.runs.checkpoint import Checkpoints
+from hsakd_jax.runs.directory import RunDirectory
+from hsakd_jax.training import loop, teachers
 
 CONFIG = "--config=configs/cifar100.py"
 
@@ -28,7 +31,7 @@ CONFIG = "--config=configs/cifar100.py"
 @pytest.fixture(scope="module", autouse=True)
 def _prepared():
     """So that no command has to say that it prepares the digits."""
-    data.load("digits")
+    datasets.load("digits")
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +157,7 @@ def test_recipes_with_what_they_need(run_command, tmp_path):
     _, variables = hsakd_jax.restore(tmp_path / "runs" / "sskd")
     assert "objective" not in variables["params"]
     second, _ = hsakd_jax.restore(tmp_path / "runs" / "mutual", peer=2)
-    assert facts.totals(second.clone(branches=False), (8, 8, 1))["parameters"] == 19_810
+    assert profile.totals(second.clone(branches=False), (8, 8, 1))["parameters"] == 19_810
     probe = run_command(
         "main", f"{CONFIG}:probe_tiny", f"--workdir={tmp_path}/probe", f"--config.student.init={tmp_path}/runs/sskd",
         "--config.data.crop=resized", "--config.data.image_size=8",
@@ -169,7 +172,7 @@ def test_the_log_names_every_term():
     """Also those of rivals, whose names the loop does not know."""
     config = {"objective": {"task": {}, "crd": {}}, "train": {"epochs": 4}}
     entry = {"step": 2, "epoch": 1.0, "crd": 1.0, "task": 2.0, "loss": 3.0, "top1": 0.5, "images_per_s": 10.0}
-    line = train._describe(entry, config, 8, Clock(1, 8))
+    line = loop._describe(entry, config, 8, Clock(1, 8))
     assert "epoch 1.00/4, step 2/8, loss 3.000 (crd 1.000, task 2.000), top-1 50.0 %" in line
 
 
@@ -247,9 +250,9 @@ def test_frozen_teacher_starts_from_a_baseline_and_keeps_its_backbone(alone, pip
     assert_refused(wrong, "is not a run of this network")
     arch = json.loads((alone / "config.json").read_text())["network"]["arch"]
     four = hsakd_jax.create(arch, 4)
-    variables.start(four, (8, 8, 1), 0, str(alone))  # a fresh last layer, which learns
+    restore.start(four, (8, 8, 1), 0, str(alone))  # a fresh last layer, which learns
     with pytest.raises(UserError, match="another number of classes, and its last layer stays as it is"):
-        variables.start(four, (8, 8, 1), 0, str(alone), frozen_fc=True)
+        restore.start(four, (8, 8, 1), 0, str(alone), frozen_fc=True)
 
 
 def test_validation_images_choose_the_best_epoch(run_command, tmp_path):
@@ -522,7 +525,7 @@ def test_convert_bad_input_writes_nothing(run_command, tmp_path):
 
 
 def test_predict(pipeline, run_command, tmp_path):
-    test = data.load("digits", splits=("test",)).test
+    test = datasets.load("digits", splits=("test",)).test
     for i, kind in enumerate(("png", "jpg", "webp")):
         side = 8 if kind == "png" else 64
         Image.fromarray(test.images[i, ..., 0]).resize((side, side)).save(tmp_path / f"{i}.{kind}")

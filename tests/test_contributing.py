@@ -13,12 +13,16 @@ import numpy as np
 import pytest
 import test_networks
 import test_objectives
-from test_walls import ROOT, strangers
+from test_layers import ROOT, strangers
 
-from hsakd_jax import create, data, datasets, nets, objectives, pipeline, recipes, sampling, weights
-from hsakd_jax.errors import UserError
-from hsakd_jax.nets.network import Outputs
-from hsakd_jax.variables import start
+from hsakd_jax import create, models
+from hsakd_jax.core.errors import UserError
+from hsakd_jax.data import builders, datasets, sampling
+from hsakd_jax.distillation import objectives
+from hsakd_jax.experiments import pipeline, recipes
+from hsakd_jax.interop import torch_weights
+from hsakd_jax.models.network import Outputs
+from hsakd_jax.runs.restore import start
 
 TEXT = "".join((ROOT / f"docs/own_{what}.md").read_text() for what in ("network", "objective", "data"))
 # A block begins with a comment: the file, and the dict in it, that the code goes to.
@@ -44,7 +48,7 @@ def new_file(tmp_path, monkeypatch):
         (tmp_path / f"{name}.py").write_text(code)
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
         made.append((package, name))
-        assert not strangers(f"{package.__name__}.{name}".removeprefix("hsakd_jax."), code)
+        assert not strangers(package.__name__.split(".")[1], code)
         return importlib.import_module(f"{package.__name__}.{name}")
 
     yield make
@@ -83,7 +87,7 @@ def new_functions(monkeypatch):
 
 
 def test_network(new_file, new_lines):
-    names = new_lines(nets, "NETWORKS", plain=new_file(nets, "plain"))
+    names = new_lines(models, "NETWORKS", plain=new_file(models, "plain"))
     counts = new_lines(test_networks, "BY_HAND")
     assert counts.keys() == names.keys()
     # What a ResNet has more than a plain network are its two projections, convolution and BatchNorm.
@@ -97,9 +101,12 @@ def test_network(new_file, new_lines):
     # PyTorch's checkpoints of the others are still told apart.
     resnet = create("resnet8", 10, branches=False)
     variables = start(resnet, (32, 32, 3), 0)
-    tensors = weights.to_state_dict("resnet8", resnet, variables)
-    jax.tree.map(np.testing.assert_array_equal, weights.load_torch(tensors), dict(variables))
-    for refused in (lambda: weights.to_state_dict("plain8", resnet, {}), lambda: weights.load_torch(tensors, "plain8")):
+    tensors = torch_weights.to_state_dict("resnet8", resnet, variables)
+    jax.tree.map(np.testing.assert_array_equal, torch_weights.load_torch(tensors), dict(variables))
+    for refused in (
+        lambda: torch_weights.to_state_dict("plain8", resnet, {}),
+        lambda: torch_weights.load_torch(tensors, "plain8"),
+    ):
         with pytest.raises(UserError, match="what PyTorch calls the layers of plain8 is not known"):
             refused()
 
@@ -115,7 +122,7 @@ def test_objective(new_functions, new_lines, monkeypatch):
     config = runpy.run_path(str(ROOT / "configs/digits.py"))["get_config"](recipe).to_dict()
     images = sampling.Dataset(np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int32))
     assert pipeline.recipes_of(config) == ["backbone", recipe]
-    resolved = pipeline.resolve(config, recipe, data.Splits(images, None, images, ("a", "b")))
+    resolved = pipeline.resolve(config, recipe, datasets.Splits(images, None, images, ("a", "b")))
     assert not resolved["network"]["branches"]
     assert resolved["teacher"]["workdir"] == "../backbone"
     assert set(resolved["objective"]) == {"task", term}
@@ -132,10 +139,10 @@ def test_objective(new_functions, new_lines, monkeypatch):
 
 
 def test_dataset(new_file, new_lines, tmp_path):
-    bars = new_file(datasets, "bars")
-    assert new_lines(datasets, "BUILDERS", Bars=bars.Bars) == {"bars": bars.Bars}
+    bars = new_file(builders, "bars")
+    assert new_lines(builders, "BUILDERS", Bars=bars.Bars) == {"bars": bars.Bars}
     assert bars.Bars.name == "bars"
-    splits = data.load("bars", str(tmp_path / "data"))
+    splits = datasets.load("bars", str(tmp_path / "data"))
     assert splits.class_names == ("across", "down")
     found = []
     for odd, (images, labels) in enumerate((splits.train, splits.test)):

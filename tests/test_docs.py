@@ -59,12 +59,12 @@ ELSEWHERE = [
 ]
 # What a page says in words, for its `python` blocks to work: file, before, after.
 EDITS = {
-    "docs/own_network.md": ("hsakd_jax/nets/__init__.py", "import mobilenet,", "import mobilenet, plain,"),
-    "docs/own_objective.md": ("hsakd_jax/objectives.py", "student, mutual)}", "student, mutual, hard)}"),
+    "docs/own_network.md": ("hsakd_jax/models/__init__.py", "import mobilenet,", "import mobilenet, plain,"),
+    "docs/own_objective.md": ("hsakd_jax/distillation/objectives.py", "student, mutual)}", "student, mutual, hard)}"),
     "docs/own_data.md": (
-        "hsakd_jax/datasets/__init__.py",
+        "hsakd_jax/data/builders/__init__.py",
         "\nBUILDERS",
-        "\nfrom hsakd_jax.datasets.bars import Bars\n\nBUILDERS",
+        "\nfrom hsakd_jax.data.builders.bars import Bars\n\nBUILDERS",
     ),
 }
 # Placeholders that flags would refuse.

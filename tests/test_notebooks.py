@@ -20,10 +20,12 @@ from nbclient import NotebookClient
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
-from test_datasets import cifar_archive, md5
+from test_builders import cifar_archive, md5
 
-from hsakd_jax import create, data, weights
-from hsakd_jax.datasets import BUILDERS
+from hsakd_jax import create
+from hsakd_jax.data import datasets
+from hsakd_jax.data.builders import BUILDERS
+from hsakd_jax.interop import torch_weights
 
 NOTEBOOKS = {path.stem: path for path in (ROOT / "colab").glob("*.ipynb")}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -163,7 +165,7 @@ def prepare_cifar100(folder, monkeypatch):
     """Twelve images of noise a split, in the published layout."""
     archive, _ = cifar_archive("cifar100", folder)
     monkeypatch.setattr(BUILDERS["cifar100"], "MD5", md5(archive))
-    data.load("cifar100", str(folder))
+    datasets.load("cifar100", str(folder))
 
 
 @pytest.mark.slow
@@ -191,7 +193,7 @@ def test_evaluate_checkpoint(form, execute, monkeypatch, tmp_path):
     prepare_cifar100(tmp_path / "hsakd_jax/data", monkeypatch)
     network = create("resnet20", 100)
     variables = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    tensors = weights.to_state_dict("resnet20", network, variables)
+    tensors = torch_weights.to_state_dict("resnet20", network, variables)
     path = tmp_path / f"a teacher.{form}"
     if form == "safetensors":
         import safetensors.numpy

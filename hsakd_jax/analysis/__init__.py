@@ -1,0 +1,1 @@
+"""Finished runs as tables and as an HTML report, beside the published numbers."""

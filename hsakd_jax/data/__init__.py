@@ -1,0 +1,1 @@
+"""Datasets: loading, sampling, streaming, augmentation, TFDS builders."""

@@ -1,0 +1,143 @@
+"""The user's own images: one folder a class."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import cast
+
+import tensorflow_datasets as tfds
+
+from hsakd_jax.core.console import track
+from hsakd_jax.core.errors import UserError
+from hsakd_jax.data.image_files import EXTENSIONS, square
+
+_CHUNK = 256  # images decoded ahead of the writer, which bounds the memory
+
+
+@dataclasses.dataclass
+class Tree(tfds.core.BuilderConfig):
+    """A tree as it is now; the name of the config is its fingerprint."""
+
+    size: int = 0
+    root: str = ""
+    files: dict[str, dict[str, list[str]]] = dataclasses.field(default_factory=dict)  # split: class: paths
+
+
+def scan(directory: str, size: int) -> Tree:
+    """Looks at `directory/{train,test}/CLASS/*`, and at no image yet; `val` or `validation` serve as test.
+
+    Of a `directory/CLASS/*` every fifth image of a class, in the order of names, is a test image.
+
+    The fingerprint covers the size and each file's path, length and time of change: a tree that changed
+    in any of these gets another name, so that no stale copy is ever read. Copies of earlier states stay
+    where they are until the user deletes them.
+
+    Args:
+      directory: the tree.
+      size: side of the square images to make.
+
+    Raises:
+      UserError: no such folder, no or too few images, or a class of the test split that training does not know.
+    """
+    root = Path(directory).expanduser()
+    train = root / "train"
+    tests = [root / name for name in ("test", "val", "validation") if (root / name).is_dir()]
+    if not train.is_dir() and not tests and _folders(root):
+        images = _images(root)
+        found = {
+            "train": {name: [one for i, one in enumerate(of, 1) if i % 5] for name, of in images.items()},
+            "test": {name: of[4::5] for name, of in images.items() if of[4::5]},
+        }
+        if not found["test"]:
+            raise UserError(f"too few images in {root}: give 5 of a class, every fifth of which will be a test image")
+    elif train.is_dir() and tests:
+        found = {"train": _images(train), "test": _images(tests[0])}
+    else:
+        missing = train if not train.is_dir() else root / "test"
+        raise UserError(
+            f"no folder {missing}: an image folder holds train/CLASS/*.jpg and test/CLASS/*.jpg, or CLASS/*.jpg"
+        )
+    files = {split: {name: [path for path, _, _ in of] for name, of in part.items()} for split, part in found.items()}
+    marks = [
+        (os.path.relpath(path, root), length, changed)
+        for part in found.values()
+        for of in part.values()
+        for path, length, changed in of
+    ]
+    if strange := sorted(files["test"].keys() - files["train"].keys()):
+        raise UserError(f"{tests[0] / strange[0]} is a class without training images: add {train / strange[0]}")
+    fingerprint = hashlib.sha256(json.dumps([size, marks]).encode()).hexdigest()[:16]
+    return Tree(name=fingerprint, description=str(root), size=size, root=str(root), files=files)
+
+
+def _folders(folder: Path) -> list[str]:
+    """The names of the classes, those that are hidden aside."""
+    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and e.name[0] != ".") if folder.is_dir() else []
+
+
+def _images(folder: Path) -> dict[str, list[tuple[str, int, int]]]:
+    """(path, length, time of change) of all images of each class."""
+    found = {}
+    for name in _folders(folder):
+        found[name] = sorted(
+            (entry.path, entry.stat().st_size, entry.stat().st_mtime_ns)
+            for entry in os.scandir(folder / name)
+            if Path(entry.name).suffix.lower() in EXTENSIONS and entry.name[0] != "."
+        )
+        if not found[name]:
+            kinds = ", ".join(sorted(EXTENSIONS))
+            raise UserError(f"no images in {folder / name}: add some ({kinds}) or delete the folder")
+    if not found:
+        raise UserError(f"no class folders in {folder}: an image folder holds {folder.name}/CLASS/*.jpg")
+    return found
+
+
+class ImageFolder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A tree of images, one folder a class, made square and RGB: uint8 [size, size, 3]."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    @property
+    def _tree(self) -> Tree:
+        return cast(Tree, self.builder_config)
+
+    def _info(self):
+        tree = self._tree
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.__doc__,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(tree.size, tree.size, 3)),
+                    "label": tfds.features.ClassLabel(names=sorted(tree.files["train"])),
+                }
+            ),
+            supervised_keys=("image", "label"),
+        )
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(split) for split in self._tree.files}
+
+    def _generate_examples(self, split):
+        tree = self._tree
+        pairs = [(path, name) for name, paths in tree.files[split].items() for path in paths]
+        encoded = _encode([path for path, _ in pairs], tree.size)
+        for (path, name), png in zip(pairs, track(encoded, f"Preparing {split}", len(pairs)), strict=True):
+            yield os.path.relpath(path, tree.root), {"image": io.BytesIO(png), "label": name}
+
+
+def _encode(paths: list[str], size: int) -> Iterator[bytes]:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for i in range(0, len(paths), _CHUNK):
+            yield from pool.map(lambda path: _png(path, size), paths[i : i + _CHUNK])
+
+
+def _png(path: str, size: int) -> bytes:
+    buffer = io.BytesIO()
+    square(path, size).save(buffer, "PNG")
+    return buffer.getvalue()

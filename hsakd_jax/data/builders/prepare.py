@@ -1,0 +1,122 @@
+"""Preparing a dataset: once, quietly, by one process at a time, and all or nothing."""
+
+import contextlib
+import fcntl
+import io
+import os
+import resource
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import tensorflow_datasets as tfds
+from absl import logging
+from tensorflow_datasets.core import shuffle
+
+from hsakd_jax.core.errors import UserError
+
+
+def prepare(
+    builder_class: type[tfds.core.GeneratorBasedBuilder], data_dir: Path, config: tfds.core.BuilderConfig | None = None
+) -> Path:
+    """Writes a dataset as array_record, unless that was done before.
+
+    TFDS writes into an `incomplete.*` folder beside the final one and renames it at the end, so that a
+    killed preparation leaves nothing that could be taken for a dataset.
+
+    Args:
+      builder_class: a builder of this package.
+      data_dir: the folder of all datasets.
+      config: what to prepare, for a builder that has configs.
+
+    Returns:
+      The folder of the prepared dataset.
+
+    Raises:
+      UserError: the folder is damaged or can't be written, the disk is full, or what the builder raises.
+    """
+    path = place(builder_class, data_dir, config)
+    folder = path.parent
+    if is_prepared(path):
+        return path
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _lock(folder / ".lock"):
+            if is_prepared(path):  # by the process that held the lock before
+                return path
+            if path.exists():
+                raise UserError(f"{path} is no whole dataset: delete this folder and run again")
+            for left_over in folder.glob("incomplete.*"):
+                shutil.rmtree(left_over)
+            print(f"Preparing {builder_class.name} in {path}", file=sys.stderr, flush=True)
+            with _quiet(), _large():
+                builder_class(data_dir=data_dir, config=config).download_and_prepare(
+                    file_format="array_record",
+                    download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+                )
+    except (OSError, RuntimeError) as error:  # array_record raises RuntimeError where it can't write
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(
+            f"{builder_class.name} can't be prepared in {folder} ({reason}): "
+            "free some space or name another data_dir (TFDS_DATA_DIR for an image folder)"
+        ) from error
+    return path
+
+
+def place(
+    builder_class: type[tfds.core.GeneratorBasedBuilder], data_dir: Path, config: tfds.core.BuilderConfig | None = None
+) -> Path:
+    """Where `prepare` puts a dataset."""
+    return data_dir / builder_class.name / (config.name if config else "") / str(builder_class.VERSION)
+
+
+def is_prepared(path: Path) -> bool:
+    """Whether a whole dataset lies there."""
+    return (path / "dataset_info.json").exists()
+
+
+@contextlib.contextmanager
+def _lock(path: Path):
+    # The kernel frees the lock of a killed process, so that none can be left behind.
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"Waiting for another process that prepares {path.parent}", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Keeps TFDS's bars, banners and advice away from the user; its errors still come as exceptions."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    tfds.display_progress_bar(False)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        tfds.display_progress_bar(True)
+        logging.set_verbosity(verbosity)
+
+
+@contextlib.contextmanager
+def _large():
+    """Lets TFDS sort what is larger than its buffer of 1 GB in a thousand plain files, which it opens by TensorFlow."""
+    module: Any = shuffle
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    enough = soft + shuffle.BUCKETS_NUMBER
+    resource.setrlimit(resource.RLIMIT_NOFILE, (enough if hard == resource.RLIM_INFINITY else min(enough, hard), hard))
+    files = SimpleNamespace(GFile=open, exists=os.path.exists, remove=os.remove)
+    theirs = module.tf
+    module.tf = SimpleNamespace(
+        io=SimpleNamespace(gfile=files), errors=SimpleNamespace(ResourceExhaustedError=MemoryError)
+    )
+    try:
+        yield
+    finally:
+        module.tf = theirs
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

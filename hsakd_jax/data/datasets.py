@@ -1,0 +1,200 @@
+"""Datasets by name: arrays in memory, or photographs that stay on the disk.
+
+TensorFlow is never imported: TFDS finds and reads array_record without it (see `records`).
+"""
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from hsakd_jax.core.errors import UserError
+from hsakd_jax.data import image_tree
+from hsakd_jax.data.builders import BUILDERS, image_folder
+from hsakd_jax.data.builders.prepare import is_prepared, place, prepare
+from hsakd_jax.data.sampling import Dataset, stratified
+from hsakd_jax.data.streaming import Photos
+from hsakd_jax.data.tfds_reader import Encoded, class_names, encoded, open_builder, photographs
+
+IMAGE_TREE = "image_tree"  # needs no builder: nothing is prepared
+
+
+class Splits(NamedTuple):
+    """A dataset as a run sees it; a split that was not asked for is empty."""
+
+    train: Dataset | Photos
+    validation: Dataset | Photos | None  # held out of the training split; None where no share was asked for
+    test: Dataset | Photos
+    class_names: tuple[str, ...]
+
+
+def load(
+    name: str,
+    data_dir: str = "",
+    *,
+    image_size: int = 0,
+    fraction: float = 1.0,
+    validation: float = 0.0,
+    seed: int = 0,
+    splits: Sequence[str] = ("train", "test"),
+) -> Splits:
+    """Loads a dataset, and prepares it first where the package has a builder for it.
+
+    The images come in the order in which they are stored, the same at each load.
+
+    Args:
+      name: one of `datasets.BUILDERS`, or any dataset that lies prepared as array_record in `data_dir`
+        and has an `image` and a `label` ('NAME/CONFIG' where it has several configs; its newest version
+        is taken). 'imagenet2012' and 'image_tree', a tree DIR/{train,val}/CLASS/* that is read where it
+        lies, come as `Photos`.
+      data_dir: where datasets are prepared; '' for TFDS's own default, `$TFDS_DATA_DIR` or
+        `~/tensorflow_datasets`. For 'image_folder' and 'image_tree' the tree of images; the copy of
+        an 'image_folder' lies in the default.
+      image_size: side of the images made of an 'image_folder'; 0 for the others, which come in one size.
+      fraction: share of the training images to keep, 0 < fraction <= 1, taken by `stratified` after the
+        validation images have been held out.
+      validation: share of the training images to hold out, 0 <= validation < 1, taken by `stratified`.
+      seed: fixes which images are kept and held out.
+      splits: 'train', 'test' or both. A dataset without 'test' is tested on its 'validation' split.
+
+    Raises:
+      UserError: an unknown name, a dataset that can't be prepared, read or held in memory, images of
+        several sizes or not of 8 bits, labels outside the classes, or a share out of range.
+    """
+    names, open_split = _open(name, data_dir, image_size)
+    nothing = Dataset(np.zeros((0, 0, 0, 0), np.uint8), np.zeros(0, np.int32))
+    train, held_out, test = nothing, None, nothing
+    if "train" in splits:
+        whole = open_split("train")
+        kept = np.arange(len(whole.labels))
+        if validation:
+            chosen = stratified(whole.labels, validation, seed)
+            held_out = whole.take(chosen)
+            kept = np.setdiff1d(kept, chosen)
+            if gone := np.setdiff1d(whole.labels, whole.labels[kept]).tolist():
+                raise UserError(
+                    f"validation={validation} leaves {name} no training image of class {names[gone[0]]}: hold out less"
+                )
+        train = whole.take(kept[stratified(whole.labels[kept], fraction, seed)])
+    if "test" in splits:
+        whole = open_split("test")
+        test = whole.take(np.arange(len(whole.labels)))
+    return Splits(train, held_out, test, names)
+
+
+def load_source(source: Mapping[str, Any], **options: Any) -> Splits:
+    """`load` of what the section 'data' of a config describes; `options` are its seed and splits.
+
+    Raises:
+      UserError: as `load`.
+    """
+    return load(
+        source["name"],
+        source["dir"],
+        # To others the size of an image says how it is cropped.
+        image_size=source["image_size"] if source["name"] == "image_folder" else 0,
+        # Converted checkpoints say nothing of training images.
+        fraction=source.get("fraction", 1.0),
+        validation=source.get("validation", 0.0),
+        **options,
+    )
+
+
+def is_there(source: Mapping[str, Any]) -> bool:
+    """Whether `load_source` would have nothing to prepare, and so nothing to download either.
+
+    Raises:
+      UserError: no such tree of images.
+    """
+    if source["name"] not in BUILDERS:
+        return True
+    return is_prepared(place(*_builder(source["name"], source["dir"], source["image_size"])))
+
+
+def _open(name: str, data_dir: str, image_size: int) -> tuple[tuple[str, ...], Callable[[str], "Encoded | Photos"]]:
+    """The names of the classes, and what gives the split 'train' or 'test'."""
+    if name == IMAGE_TREE:
+        if not data_dir or image_size:
+            raise UserError("image_tree needs its tree, and no size: give --config.data.dir=DIR")
+        return image_tree.class_names(data_dir), lambda split: _of_tree(data_dir, split)
+    builder = _find(name, data_dir, image_size)
+    names = class_names(builder)
+    if name == "imagenet2012":  # a split `test` of it has no labels
+        return names, lambda split: photographs(builder, "validation" if split == "test" else split, names)
+
+    def read(split):
+        split = _test_split(builder) if split == "test" else split
+        return encoded(builder, split, len(names))
+
+    return names, read
+
+
+def _of_tree(data_dir: str, split: str) -> Photos:
+    tree = image_tree.Tree(data_dir, split)
+    return Photos(tree, tree.labels, tree.class_names)
+
+
+def _find(name: str, data_dir: str, image_size: int) -> Any:
+    """The TFDS builder of the prepared dataset; Any, since TFDS's types know less than its objects do."""
+    if image_size and name != "image_folder":
+        raise UserError(f"image_size is for image_folder, {name} comes in one size: leave it 0")
+    path = prepare(*_builder(name, data_dir, image_size)) if name in BUILDERS else _prepared(name, _root(data_dir))
+    builder = open_builder(path)
+    if tfds.core.FileFormat.ARRAY_RECORD not in builder.info.available_file_formats():
+        raise UserError(
+            f"{path} is prepared as {builder.info.file_format.value}, which only TensorFlow reads: where that is "
+            f"installed, run `tfds convert_format --dataset_version_dir={path} --out_file_format=array_record` once"
+            + (", or give another data_dir to prepare it anew" if name in BUILDERS else "")
+        )
+    return builder
+
+
+def _root(data_dir: str) -> Path:
+    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def _builder(name: str, data_dir: str, image_size: int) -> tuple[Any, Path, Any]:
+    """What `prepare` needs to know of one of our datasets."""
+    if name != "image_folder":
+        return BUILDERS[name], _root(data_dir), None
+    if not data_dir or image_size < 1:
+        raise UserError(
+            "image_folder needs its tree and a size: give --config.data.dir=DIR and --config.data.image_size=PIXELS"
+        )
+    return BUILDERS[name], _root(""), image_folder.scan(data_dir, image_size)
+
+
+def _prepared(name: str, root: Path) -> Path:
+    """The newest version of a dataset that somebody else prepared."""
+    found = {}
+    for info in [*root.glob("*/*/dataset_info.json"), *root.glob("*/*/*/dataset_info.json")]:
+        version = info.parent.name.split(".")
+        if len(version) == 3 and all(part.isdigit() for part in version):  # not the folder of an unfinished one
+            key = info.parent.parent.relative_to(root).as_posix()
+            found.setdefault(key, []).append((tuple(map(int, version)), info.parent))
+    if name in found:
+        return max(found[name])[1]
+    configs = [key for key in sorted(found) if key.startswith(f"{name}/")]
+    if len(configs) == 1:
+        return max(found[configs[0]])[1]
+    if configs:
+        raise UserError(f"{root / name} has several configs: name one of {', '.join(configs)}")
+    close = difflib.get_close_matches(name, [*BUILDERS, IMAGE_TREE, *found], 1)
+    raise UserError(
+        f"no dataset {name!r}"
+        + (f" (did you mean {close[0]!r}?)" if close else "")
+        + f": hsakd_jax prepares {', '.join(BUILDERS)} and reads {IMAGE_TREE}; "
+        f"in {root} lie {', '.join(sorted(found)) or 'no others'}"
+    )
+
+
+def _test_split(builder: Any) -> str:
+    if "test" in builder.info.splits:
+        return "test"
+    print(f"{builder.info.name} has no split `test`: testing on `validation`", file=sys.stderr)
+    return "validation"

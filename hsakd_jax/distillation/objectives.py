@@ -1,0 +1,154 @@
+"""Objectives: what a run minimises, as named terms.
+
+An objective is a pure function of the network's outputs, the labels and the teacher's outputs. Each of its keyword
+arguments is a term: a mapping gives the term's options, None leaves it out. Labels are integers [B]; outputs of 4B
+rows mean a rotated batch, of B rows a plain one. Every term is a scalar in at least float32. Weighting and summing
+them is the train step's work.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import permutations
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from hsakd_jax.distillation import losses
+from hsakd_jax.models.network import Outputs
+from hsakd_jax.models.rotations import joint_labels, upright
+
+Array = jax.Array
+Term = Mapping[str, Any] | None
+ON: Term = MappingProxyType({})
+TEMPERATURE = 3.0
+
+
+def _task(outputs: Outputs, labels: Array, teacher: Outputs | None, upright_only: bool = True) -> Array:
+    """L_task: cross-entropy of the class logits, of upright rows or of all (rotation as augmentation)."""
+    logits = outputs.logits
+    if upright_only:
+        return losses.cross_entropy(upright(logits, len(labels)), labels)
+    return losses.cross_entropy(logits, jnp.repeat(labels, len(logits) // len(labels)))
+
+
+def _joint(outputs: Outputs, labels: Array, teacher: Outputs | None, branches: Sequence[int] = ()) -> Array:
+    """Sum over branches of the joint-label cross-entropy, mean over the 4B rows."""
+    chosen = _pick(outputs, branches, "joint")
+    return _sum(losses.cross_entropy(outputs.aux_logits[l], joint_labels(labels)) for l in chosen)
+
+
+def _kl_aux(
+    outputs: Outputs,
+    labels: Array,
+    teacher: Outputs,
+    temperature: float = TEMPERATURE,
+    branches: Sequence[int] = (),
+) -> Array:
+    """L_kl_q: sum over branches of tau^2 KL(teacher's joint logits || the network's).
+
+    Networks of unequal depth are paired from the deepest branch backwards; without `branches`, a branch that has no
+    partner takes no part.
+    """
+    ahead = len(teacher.aux_logits) - len(outputs.aux_logits)
+    chosen = _pick(outputs, branches, "kl_aux")
+    if branches and min(chosen) + ahead < 0:
+        raise ValueError(
+            f"kl_aux: branch {min(chosen) + 1} has no partner among the teacher's {len(teacher.aux_logits)} branches "
+            f"(paired from the deepest backwards): choose branches from {1 - ahead} on"
+        )
+    pairs = ((teacher.aux_logits[l + ahead], outputs.aux_logits[l]) for l in chosen if l + ahead >= 0)
+    return _sum(losses.kl(p, q, temperature) for p, q in pairs)
+
+
+def _kl_final(
+    outputs: Outputs,
+    labels: Array,
+    teacher: Outputs,
+    temperature: float = TEMPERATURE,
+    upright_only: bool = False,
+) -> Array:
+    """L_kl_p: tau^2 KL(teacher's class logits || the network's), over all rows or the upright ones."""
+    p, q = teacher.logits, outputs.logits
+    if upright_only:
+        p, q = upright(p, len(labels)), upright(q, len(labels))
+    return losses.kl(p, q, temperature)
+
+
+def _pick(outputs: Outputs, branches: Sequence[int], term: str) -> Sequence[int]:
+    """Zero-based indices of the branches that a term chose (counted from 1; none named means all)."""
+    count = len(outputs.aux_logits)
+    if not count:
+        raise ValueError("the network has no branches: create it with branches=True")
+    if branches and not set(branches) <= set(range(1, count + 1)):
+        raise ValueError(f"{term}: branches {tuple(branches)} are not all among 1..{count}: choose among them")
+    return [l - 1 for l in branches] or range(count)
+
+
+def _sum(terms: Iterable[Array]) -> Array:
+    first, *rest = terms
+    return sum(rest, first)
+
+
+TERMS = {"task": _task, "joint": _joint, "kl_aux": _kl_aux, "kl_final": _kl_final, "kl": _kl_final}
+
+
+def _terms(outputs, labels, teacher, **terms: Term) -> dict[str, Array]:
+    return {name: TERMS[name](outputs, labels, teacher, **o) for name, o in terms.items() if o is not None}
+
+
+def baseline(outputs: Outputs, labels: Array, teacher: None = None, *, task: Term = ON) -> dict[str, Array]:
+    """Cross-entropy: the student alone."""
+    return _terms(outputs, labels, None, task=task)
+
+
+def kd(outputs: Outputs, labels: Array, teacher: Outputs, *, task: Term = ON, kl: Term = ON) -> dict[str, Array]:
+    """Plain distillation of the class logits (Hinton et al. 2015), of a plain batch."""
+    return _terms(outputs, labels, teacher, task=task, kl=kl)
+
+
+def teacher(
+    outputs: Outputs, labels: Array, teacher: None = None, *, task: Term = ON, joint: Term = ON
+) -> dict[str, Array]:
+    """L_T: cross-entropy on upright images and joint-label cross-entropy of every branch."""
+    return _terms(outputs, labels, None, task=task, joint=joint)
+
+
+def student(
+    outputs: Outputs,
+    labels: Array,
+    teacher: Outputs,
+    *,
+    task: Term = ON,
+    joint: Term = None,
+    kl_aux: Term = ON,
+    kl_final: Term = ON,
+) -> dict[str, Array]:
+    """L_S: task, L_kl_q ('kl_aux') and L_kl_p ('kl_final'); the paper gives the student no joint-label term."""
+    return _terms(outputs, labels, teacher, task=task, joint=joint, kl_aux=kl_aux, kl_final=kl_final)
+
+
+def mutual(
+    outputs: Sequence[Outputs],
+    labels: Array,
+    teacher: None = None,
+    *,
+    task: Term = ON,
+    joint: Term = ON,
+    kl_aux: Term = ON,
+    kl_final: Term = ON,
+) -> dict[str, Array]:
+    """Online distillation (HSSAKD): every network learns from the labels and from each of its peers, held fixed.
+
+    A term is the sum over the networks (task, joint) or over the ordered pairs of them (kl_aux, kl_final).
+    """
+    own = [_terms(o, labels, None, task=task, joint=joint) for o in outputs]
+    fixed = jax.lax.stop_gradient(tuple(outputs))
+    pairs = [
+        _terms(outputs[a], labels, fixed[b], kl_aux=kl_aux, kl_final=kl_final)
+        for a, b in permutations(range(len(outputs)), 2)
+    ]
+    return {name: _sum(terms[name] for terms in group) for group in (own, pairs) for name in group[0]}
+
+
+OBJECTIVES = {f.__name__: f for f in (baseline, kd, teacher, student, mutual)}

@@ -1,0 +1,1 @@
+"""Accuracy, predictions and classification with trained networks."""

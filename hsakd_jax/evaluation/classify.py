@@ -1,0 +1,136 @@
+"""Classes of image files by a trained network."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from hsakd_jax.core.console import Progress, table
+from hsakd_jax.core.errors import UserError
+from hsakd_jax.data.augment import normalise
+from hsakd_jax.data.image_files import EXTENSIONS, square
+from hsakd_jax.runs.directory import RunDirectory
+from hsakd_jax.runs.restore import restore
+
+BATCH = 64
+
+
+class Prediction(NamedTuple):
+    """The likeliest classes of one image, the likeliest first.
+
+    Attributes:
+      image: its path.
+      classes: names of the classes.
+      probabilities: 0 to 1, as many.
+    """
+
+    image: str
+    classes: list[str]
+    probabilities: list[float]
+
+
+def find(words: Sequence[str]) -> list[Path]:
+    """The image files among files and folders, which are searched in depth.
+
+    Raises:
+      UserError: a folder without images.
+    """
+    paths = []
+    for word in words:
+        path = Path(word).expanduser()
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+            if not inside:
+                raise UserError(f"no images in {path}: there should be files of {', '.join(sorted(EXTENSIONS))}")
+            paths += inside
+        else:
+            paths.append(path)
+    return paths
+
+
+def predict(
+    workdir: str | Path, paths: Sequence[Path], top: int, checkpoint: str = "last"
+) -> tuple[list[Prediction], list[str]]:
+    """Predicts the classes of images.
+
+    Args:
+      workdir: a run directory.
+      paths: image files; the middle square of each is brought to the size of the run's images.
+      top: classes an image.
+      checkpoint: 'last' or 'best'.
+
+    Returns:
+      A prediction for each image that could be read, and a line for each that could not.
+
+    Raises:
+      UserError: not a run.
+    """
+    config = RunDirectory(workdir).config()
+    network: Any
+    network, variables = restore(workdir, checkpoint)
+    network = network.clone(branches=False)
+    size, _, channels = config["network"]["image_shape"]
+    names = config["classes"] or [f"class {i}" for i in range(network.num_classes)]
+    mean, std = config["data"]["mean"], config["data"]["std"]
+    top = min(top, len(names))
+
+    @jax.jit
+    def likeliest(images):
+        return jax.lax.top_k(jax.nn.softmax(network.apply(variables, normalise(images, mean, std)).logits), top)
+
+    def pixels(path) -> np.ndarray | str:
+        try:
+            image = square(path, size)
+        except UserError as error:
+            return str(error)
+        return np.asarray(image) if channels == 3 else np.asarray(image.convert("L"))[..., None]
+
+    predictions, skipped = [], []
+    with Progress("Predicting", len(paths)) as progress, ThreadPoolExecutor() as pool:
+        for i in range(0, len(paths), BATCH):
+            chunk = paths[i : i + BATCH]
+            read = list(zip(chunk, pool.map(pixels, chunk), strict=True))
+            skipped += [image for _, image in read if isinstance(image, str)]
+            good = [(path, image) for path, image in read if not isinstance(image, str)]
+            if good:
+                images = np.zeros((BATCH, size, size, channels), np.uint8)  # one shape, compiled once
+                images[: len(good)] = [image for _, image in good]
+                probabilities, classes = (np.asarray(x) for x in likeliest(images))
+                predictions += [
+                    Prediction(str(path), [names[c] for c in row], [float(p) for p in numbers])
+                    for (path, _), row, numbers in zip(good, classes, probabilities, strict=False)
+                ]
+            progress.update(i + len(chunk))
+    return predictions, skipped
+
+
+def _as_table(predictions: list[Prediction]) -> str:
+    rows = [
+        [p.image if i == 0 else "", name, f"{100 * probability:.2f}"]
+        for p in predictions
+        for i, (name, probability) in enumerate(zip(p.classes, p.probabilities, strict=True))
+    ]
+    return table(["image", "class", "probability %"], rows)
+
+
+def _as_csv(predictions: list[Prediction]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "rank", "class", "probability"])
+    for p in predictions:
+        for rank, pair in enumerate(zip(p.classes, p.probabilities, strict=True), 1):
+            writer.writerow([p.image, rank, *pair])
+    return text.getvalue().rstrip("\n")
+
+
+def _as_json(predictions: list[Prediction]) -> str:
+    return json.dumps([p._asdict() for p in predictions], indent=2)
+
+
+SHOWN_AS: dict[str, Callable[[list[Prediction]], Any]] = {"table": _as_table, "csv": _as_csv, "json": _as_json}

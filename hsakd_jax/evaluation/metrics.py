@@ -1,0 +1,55 @@
+"""Accuracies: logits, labels and a mask -> numbers of correct predictions."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from hsakd_jax.models.network import Outputs
+from hsakd_jax.models.rotations import ROTATIONS, fold, joint_labels, upright
+
+Array = jax.Array
+
+
+def in_top(logits: Array, labels: Array, k: int = 1) -> Array:
+    """Whether the label is among the k greatest logits: [R, N], integers [R] -> bool [R]."""
+    _, best = jax.lax.top_k(logits, min(k, logits.shape[-1]))
+    return (best == labels[:, None].astype(best.dtype)).any(-1)
+
+
+def top1(outputs: Outputs | Sequence[Outputs], labels: Array) -> Array:
+    """Accuracy on the upright rows, 0..1, in the logits' dtype; the mean over networks where there are several."""
+    if isinstance(outputs, Outputs):
+        outputs = (outputs,)
+    right = [in_top(upright(o.logits, len(labels)), labels) for o in outputs]
+    return jnp.stack(right).mean(dtype=outputs[0].logits.dtype)
+
+
+def correct(outputs: Outputs, labels: Array, mask: Array) -> dict[str, Array]:
+    """Numbers of correct predictions in a batch.
+
+    Args:
+      outputs: of a plain batch [B], or of a rotated one [4B] where the network has branches.
+      labels: integers [B].
+      mask: bool [B], False for padding.
+
+    Returns:
+      int32 scalars: 'top1' and 'top5' over upright images; per branch l 'joint_l' (argmax of the joint logits is
+      4y + j) and 'class_l' (argmax of the folded logits is y), both over all four rotations.
+    """
+    logits = upright(outputs.logits, len(labels))
+    rows = jnp.repeat(mask, ROTATIONS)
+    counts = {f"top{k}": in_top(logits, labels, k) & mask for k in (1, 5)}
+    for l, joint_logits in enumerate(outputs.aux_logits, 1):
+        counts[f"joint_{l}"] = in_top(joint_logits, joint_labels(labels)) & rows
+        counts[f"class_{l}"] = in_top(fold(joint_logits), jnp.repeat(labels, ROTATIONS)) & rows
+    return {name: right.sum(dtype=jnp.int32) for name, right in counts.items()}
+
+
+def accuracies(counts: dict[str, int], images: int) -> dict[str, float]:
+    """Percentages from the counts of `correct`, summed over a dataset of that many images; names may have a prefix."""
+
+    def rows(name):
+        return images * (1 if name.rpartition("/")[2].startswith("top") else ROTATIONS)
+
+    return {name: 100 * int(n) / rows(name) for name, n in counts.items()}

@@ -1,0 +1,1 @@
+"""Recipes and the pipeline of runs that a config describes."""

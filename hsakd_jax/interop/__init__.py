@@ -1,0 +1,1 @@
+"""PyTorch checkpoints in, exported files out."""

@@ -1,0 +1,211 @@
+"""State dicts of PyTorch in and out: whose network it is, and its variables."""
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from hsakd_jax.core.errors import UserError
+from hsakd_jax.interop import torch_names
+from hsakd_jax.interop.torch_files import StateDict, listed, read, take
+from hsakd_jax.models import NETWORKS, create
+from hsakd_jax.models.network import Network
+
+# What training scripts and compilers wrap around a network, and what SSKD adds to it.
+WRAPPERS, FOREIGN = ("module.", "_orig_mod."), "proj_head."
+
+
+class Found(NamedTuple):
+    """A network recognised in a state dict.
+
+    Attributes:
+      name: of the network.
+      num_classes: N.
+      branches: whether its auxiliary classifiers are there.
+      channels: of its images.
+      head: what the last layer is called.
+    """
+
+    name: str
+    num_classes: int
+    branches: bool
+    channels: int
+    head: str
+
+    def network(self) -> Network:
+        """The network."""
+        return create(self.name, self.num_classes, self.branches)
+
+
+def load_torch(source: str | Path | Mapping[str, Any], name: str = "") -> dict[str, Any]:
+    """Variables of one of our networks from a PyTorch checkpoint, with branches where it has them.
+
+    Args:
+      source: a checkpoint file (of `torch.save`, in the zip or the legacy form, or safetensors), or what it holds:
+        torch tensors or arrays by name, or a dict with such a state dict in it.
+      name: of the network; '' finds it from the tensors.
+
+    Returns:
+      {'params', 'batch_stats'} of NumPy arrays, bit for bit the checkpoint's; half precision becomes float32.
+
+    Raises:
+      UserError: not a readable checkpoint, or not of this network.
+    """
+    label = str(source) if isinstance(source, str | Path) else "the state dict"
+    tensors, _ = unwrap(read(source) if isinstance(source, str | Path) else take(source, label))
+    return to_variables(tensors, recognise(tensors, name, label))
+
+
+def unwrap(tensors: StateDict) -> tuple[StateDict, list[str]]:
+    """The tensors without the prefixes of wrappers, and the names of those that belong to none of our networks."""
+    while prefix := next((p for p in WRAPPERS if tensors and all(key.startswith(p) for key in tensors)), ""):
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    foreign = [key for key in tensors if key.startswith(FOREIGN)]
+    kept = {key: value for key, value in tensors.items() if not key.startswith(FOREIGN)}
+    prefix = torch_names.BACKBONE
+    if all(key.startswith(prefix) for key in kept):  # SSKD's wrapper, not HSAKD's, which has branches beside it
+        kept = {key.removeprefix(prefix): value for key, value in kept.items()}
+    return kept, foreign
+
+
+def recognise(tensors: StateDict, name: str, label: str) -> Found:
+    """Finds the network that has exactly these tensors.
+
+    Args:
+      tensors: as of `unwrap`.
+      name: of the network, '' for any.
+      label: what an error calls the checkpoint.
+
+    Raises:
+      UserError: no network has them, or several do.
+    """
+    if name:
+        create(name, 2)  # refuses an unknown name
+        _refuse_unnamed(name)
+    shapes = {key: value.shape for key, value in tensors.items()}
+    candidates = list(_candidates(shapes, [name] if name else _names(shapes)))
+    matches = [found for found in candidates if not _difference(_expected(found), shapes)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        names = " and ".join(match.name for match in matches)
+        raise UserError(f"{label} fits {names}, whose tensors are the same: name the one it is of (--arch)")
+    if name:
+        found = candidates[0] if candidates else None
+        why = (
+            _difference(_expected(found), shapes)
+            if found
+            else f"it lacks the first or the last layer, {torch_names.HEADS[name][0]}"
+        )
+        raise UserError(f"{label} is no checkpoint of {name}: {why}{_hint(shapes)}")
+    raise UserError(
+        f"{label} fits none of our networks; its first tensors are {listed(tensors)}: "
+        "name one (--arch) to see how they differ"
+    )
+
+
+def to_variables(tensors: StateDict, found: Found) -> dict[str, Any]:
+    """{'params', 'batch_stats'} of NumPy arrays, where `recognise` has found the network."""
+    flat = {path: _to_ours(tensors[key]) for path, (key, _) in _keys(found).items()}
+    return unflatten_dict(flat)
+
+
+def to_state_dict(name: str, network: Network, variables: Mapping[str, Any]) -> StateDict:
+    """The state dict that the reference's network of that name loads with `strict=True`, as NumPy arrays.
+
+    Args:
+      name: of the network.
+      network: with or without branches.
+      variables: its {'params', 'batch_stats'}; branches it does not have are left out.
+
+    Raises:
+      UserError: what PyTorch calls its parameters is not known, as of networks that the reference does not have.
+    """
+    _refuse_unnamed(name)
+    flat: dict[tuple[str, ...], Any] = flatten_dict(variables)
+    channels = variables["params"]["stem" if "stem" in variables["params"] else "stage1"]["conv1"]["kernel"].shape[-2]
+    found = Found(name, network.num_classes, network.branches, channels, torch_names.HEADS[name][0])
+    tensors = {key: _to_torch(np.asarray(flat[path])) for path, (key, _) in _keys(found).items()}
+    return tensors | {key: np.array(0) for key in torch_names.num_batches_tracked(tensors)}
+
+
+def _refuse_unnamed(name: str) -> None:
+    if name not in torch_names.HEADS:
+        raise UserError(f"what PyTorch calls the layers of {name} is not known: StableHLO and ONNX hold it too")
+
+
+def _names(shapes: dict[str, tuple[int, ...]]) -> list[str]:
+    """Networks whose backbone has these tensors, branches aside, which take longer to compare."""
+    prefix = torch_names.BACKBONE
+    backbone = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)} or shapes
+    found = (found for found in _candidates(backbone, list(NETWORKS)) if not _difference(_expected(found), backbone))
+    return list(dict.fromkeys(f.name for f in found))
+
+
+def _candidates(shapes: dict[str, tuple[int, ...]], names: list[str]) -> Iterator[Found]:
+    """Networks whose last layer is where these tensors have one."""
+    branches = any(key.startswith(torch_names.BRANCHES) for key in shapes)
+    for name in names:
+        first = "stage1" if NETWORKS[name]().stem is None else "stem"
+        stem = shapes.get(torch_names.state_dict_key(name, 0, (first, "conv1", "kernel"), branches, ""), ())
+        # Only HSAKD has branches, and there is one spelling there.
+        for head in torch_names.HEADS.get(name, ())[: 1 if branches else None]:
+            last = shapes.get(f"{torch_names.BACKBONE * branches}{head}.weight", ())
+            if len(last) == 2 and last[0] > 1 and len(stem) == 4:
+                yield Found(name, last[0], branches, stem[1], head)
+
+
+@cache
+def _keys(found: Found) -> dict[tuple[str, ...], tuple[str, tuple[int, ...]]]:
+    """(state-dict key, shape there) by path in our variables."""
+    network = found.network()
+    # Any image will do whose size the strides allow.
+    image = jnp.zeros((1, 64, 64, found.channels))
+    flat: dict[tuple[str, ...], Any] = flatten_dict(jax.eval_shape(network.init, jax.random.key(0), image))
+    stages = len(network.architecture.stages)
+    return {
+        path: (
+            torch_names.state_dict_key(found.name, stages, path[1:], found.branches, found.head),
+            _to_torch(np.empty(leaf.shape, np.bool_)).shape,
+        )
+        for path, leaf in flat.items()
+    }
+
+
+def _expected(found: Found) -> dict[str, tuple[int, ...]]:
+    return dict(_keys(found).values())
+
+
+def _difference(expected: dict[str, tuple[int, ...]], shapes: dict[str, tuple[int, ...]]) -> str:
+    """What tells two sets of tensors apart, in words; '' where nothing does."""
+    wrong = [
+        f"{key} {list(shapes[key])} for {list(shape)}"
+        for key, shape in expected.items()
+        if key in shapes and shapes[key] != shape
+    ]
+    parts = {
+        "missing": [key for key in expected if key not in shapes],
+        "extra": [key for key in shapes if key not in expected],
+        "of another shape": wrong,
+    }
+    return "; ".join(f"{len(keys)} {what}: {listed(keys)}" for what, keys in parts.items() if keys)
+
+
+def _hint(shapes: dict[str, tuple[int, ...]]) -> str:
+    names = _names(shapes)
+    return f"; it is one of {' or '.join(names)}" if names else ""
+
+
+def _to_ours(value: np.ndarray) -> np.ndarray:
+    """OIHW -> HWIO, (out, in) -> (in, out)."""
+    return value.transpose({4: (2, 3, 1, 0), 2: (1, 0)}.get(value.ndim, range(value.ndim)))
+
+
+def _to_torch(value: np.ndarray) -> np.ndarray:
+    """HWIO -> OIHW, (in, out) -> (out, in)."""
+    return np.ascontiguousarray(value.transpose({4: (3, 2, 0, 1), 2: (1, 0)}.get(value.ndim, range(value.ndim))))

@@ -1,0 +1,1 @@
+"""Run directories: config, checkpoints, restored networks."""

@@ -1,0 +1,1 @@
+"""Training of one network: optimizer, step, loop, tracking."""

@@ -1,0 +1,95 @@
+"""How the steps of a run reach the devices: a call for each, or one for many, on data that lies there."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from hsakd_jax.core.sharding import Devices
+from hsakd_jax.data import sampling
+from hsakd_jax.data.streaming import Photos, training_batches
+
+Advance = Callable[[Any, Any, int, int], tuple[Any, int]]
+# Steps of one call at most: enough to hide its cost, few enough to stop soon after a signal.
+CHUNK = 100
+# Bytes of training images that may lie on every device.
+RESIDENT = 4 * 2**30
+
+
+def make_advance(
+    step: Callable[..., Any],
+    dataset: sampling.Dataset | Photos,
+    devices: Devices,
+    batch: int,
+    seed: int,
+    many: bool | None = None,
+    size: int = 0,
+) -> Advance:
+    """Makes `advance(state, teacher's variables, done, until) -> (state, done)`: one call, for steps up to `until`.
+
+    Args:
+      step: as `assemble.compile_step` makes it.
+      dataset: training images.
+      devices: where to compute.
+      batch: images a step, over all processes.
+      seed: of the order, see `sampling.order`.
+      many: whether one call makes many steps on images that lie on the devices; by default on accelerators, where the
+        images fit. Not on CPU, where a step has compiler options, which JAX takes for whole programs only, and where
+        XLA computes gradients of convolutions many times slower inside a loop of its own.
+      size: side of the crops that workers make of photographs.
+    """
+    if many is None:
+        in_memory = not isinstance(dataset, Photos)
+        many = in_memory and jax.default_backend() != "cpu" and dataset.images.nbytes <= RESIDENT
+    return (_many_a_call if many else _one_a_call)(step, dataset, devices, batch, seed, size)
+
+
+def _one_a_call(step, dataset, devices, batch, seed, size) -> Advance:
+    share, batches = devices.share(batch), None
+
+    def advance(state, teacher_variables, done, until):
+        del until
+        nonlocal batches  # from the first step asked for on, which a resumed run has not at 0
+        batches = batches or training_batches(dataset, batch, seed, done, share, size)
+        rows = next(batches)
+        given = devices.shard((rows["image"], rows["label"], rows["index"]))
+        return step(state, teacher_variables, *given), done + 1
+
+    return advance
+
+
+def compile_many(step: Callable[..., Any], devices: Devices) -> Callable[..., Any]:
+    """The jitted `steps(state, teacher's variables, all images, all labels, count, rows [batch, CHUNK]) -> state`.
+
+    Args:
+      step: as `assemble.compile_step` makes it.
+      devices: where to compute.
+    """
+
+    def steps(state, teacher_variables, images, labels, count, chosen):
+        # A count that is an argument, so that pieces of all lengths share one program.
+        def body(i, state):
+            rows = chosen[:, i]
+            return step(state, teacher_variables, images[rows], labels[rows], rows)
+
+        return jax.lax.fori_loop(0, count, body, state)
+
+    return devices.jit(steps, replicated=5, donate=True)
+
+
+def _many_a_call(step, dataset, devices, batch, seed, size) -> Advance:
+    del size  # they have one
+    images, labels = devices.replicate(tuple(dataset))
+    share, steps = devices.share(batch), compile_many(step, devices)
+
+    def advance(state, teacher_variables, done, until):
+        count = min(CHUNK, until - done)
+        # Images first, so that each device gets the rows of its own share.
+        chosen = np.zeros((batch, CHUNK), np.int32)
+        for i in range(count):
+            chosen[:, i] = sampling.order(len(dataset.labels), batch, seed, done + i)
+        given = devices.replicate(np.int32(count)), devices.shard(chosen[share])
+        return steps(state, teacher_variables, images, labels, *given), done + count
+
+    return advance

@@ -1,0 +1,400 @@
+"""The paper's tables beside ours, from made-up run folders with the configs that real ones have."""
+
+import csv
+import functools
+import io
+import json
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from conftest import ROOT
+
+from hsakd_jax.analysis import rendering, run_index, tables
+from hsakd_jax.analysis.paper import TABLES, Column, Number
+from hsakd_jax.core.errors import UserError
+from hsakd_jax.experiments import pipeline
+from hsakd_jax.experiments.recipes import RECIPES, needed
+from hsakd_jax.models import NETWORKS
+
+PAIR = Column("cifar100", "resnet56", "resnet20")
+CLASSES = {"cifar100": 100, "imagenet2012": 1000, "stl10": 10, "tiny_imagenet": 200, "digits": 10}
+
+
+@functools.cache
+def config_file(name):
+    return runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]
+
+
+def make(path, words, last, best=None, seed=0, config="cifar100", finished=True, init="", **changes):
+    """A run folder as training leaves it, without checkpoints; `changes` are keys of config.json, 'train__epochs'."""
+    command = config_file(config)(words).to_dict() | {"seed": seed}
+    (recipe,) = command["runs"]
+    command["student"]["init"] = str(init)
+    shape = (224, 224, 3) if config == "imagenet" else (32, 32, 3)
+    classes = [str(i) for i in range(CLASSES[command["data"]["name"]])]
+    splits = SimpleNamespace(train=SimpleNamespace(image_shape=shape), class_names=classes)
+    resolved = pipeline.resolve(command, recipe, splits)
+    for key, value in changes.items():
+        *sections, name = key.split("__")
+        functools.reduce(dict.__getitem__, sections, resolved)[name] = value
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(json.dumps(resolved))
+    if not finished:
+        return path
+    epochs = resolved["train"]["epochs"]
+    peers = ("peer1/", "peer2/") if resolved["network"]["peers"] else ("",)
+
+    def measured(top1):
+        top1 = top1 if isinstance(top1, tuple) else (top1,) * len(peers)
+        return {f"{peer}top{k}": value + (k - 1) for peer, value in zip(peers, top1, strict=True) for k in (1, 5)}
+
+    results = {
+        "last": {"epoch": epochs, **measured(last)},
+        "best": {"epoch": epochs - 7, "chosen_by": "top-1 on test", **measured(last if best is None else best)},
+        "recipe": recipe,
+        "arch": resolved["network"]["arch"],
+        "seed": seed,
+        "teacher": {"arch": command["teacher"]["arch"], "recipe": RECIPES[recipe].teacher, "last": {}}
+        if RECIPES[recipe].teacher
+        else None,
+        "versions": {"hsakd_jax": "0.1.0", "jax": "0.10.2", "flax": "0.12.8"},
+        "device": "1 x NVIDIA H100 80GB HBM3",
+        "git": "7ff53584",
+    }
+    (path / "results.json").write_text(json.dumps(results))
+    return path
+
+
+@pytest.fixture
+def run_tables(tmp_path):
+    """The tables of all runs of the folder, by key."""
+
+    def compare(everything=False):
+        return {table.key: table for table in tables.compare(run_index.find([tmp_path])[0], everything)}
+
+    return compare
+
+
+def entries(table, row, column=PAIR):
+    return [entry for entry in table.entries if (entry.row, entry.column) == (row, column)]
+
+
+def pair(root, seeds=(0, 1, 2)):
+    """Runs of ResNet-56 -> ResNet-20 as `tables.command` lays them out."""
+    for seed, shift in zip(seeds, (-0.3, 0.0, 0.6), strict=False):
+        make(root / f"seed{seed}/teacher", "teacher/resnet56", 77.0 + shift, seed=seed)
+        make(root / f"seed{seed}/student", "student/resnet56/resnet20", 73.0 + shift, 73.5 + shift, seed)
+
+
+def test_published_numbers():
+    """Typed again from the paper; one of each table."""
+    cifar = TABLES["cifar100"].numbers
+    assert cifar["student"][Column("cifar100", "wrn_40_2", "wrn_16_2")] == Number(78.67, 0.20)
+    assert cifar["AB"][Column("cifar100", "wrn_40_2", "wrn_16_2")] == Number(71.26, 1.32)
+    assert cifar["sskd"][Column("cifar100", "ResNet50", "mobilenetV2")] == Number(78.21, 0.16)
+    assert cifar["teacher"][Column("cifar100", "resnet32x4", "ShuffleV2")] == Number(83.73)
+    assert cifar["student_frozen"][Column("cifar100", "vgg13_bn", "mobilenetV2")] == Number(77.45, 0.21)
+    imagenet = Column("imagenet2012", "resnet34_imagenet", "resnet18_imagenet")
+    assert TABLES["imagenet2012"].numbers["student"][imagenet] == Number(72.39, top5=91.00)
+    assert TABLES["online"].numbers["mutual"][Column("cifar100", "", "resnet32x4")] == Number(84.91, 0.19)
+    assert TABLES["few_shot"].numbers["crd_50"][PAIR] == Number(69.91)
+    assert TABLES["ablation"].numbers["ablation_upright"][Column("cifar100", "wrn_40_2", "ShuffleV1")] == Number(79.06)
+    assert TABLES["labels"].numbers["rotated"][Column("tiny_imagenet", "", "ResNet18")] == Number(62.66)
+    assert TABLES["probe"].numbers["kd"][Column("tiny_imagenet", "vgg13_bn", "mobilenetV2")] == Number(34.15)
+    assert {len(cells) for cells in cifar.values()} == {8}
+
+
+def test_published_names_exist():
+    rows = {row for table in TABLES.values() for row in table.numbers}
+    assert rows - RECIPES.keys() == {"AB"}
+    columns = {column for table in TABLES.values() for cells in table.numbers.values() for column in cells}
+    assert {name for column in columns for name in column[1:]} - NETWORKS.keys() == {""}
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        *(("cifar100", f"{row}/resnet56/resnet20") for row in RECIPES if row != "probe"),
+        ("cifar100", "student/vgg13_bn/mobilenetV2"),
+        *(("imagenet", row) for row in TABLES["imagenet2012"].numbers),
+        ("stl10", "probe"),
+        ("tiny_imagenet", "probe"),
+    ],
+)
+def test_the_settings_of_the_configs_are_the_papers(config, words, tmp_path):
+    """So that they are typed once more, and a change of a config shows."""
+    start = make(tmp_path / "start", "baseline/mobilenetV2", 70.0) if words == "probe" else ""
+    make(tmp_path / "run", words, 70.0, config=config, init=start)
+    (run,), _ = run_index.find([tmp_path / "run"])
+    assert {key for key in run.departures if key not in ("teacher", "init")} == set()
+
+
+def test_seeds_of_equal_settings_are_averaged(tmp_path, run_tables):
+    pair(tmp_path)
+    # Where the data lay, and a smaller memory, are no settings.
+    path = tmp_path / "seed1/student/config.json"
+    config = json.loads(path.read_text())
+    config["data"]["dir"], config["train"]["remat"] = "/elsewhere", True
+    path.write_text(json.dumps(config))
+    table = run_tables()["cifar100"]
+    (student,), (teacher,) = entries(table, "student"), entries(table, "teacher")
+    assert len(student.runs) == 3
+    assert student.ours("last") == pytest.approx((73.1, 0.4582576))
+    assert student.ours("best") == pytest.approx((73.6, 0.4582576))
+    assert student.difference() == pytest.approx(73.6 - 73.73)
+    assert teacher.ours("best")[0] == pytest.approx(77.1)
+    assert student.departures == student.apart == {}
+    assert table.columns == [PAIR]
+
+
+def test_other_settings_stand_apart(tmp_path, run_tables):
+    pair(tmp_path, (0, 1))
+    make(tmp_path / "short/teacher", "teacher/resnet56", 77.0, seed=5)
+    short = {"train__epochs": 60, "train__milestones": [37, 45, 52]}
+    make(tmp_path / "short/student", "student/resnet56/resnet20", 68.0, seed=5, **short)
+    make(tmp_path / "seed0/heavy", "student/resnet56/resnet20", 90.0, objective__kl_aux__weight=2.0)
+    first, *others = entries(run_tables()["cifar100"], "student")
+    assert len(first.runs) == 2
+    assert first.difference() is not None
+    by_keys = {tuple(entry.apart): entry for entry in others}
+    assert set(by_keys) == {("objective.kl_aux.weight",), ("train.epochs", "train.milestones")}
+    assert all(entry.difference() is None for entry in others)
+    assert by_keys["objective.kl_aux.weight",].departures == {"objective.kl_aux.weight": (2.0, 1.0)}
+    text = rendering.as_text(list(run_tables().values()))
+    assert re.search(r"\n  epochs 60, 1 more \[\d\] +68.00 +68.00 +1 +60  73.73 \(0.10\) +\[\d\]\n", text)
+    assert max(map(len, text.splitlines())) <= 120
+    assert "not the paper's settings: train.epochs 60 (paper: 240), train.milestones [37, 45, 52] (paper: [150," in text
+
+
+@pytest.mark.parametrize(
+    ("teacher", "changes", "key"),
+    [
+        ("teacher/resnet56", {"train__epochs": 2}, "teacher.train.epochs"),
+        ("teacher_frozen/resnet56", {}, "teacher.recipe"),
+        ("teacher/resnet56", {"finished": False}, "teacher.results"),
+        (None, {}, "teacher"),
+    ],
+)
+def test_a_teacher_that_is_not_the_papers_is_told(teacher, changes, key, tmp_path, run_tables):
+    if teacher:
+        make(tmp_path / "teacher", teacher, 77.0, **changes)
+    make(tmp_path / "student", "student/resnet56/resnet20", 73.0)
+    (student,) = entries(run_tables()["cifar100"], "student")
+    assert set(student.departures) == {key}
+    assert student.difference() is None
+    assert f"not the paper's settings: {key} " in rendering.as_text(list(run_tables().values()))
+
+
+def test_a_seed_counts_once(tmp_path, run_tables):
+    pair(tmp_path / "a", (0, 1))
+    shutil.copytree(tmp_path / "a/seed0", tmp_path / "b/seed0")
+    table = run_tables()["cifar100"]
+    assert len(entries(table, "student")[0].runs) == 2
+    assert {run.path.relative_to(tmp_path).as_posix() for run in table.repeated} == {
+        "b/seed0/teacher",
+        "b/seed0/student",
+    }
+    assert "left out, since another run has the same seed and settings" in rendering.as_markdown([table])
+
+
+def test_results_of_an_older_run(tmp_path, run_tables):
+    """Without 'teacher' in results.json, and without keys of config.json that came later."""
+    pair(tmp_path, (0,))
+    path = tmp_path / "seed0/student"
+    results, config = (json.loads((path / f"{name}.json").read_text()) for name in ("results", "config"))
+    del results["teacher"], config["data"]["crop"], config["train"]["lr_batch"], config["classes"]
+    config["network"]["peers"] = 0
+    (path / "results.json").write_text(json.dumps(results))
+    (path / "config.json").write_text(json.dumps(config))
+    (student,) = entries(run_tables()["cifar100"], "student")
+    assert student.difference() == pytest.approx(73.2 - 73.73)
+    shutil.rmtree(tmp_path / "seed0/teacher")
+    (unknown,) = run_tables()["cifar100"].columns
+    assert unknown == Column("cifar100", "?", "resnet20")
+
+
+def test_a_short_run_is_told_from_a_long_one(tmp_path, run_tables):
+    """Where the paper has no numbers, nothing else tells that two methods were not trained alike."""
+    make(tmp_path / "baseline", "baseline", 89.0, config="digits")
+    make(tmp_path / "teacher", "backbone", 94.0, config="digits")
+    make(tmp_path / "kd", "kd", 22.0, config="digits", train__epochs=2)
+    shown = list(run_tables().values())
+    text = rendering.as_text(shown)
+    assert re.search(r"\nmethod +recipe +last, top-1 % +best +runs +epochs\n", text)
+    assert re.search(r"\nstudent alone +baseline +89.00 +89.00 +1 +120\n", text)
+    assert re.search(r"\nKD +kd +22.00 +22.00 +1 +2\n", text)
+    assert "1 run to epoch 2" in rendering.as_markdown(shown)
+    assert {row["epochs"] for row in json.loads(rendering.as_json(shown))} >= {2, 120}
+
+
+def test_networks_that_are_trained_alike_are_one_row(tmp_path, run_tables):
+    make(tmp_path / "backbone", "backbone/wrn_40_2", 76.0, seed=0)
+    make(tmp_path / "baseline", "baseline/wrn_40_2", 77.0, seed=1)
+    make(tmp_path / "online", "teacher_online/wrn_40_2", (82.0, 83.0), seed=1)
+    online = run_tables()["online"]
+    column = Column("cifar100", "", "wrn_40_2")
+    (alone,), (mutual,) = entries(online, "baseline", column), entries(online, "mutual", column)
+    assert alone.ours("best")[0] == 76.5
+    assert mutual.ours("best") == (82.5, None)
+    assert mutual.difference() == pytest.approx(82.5 - 82.58)
+
+
+def test_every_kind_of_table(tmp_path, run_tables):
+    at = tmp_path / "a"
+    make(at / "teacher", "teacher/resnet56", 77.0)
+    make(at / "student_25", "student_25/resnet56/resnet20", 68.0)
+    make(at / "ablation_joint", "ablation_joint/resnet56/resnet20", 70.0)
+    make(tmp_path / "b/backbone", "backbone/vgg13_bn", 74.0)
+    make(tmp_path / "b/kd", "kd/vgg13_bn/mobilenetV2", 75.0)
+    make(tmp_path / "probe", "probe", 67.0, config="stl10", init=tmp_path / "b/kd")
+    make(tmp_path / "lost", "probe", 66.0, config="stl10", init=tmp_path / "b/kd", train__init="../gone")
+    make(tmp_path / "rotated", "rotated", 62.0, config="tiny_imagenet")
+    make(tmp_path / "imagenet", "baseline", 70.0, config="imagenet")
+    make(tmp_path / "crd/teacher", "teacher/wrn_40_2", 80.0)
+    make(tmp_path / "crd/student", "student/wrn_40_2/mobilenetV2_crd", 70.0)
+    make(tmp_path / "digits/baseline", "baseline", 90.0, config="digits")
+    found = run_tables()
+    assert list(found) == ["cifar100", "imagenet2012", "few_shot", "ablation", "labels", "probe", "digits"]
+    assert entries(found["few_shot"], "student_25")[0].difference() == pytest.approx(-0.5)
+    assert entries(found["ablation"], "ablation_joint")[0].paper is None
+    stl = Column("stl10", "vgg13_bn", "mobilenetV2")
+    assert entries(found["probe"], "kd", stl)[0].difference() == pytest.approx(67.0 - 67.90)
+    (lost,) = [entry for entry in found["probe"].entries if entry.row == "probe"]
+    assert lost.departures == {"init": ("not found", None)}
+    tiny = Column("tiny_imagenet", "", "ResNet18")
+    assert entries(found["labels"], "rotated", tiny)[0].difference() is None
+    text = rendering.as_text(list(found.values()))
+    assert "not compared: the paper does not give its settings" in text
+    assert re.search(r"baseline +70.00 / 74.00 +70.00 / 74.00 +1 +100  69.75 / 89.07 +\+0.25 / -15.07\n", text)
+    assert "mobilenetV2 is HSAKD's" in text
+    assert "mobilenetV2_crd is CRD's" in text
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_formats_say_the_same(tmp_path, run_tables):
+    pair(tmp_path)
+    shown = list(run_tables().values())
+    text, markdown = rendering.as_text(shown), rendering.as_markdown(shown)
+    line = r"\nHSAKD\* +student +73.10 \(0.46\)  73.60 \(0.46\) +3 +240  73.73 \(0.10\) +-0.13\n"
+    assert re.search(line, text)
+    assert (
+        "| HSAKD* | **73.10 (0.46)** last, 73.60 (0.46) best, 3 runs to epoch 240<br>paper 73.73 (0.10): -0.13 |"
+        in markdown
+    )
+    evidence = "evidence: 6 runs of 240 epochs; hsakd_jax 0.1.0, jax 0.10.2, flax 0.12.8; 1 x NVIDIA H100 80GB HBM3"
+    assert evidence in text
+    assert evidence in markdown
+    rows = list(csv.DictReader(io.StringIO(rendering.as_csv(shown))))
+    assert len(rows) == 15
+    objects = json.loads(rendering.as_json(shown))
+    for row, found in zip(rows, objects, strict=True):
+        assert row["recipe"] == found["recipe"]
+        assert row["difference_top1"] == ("" if found["difference_top1"] is None else str(found["difference_top1"]))
+    assert objects[-1]["seeds"] == [0, 1, 2]
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_commands_of_missing_entries_are_commands(run_tables):
+    """Each is for a config that exists, and gives the run of its entry; none takes a directory that holds others."""
+    found = run_tables(everything=True)
+    assert list(found) == list(TABLES)
+    runs, given = {}, 0
+    for table in found.values():
+        for entry in table.entries:
+            if not entry.command:
+                assert entry.row == "AB" or table.key == "voc"
+                continue
+            file, words, workdir = re.search(r"--config=configs/(\w+).py:(\S+) --workdir=(\S+)", entry.command).groups()
+            config = config_file(file)(words)
+            recipe, *_ = words.split("/")
+            assert recipe == ("probe" if table.key == "probe" else entry.row)
+            assert config.data.name == entry.column.dataset
+            if RECIPES[recipe].network == "student":
+                assert config.student.arch == entry.column.student
+            if RECIPES[recipe].teacher or RECIPES[recipe].network == "teacher":
+                assert config.teacher.arch == entry.column.teacher
+            names = needed([recipe])
+            for name in names:
+                place = workdir if len(names) == 1 else f"{workdir}/{name}"
+                arch = config[RECIPES[name].network].arch
+                probed = entry.row if recipe == "probe" else ""
+                assert runs.setdefault(place, (name, arch, probed)) == (name, arch, probed)
+            given += 1
+    assert given > 130
+    assert not [a for a in runs for b in runs if b.startswith(f"{a}/")]
+
+
+def test_a_teacher_that_is_there_is_not_trained_again(tmp_path, run_tables):
+    make(tmp_path / "mine", "teacher/resnet56", 77.0)
+    (student,) = entries(run_tables()["cifar100"], "student")
+    assert student.command.endswith(f"seed0/student --config.teacher.workdir={tmp_path / 'mine'}")
+
+
+def test_the_command(tmp_path, run_command):
+    pair(tmp_path / "runs", (0,))
+    make(tmp_path / "runs/seed0/kd", "kd/resnet56/resnet20", 0.0, finished=False)
+    make(tmp_path / "runs/seed0/converted", "teacher/resnet56", 0.0, finished=False)
+    (tmp_path / "runs/seed0/converted/config.json").write_text('{"recipe": "converted", "network": {}, "data": {}}')
+    (tmp_path / "runs/foreign").mkdir()
+    (tmp_path / "runs/foreign/config.json").write_text("{}")
+    shown = run_command("results", tmp_path / "runs")
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.endswith(f"1 unfinished and not shown: {tmp_path}/runs/seed0/kd\n")
+    assert "configs/cifar100.py:RECIPE/resnet56/resnet20" in shown.stdout
+    only = run_command("results", tmp_path / "runs/seed0/kd", tmp_path / "runs/seed0", "--json")
+    assert len(json.loads(only.stdout)) == 15
+    assert "1 unfinished" in only.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "RUNS... is missing"),
+        (["none"], "none: no run there (a run's folder has a config.json): check the path"),
+        (["absent"], "absent is no folder: check the path"),
+        (["none", "--csv", "--json"], "--csv and --json: give one of them"),
+    ],
+)
+def test_bad_input(words, message, tmp_path):
+    (tmp_path / "none").mkdir()
+    line = [sys.executable, "-m", "hsakd_jax.results", *words]
+    done = subprocess.run(line, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert message.replace("RUNS...", "RUNS") in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("results.json", "{", "is not readable JSON"),
+        ("results.json", "[]", "holds no results of this package"),
+        ("results.json", '{"last": {}, "best": {}}', "has no top-1 accuracy"),
+        ("config.json", '{"recipe": "kd", "network": [], "data": {}, "train": {}}', "holds no results of this package"),
+    ],
+)
+def test_a_damaged_run_is_named(file, text, message, tmp_path):
+    make(tmp_path / "run", "baseline/resnet20", 70.0)
+    (tmp_path / "run" / file).write_text(text)
+    with pytest.raises(UserError, match=f"run.*{message}"):
+        run_index.find([tmp_path])
+
+
+def test_it_needs_no_jax(tmp_path):
+    make(tmp_path / "run", "baseline/resnet20", 70.0)
+    code = (
+        "import sys; from hsakd_jax import collected, formats, tables; "
+        f"formats.as_text(tables.compare(collected.find([{str(tmp_path)!r}])[0], True)); "
+        "assert 'jax' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    shown = subprocess.run(
+        [sys.executable, "-m", "hsakd_jax.results", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "python -m hsakd_jax.results RUNS..." in shown.stdout

@@ -1,0 +1,70 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hsakd_jax import create
+from hsakd_jax.core.sharding import Devices
+from hsakd_jax.data import sampling
+from hsakd_jax.evaluation import metrics
+from hsakd_jax.evaluation.accuracy import make_evaluate, report
+from hsakd_jax.models.network import Outputs
+from hsakd_jax.runs.restore import start
+
+
+def test_correct_against_numpy():
+    g, b, n = np.random.default_rng(0), 50, 7
+    logits, aux = g.normal(size=(4 * b, n)).astype(np.float32), g.normal(size=(4 * b, 4 * n)).astype(np.float32)
+    labels, mask = g.integers(0, n, b), np.arange(b) < 43
+    outputs = Outputs(jnp.asarray(logits), (jnp.asarray(aux),), ())
+    found = metrics.correct(outputs, jnp.asarray(labels), jnp.asarray(mask))
+    expected = dict.fromkeys(("top1", "top5", "joint_1", "class_1"), 0)
+    for i in range(43):
+        order = np.argsort(-logits[4 * i])
+        expected["top1"] += order[0] == labels[i]
+        expected["top5"] += labels[i] in order[:5]
+        for j in range(4):
+            q = aux[4 * i + j]
+            expected["joint_1"] += q.argmax() == 4 * labels[i] + j
+            expected["class_1"] += np.argmax([q[4 * c : 4 * c + 4].sum() for c in range(n)]) == labels[i]
+    assert {name: int(count) for name, count in found.items()} == expected
+    percent = metrics.accuracies(found, 43)
+    assert percent["top1"] == pytest.approx(100 * expected["top1"] / 43)
+    assert percent["joint_1"] == pytest.approx(100 * expected["joint_1"] / (4 * 43))
+    assert metrics.top1(outputs, jnp.asarray(labels)) == pytest.approx(
+        np.mean(logits[::4].argmax(1) == labels), abs=1e-6
+    )
+
+
+def test_logits_that_are_not_finite_are_wrong():
+    outputs = Outputs(jnp.full((4, 3), jnp.nan), (), ())
+    labels = jnp.array([1, 2, 1, 2])
+    assert int(metrics.correct(outputs, labels, jnp.ones(4, bool))["top1"]) == 0
+
+
+@pytest.mark.parametrize("batch", [7, 16, 100])
+def test_every_image_counts_once_whatever_the_batch(batch):
+    """37 images by batches that don't divide them, on eight devices, against one pass by hand."""
+    g = np.random.default_rng(1)
+    images = g.integers(0, 256, (37, 8, 8, 1)).astype(np.uint8)
+    labels = g.integers(0, 4, 37).astype(np.int32)
+    network = create("resnet8_quarter", 4, branches=False)
+    variables = start(network, (8, 8, 1), 0)
+    outputs = network.apply(variables, jnp.asarray((images / 255 - 0.3) / 0.4, jnp.float32))
+    expected = 100 * np.mean(np.argmax(outputs.logits, -1) == labels)
+    devices = Devices()
+    evaluate = make_evaluate(network, devices, (0.3,), (0.4,), batch, 8)
+    found = evaluate(devices.replicate(variables), sampling.Dataset(images, labels))
+    assert found["top1"] == pytest.approx(expected)
+    assert found["top5"] == 100
+    assert len(jax.devices()) == 8
+
+
+def test_report_leaves_out_what_says_nothing():
+    of = {"arch": "a", "checkpoint": "last", "test_images": 9}
+    assert report("run", of | {"classes": 5, "top1": 50.0, "top5": 100.0}).splitlines()[1:] == ["top-1 50.00 %"]
+    peers = {f"peer{i}/{kind}": 10.0 * i for i in (1, 2) for kind in ("top1", "top5")}
+    assert report("run", of | {"classes": 6} | peers).splitlines()[1:] == [
+        "peer1: top-1 10.00 %, top-5 10.00 %",
+        "peer2: top-1 20.00 %, top-5 20.00 %",
+    ]

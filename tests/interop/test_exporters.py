@@ -1,0 +1,156 @@
+"""What leaves the package: files that others load, and that compute what our network does."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.export
+import numpy as np
+import pytest
+import reference
+from conftest import ROOT
+
+from hsakd_jax import create, restore
+from hsakd_jax.core.console import Console
+from hsakd_jax.core.errors import UserError
+from hsakd_jax.data.augment import normalise
+from hsakd_jax.interop import torch_weights
+from hsakd_jax.interop.exporters import FORMATS, TOLERANCE, Export, compare, export
+from hsakd_jax.interop.importing import convert
+
+torch = pytest.importorskip("torch", reason="the extra 'torch' is not installed; .ci/run does it")
+torch_networks = pytest.importorskip("benchmarks.torch_networks", reason="benchmarks lie in the checkout only")
+ARCHITECTURES = reference.read("architectures.json")["architectures"]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_pytorch_computes_the_golden_outputs_from_our_state_dict(name):
+    """Loaded with strict=True into a PyTorch network of the reference's names."""
+    arch, network = reference.create(name)
+    tensors = torch_weights.to_state_dict(
+        name.removesuffix("_aux"), network, reference.variables(arch, dtype=np.float32)
+    )
+    theirs = torch_networks.create(name.removesuffix("_aux"), arch["num_classes"], network.branches)
+    theirs.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in tensors.items()}, strict=True)
+    images, _ = reference.inputs("input", 2, arch["resolution"], arch["num_classes"])
+    with torch.no_grad():
+        logits, aux_logits = theirs.eval()(torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.float32)))
+    golden = np.load(reference.GOLDEN / "outputs.npz")
+    found = {"logits": logits, **{f"aux_{l}": q for l, q in enumerate(aux_logits, 1)}}
+    assert {f"{name}/{key}" for key in found} == {key for key in golden.files if key.startswith(f"{name}/")}
+    for key, value in found.items():
+        expected = golden[f"{name}/{key}"]
+        assert abs(value.numpy() - expected).max() <= 1e-5 * abs(expected).max(), key
+
+
+def golden(name):
+    """A network with its golden weights."""
+    arch, network = reference.create(name)
+    side = arch["resolution"]
+    config = {"network": {"image_shape": [side, side, 3]}, "data": {"mean": [0.5] * 3, "std": [0.25] * 3}}
+    return Export(name.removesuffix("_aux"), network, reference.variables(arch, dtype=np.float32), config, False)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run directory of golden weights: ShuffleNetV2 with its branches, on images of 32x32."""
+    arch = reference.architecture("ShuffleV2_aux")
+    folder = tmp_path_factory.mktemp("run")
+    tensors = {k: torch.from_numpy(v) for k, v in reference.state_dict(arch, dtype=np.float32).items()}
+    torch.save({"net": tensors}, folder / "x.pth.tar")
+    convert(folder / "x.pth.tar", folder / "run", Console())
+    return folder / "run"
+
+
+@pytest.mark.parametrize("file_format", ["torch", "safetensors"])
+def test_weights_come_back_bit_for_bit(file_format, run, tmp_path):
+    report = export(run, tmp_path / "x", file_format, branches=True)
+    assert report["greatest_difference"] == 0
+    assert report["parameters"] == ARCHITECTURES["ShuffleV2_aux"]["params"]
+    assert report["multiply_adds"] == ARCHITECTURES["ShuffleV2_aux"]["multi_adds"]
+    _, variables = restore(run)
+    jax.tree.map(np.testing.assert_array_equal, torch_weights.load_torch(tmp_path / "x", "ShuffleV2"), variables)
+
+
+def test_the_page_serves_stablehlo_without_the_package(run, tmp_path):
+    report = export(run, tmp_path / "student.stablehlo", "stablehlo", preprocess=True)
+    assert report["bytes"] < 6e6
+    assert report["parameters"] == ARCHITECTURES["ShuffleV2"]["params"]
+    (script,) = re.findall(r"```python\n(.*?)```", Path(ROOT, "docs/deploy.md").read_text(), re.S)
+    assert script.count("\n") <= 15
+    code = f"import sys; sys.modules['hsakd_jax'] = None\n{script}\nimport numpy; numpy.save('found', probabilities)"
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    network, variables = restore(run)
+    normalised = normalise(images, [0.5071, 0.4867, 0.4408], [0.2675, 0.2565, 0.2761])
+    expected = jax.nn.softmax(network.clone(branches=False).apply(variables, normalised).logits)
+    np.testing.assert_allclose(np.load(tmp_path / "found.npy"), expected, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")  # of jax2onnx
+@pytest.mark.parametrize("name", ["resnet20_aux", "wrn_16_2", "vgg13_bn", "mobilenetV2", "ShuffleV1", "ShuffleV2"])
+@pytest.mark.parametrize("file_format", ["stablehlo", "onnx"])
+def test_whole_programs(file_format, name, tmp_path):
+    """One network of each family; `python -m benchmarks.exports` does it for all."""
+    if file_format == "onnx":  # needs the extra 'onnx', which .ci/run installs by itself
+        pytest.importorskip("jax2onnx", reason="the extra 'onnx' is not installed; .ci/run does it")
+    exported = golden(name)
+    with jax.numpy_rank_promotion("allow"):  # jax2onnx is not as strict as our tests
+        difference, greatest = compare(exported, FORMATS[file_format][0](exported, tmp_path / "x"))
+    assert difference <= TOLERANCE * greatest
+    if file_format == "stablehlo":
+        assert jax.export.deserialize(bytearray((tmp_path / "x").read_bytes())).platforms == ("cpu", "cuda", "tpu")
+
+
+def test_bad_input_leaves_nothing_behind(run, tmp_path, monkeypatch):
+    for words, options in {
+        "unknown format 'tflite': choose torch": {"file_format": "tflite"},
+        "holds weights only: give --preprocess with": {"file_format": "torch", "preprocess": True},
+        "leave out --with-branches": {"file_format": "stablehlo", "preprocess": True, "branches": True},
+    }.items():
+        with pytest.raises(UserError, match=words):
+            export(run, tmp_path / "x", **options)
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(UserError, match="mine exists: name another --output"):
+        export(run, tmp_path / "mine", "safetensors")
+    with pytest.raises(UserError, match="can't write /proc/x"):
+        export(run, "/proc/x", "safetensors")
+    with pytest.raises(UserError, match="nowhere is no folder: make it"):
+        export(run, tmp_path / "nowhere" / "x", "safetensors")
+    with pytest.raises(UserError, match="not a run directory"):
+        export(tmp_path, tmp_path / "x", "safetensors")
+
+    for value in (0, np.nan):
+
+        def wrong(exported, path, value=value):
+            path.write_text("")
+            return lambda images: [np.full((len(images), 100), value)]
+
+        monkeypatch.setitem(FORMATS, "safetensors", (wrong, False))
+        with pytest.raises(UserError, match="differs by .* it was not kept"):
+            export(run, tmp_path / "x", "safetensors")
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_run_without_branches_has_none_to_export(tmp_path):
+    network = create("resnet8_quarter", 10, branches=False)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))
+    variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    torch.save(
+        {
+            k: torch.from_numpy(np.array(v))
+            for k, v in torch_weights.to_state_dict("resnet8_quarter", network, variables).items()
+        },
+        tmp_path / "x",
+    )
+    with pytest.raises(UserError, match="mean has 3 numbers, the network's images 1 channels: give --mean"):
+        convert(tmp_path / "x", tmp_path / "run", Console())
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match="mean and std belong together"):
+        convert(tmp_path / "x", tmp_path / "run", Console(), image_size=8, mean=[0.3])
+    convert(tmp_path / "x", tmp_path / "run", Console(), data="digits")
+    with pytest.raises(UserError, match="has no branches"):
+        export(tmp_path / "run", tmp_path / "y", "torch", branches=True)

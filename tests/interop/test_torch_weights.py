@@ -1,0 +1,212 @@
+"""Checkpoints of PyTorch: every form found in the wild, every network, and what is refused."""
+
+import argparse
+import os
+import random
+import sys
+
+import jax
+import numpy as np
+import pytest
+import reference
+import safetensors.numpy
+
+from hsakd_jax import load_torch
+from hsakd_jax.core.errors import UserError
+from hsakd_jax.interop import torch_weights
+
+torch = pytest.importorskip("torch", reason="the extra 'torch' is not installed; .ci/run does it")
+ARCHITECTURES = reference.read("architectures.json")["architectures"]
+
+
+@pytest.fixture(scope="module")
+def tensors():
+    """The golden weights of resnet8 as its PyTorch network saves them."""
+    arch = reference.architecture("resnet8")
+    values = {k: torch.from_numpy(v) for k, v in reference.state_dict(arch, dtype=np.float32).items()}
+    return {k: values.get(k, torch.tensor(0)) for k, _ in arch["state_dict"]}
+
+
+@pytest.fixture(scope="module")
+def expected(tensors):
+    """Their variables."""
+    return load_torch(tensors, "resnet8")
+
+
+def assert_same(found, expected):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert a.dtype == b.dtype
+        assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_round_trip_of_every_network(name):
+    """Found from its tensors, and given back bit for bit; that the places are right, test_golden_outputs shows."""
+    arch = reference.architecture(name)
+    given = reference.state_dict(arch, dtype=np.float32)
+    plain, with_branches = name.removesuffix("_aux"), name.endswith("_aux")
+    kept, foreign = torch_weights.unwrap(given)
+    found = torch_weights.recognise(kept, plain if name == "mobilenetV2" else "", name)
+    assert (found.name, found.num_classes, found.branches) == (plain, arch["num_classes"], with_branches)
+    assert not foreign
+    back = torch_weights.to_state_dict(plain, found.network(), torch_weights.to_variables(kept, found))
+    assert {key: list(value.shape) for key, value in back.items()} == dict(arch["state_dict"])
+    for key, value in given.items():
+        assert back[key].dtype == value.dtype
+        assert np.array_equal(back[key], value)
+
+
+def wrapped(tensors):
+    """SSKD's student: a backbone beside a projection head."""
+    head = {f"proj_head.{i}.{leaf}": torch.zeros(64) for i in (0, 2) for leaf in ("weight", "bias")}
+    return {
+        "state_dict": {f"backbone.{k}": v for k, v in tensors.items()} | head,
+        "best_acc": np.float64(71.2),
+        "improved": np.bool_(True),
+    }
+
+
+FORMS = {
+    "hsakd": lambda t: {
+        "net": t,
+        "acc": 0.7,
+        "epoch": 3,
+        "optimizer": {"state": {0: {"momentum_buffer": t["fc.bias"]}}},
+    },
+    "backbone": lambda t: {"state_dict": {f"module.{k}": v for k, v in t.items()}},
+    "crd": lambda t: {"epoch": 240, "model": t, "best_acc": torch.tensor(72.3)},
+    "sskd": wrapped,
+    "bare": lambda t: t,
+    "compiled": lambda t: {f"_orig_mod.module.{k}": v for k, v in t.items()},
+    "crd, last epoch": lambda t: {"opt": argparse.Namespace(lr=0.05), "model": t, "optimizer": {}},
+    "other section": lambda t: {"weights": t, "args": {"lr": 0.1}},
+}
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_found_in_the_wild(form, legacy, tensors, expected, tmp_path):
+    torch.save(FORMS[form](tensors), tmp_path / "x.pth", _use_new_zipfile_serialization=not legacy)
+    assert_same(load_torch(tmp_path / "x.pth"), expected)
+
+
+def test_safetensors_need_no_torch(tensors, expected, tmp_path, monkeypatch):
+    safetensors.numpy.save_file({k: v.numpy() for k, v in tensors.items()}, tmp_path / "x.safetensors")
+    torch.save(tensors, tmp_path / "x.pth")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert_same(load_torch(tmp_path / "x.safetensors"), expected)
+    with pytest.raises(UserError, match=r"pip install 'hsakd_jax\[torch\]'"):
+        load_torch(tmp_path / "x.pth")
+
+
+def test_half_precision_becomes_float32(tensors):
+    half = load_torch({k: v.bfloat16() if v.is_floating_point() else v for k, v in tensors.items()})
+    assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {np.dtype(np.float32)}
+
+
+def test_networks_with_equal_tensors_are_asked_for():
+    """SSKD's MobileNetV2 and HSAKD's differ in a stride only; CRD's has another name for its last layer."""
+    hsakd = reference.state_dict(reference.architecture("mobilenetV2"), dtype=np.float32)
+    with pytest.raises(UserError, match="fits mobilenetV2 and mobilenetV2_crd.*name the one it is of"):
+        load_torch(hsakd)
+    crd = {key.replace("classifier.", "classifier.0."): value for key, value in hsakd.items()}
+    found = torch_weights.recognise(crd, "", "")
+    assert found.name == "mobilenetV2_crd"
+    for source in (hsakd, crd):
+        assert_same(load_torch(source, "mobilenetV2_crd"), load_torch(hsakd, "mobilenetV2"))
+    assert set(crd) <= set(torch_weights.to_state_dict("mobilenetV2_crd", found.network(), load_torch(crd)))
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_code_in_a_checkpoint_is_not_executed(legacy, tensors, tmp_path):
+    content = {"net": tensors, "extra": Malicious(tmp_path / "executed")}
+    torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(
+        UserError, match=r"holds more than tensors .posix\.mkdir. and could execute code, so it was not loaded"
+    ):
+        load_torch(tmp_path / "x.pth")
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.9])
+def test_a_truncated_file_is_refused(share, legacy, tensors, tmp_path):
+    torch.save(tensors, tmp_path / "x.pth", _use_new_zipfile_serialization=not legacy)
+    content = (tmp_path / "x.pth").read_bytes()
+    (tmp_path / "x.pth").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(UserError, match=r"x\.pth is damaged"):
+        load_torch(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_flipped_bytes_end_in_one_line_or_in_a_network(legacy, tensors, tmp_path):
+    torch.save(
+        FORMS["crd"](tensors) | {"acc": np.float64(1)}, tmp_path / "x.pth", _use_new_zipfile_serialization=not legacy
+    )
+    content, moment = (tmp_path / "x.pth").read_bytes(), random.Random(0)
+    pickled = content.index(b"best_acc")  # where damage is more than another weight
+    messages = []
+    for _ in range(200):
+        flipped = bytearray(content)
+        for _ in range(3):
+            flipped[moment.randrange(max(0, pickled - 4000), pickled + 4000)] ^= moment.randrange(1, 256)
+        (tmp_path / "x.pth").write_bytes(flipped)
+        try:
+            load_torch(tmp_path / "x.pth", "resnet8")
+        except UserError as error:
+            messages.append(str(error))
+    assert len(messages) > 20
+    assert not any("\n" in message for message in messages)
+
+
+def test_tensors_that_are_no_weights_are_refused(tensors, tmp_path):
+    for value in (tensors["fc.bias"].to(torch.int8), tensors["fc.bias"].to(torch.complex64)):
+        with pytest.raises(UserError, match=r"fc\.bias is of (int8|complex64), not floating point"):
+            load_torch({**tensors, "fc.bias": value})
+    torch.save({**tensors, "fc.bias": tensors["fc.bias"].to_sparse()}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"x\.pth is damaged or no"):
+        load_torch(tmp_path / "x.pth")
+    with pytest.raises(UserError, match="unknown network 'resnet_9': did you mean"):
+        load_torch(tensors, "resnet_9")
+
+
+def test_other_files_are_refused(tensors, tmp_path):
+    for content in (b"<html>Quota exceeded</html>", os.urandom(4096)):
+        (tmp_path / "x.pth").write_bytes(content)
+        with pytest.raises(UserError, match=r"x\.pth is damaged"):
+            load_torch(tmp_path / "x.pth")
+    whole = safetensors.numpy.save({k: v.numpy() for k, v in tensors.items()})
+    (tmp_path / "x.safetensors").write_bytes(whole[:-100])
+    with pytest.raises(UserError, match="damaged safetensors"):
+        load_torch(tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match="can't be read.*check the path"):
+        load_torch(tmp_path / "absent.pth")
+    torch.save({"epoch": 3, "log": [1, 2]}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="no state dict under net, state_dict, model .it holds epoch, log"):
+        load_torch(tmp_path / "x.pth")
+
+
+def test_differences_are_listed(tensors):
+    with pytest.raises(UserError, match=r"no checkpoint of resnet14: 30 missing: .*it is one of resnet8"):
+        load_torch(tensors, "resnet14")
+    with pytest.raises(UserError, match="no checkpoint of vgg8_bn: it lacks the first or the last layer"):
+        load_torch(tensors, "vgg8_bn")
+    changed = dict(tensors)
+    del changed["bn1.bias"]
+    changed["conv1.weight"] = changed["conv1.weight"][:8]
+    changed["head.extra"] = changed["fc.bias"]
+    with pytest.raises(
+        UserError, match=r"1 missing: bn1\.bias; 1 extra: head\.extra; 1 of another shape: conv1\.weight \[8, 3, 3, 3\]"
+    ):
+        load_torch(changed, "resnet8")
+    with pytest.raises(UserError, match="fits none of our networks; its first tensors are conv1.weight"):
+        load_torch(changed)

@@ -1,0 +1,151 @@
+"""A folded network answers as the network does, and what can't be folded stays."""
+
+import json
+import runpy
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import ROOT
+from flax.traverse_util import flatten_dict
+
+from benchmarks.exports import random_variables
+from hsakd_jax.core.console import Console
+from hsakd_jax.experiments import pipeline
+from hsakd_jax.models import create
+from hsakd_jax.models.folding import Folded
+from hsakd_jax.models.layers import HE_TORCH, BatchNorm, Parts
+from hsakd_jax.training import teachers
+
+
+def images(*shape):
+    return jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
+
+
+def answers(network, variables, x):
+    return jax.tree.leaves(jax.jit(network.apply)(variables, x))
+
+
+def error(found, true):
+    """The greatest relative error of an array, by norms."""
+    return max(
+        float(jnp.linalg.norm(a.astype(b.dtype) - b) / jnp.linalg.norm(b)) for a, b in zip(found, true, strict=True)
+    )
+
+
+def scales(variables):
+    """How many layers multiply each channel by something."""
+    return sum(path[-1].key == "scale" for path, _ in jax.tree_util.tree_leaves_with_path(variables["params"]))
+
+
+# How many BatchNorms there are, and how many follow no convolution: of a wide block the first one.
+@pytest.mark.parametrize(
+    ("name", "norms", "left"),
+    [("resnet8", 20, 0), ("wrn_16_1", 32, 18), ("vgg8_bn", 16, 0), ("ShuffleV2_0_5", 127, 0)],
+)
+def test_a_folded_network_is_the_network(name, norms, left):
+    network, x = create(name, 10), images(2, 32, 32, 3)
+    variables = random_variables(network, (32, 32, 3))
+    folded = Folded(network)
+    given = folded.fold(variables, x)
+    assert (scales(variables), scales(given)) == (norms, left)
+    true = answers(network, variables, x)
+    assert error(answers(folded, given, x), true) < 2e-6
+    # In bfloat16 it is as far from that as the network is.
+    narrow = create(name, 10, dtype="bfloat16")
+    given = Folded(narrow).fold(variables, x)
+    off, plain = error(answers(Folded(narrow), given, x), true), error(answers(narrow, variables, x), true)
+    assert given["params"]["head"]["fc"]["kernel"].dtype == jnp.float32
+    flat = flatten_dict(given["params"])
+    folds = [path for path in flat if (*path[:-1], "scale") not in flat and "fc" not in path]
+    assert {str(flat[path].dtype) for path in folds} == {"bfloat16"}
+    assert 1e-4 < off < 1.5 * plain
+
+
+class Standardised(nn.Conv):
+    """What it computes does not grow with its kernel."""
+
+    def __call__(self, x):
+        y = super().__call__(x)
+        return y / jnp.linalg.norm(y)
+
+
+class Row(nn.Module):
+    """What is repeated."""
+
+    @nn.compact
+    def __call__(self, x, _):
+        parts = Parts(HE_TORCH, None, False, True)
+        return parts.norm(parts.conv(x, 4, 3, name="conv"), name="bn"), None
+
+
+class Odd(nn.Module):
+    """Convolutions that are read twice or made twice, a BatchNorm that is shared, Flax's own, layers in a loop."""
+
+    branches = False
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        parts = Parts(HE_TORCH, None, train, True)
+        twice = parts.conv(x, 4, 3, name="read_twice")
+        x = parts.norm(twice, name="bn1") + twice
+        shared = nn.Conv(4, (3, 3), name="made_twice")
+        x = BatchNorm(train, name="bn2")(shared(x)) + BatchNorm(train, name="bn3")(shared(2 * x))
+        x = nn.BatchNorm(use_running_average=True, name="flax")(parts.conv(x, 4, 3, name="before_flax"))
+        norm = BatchNorm(train, name="shared")
+        x = norm(parts.conv(x, 4, 3, name="conv1")) + norm(parts.conv(x, 4, 1, name="conv2"))
+        x = parts.norm(Standardised(4, (3, 3), name="standardised")(x), name="bn4")
+        rows = nn.scan(Row, variable_axes={"params": 0, "batch_stats": 0}, split_rngs={"params": True}, length=3)
+        x, _ = rows(name="rows")(x, None)
+        x = parts.norm(nn.WeightNorm(nn.Conv(4, (3, 3), name="normed"))(x), name="bn6")
+        x = BatchNorm(train, name="bn7")(x=parts.conv(x, 4, 3, name="by_keyword"))
+        return parts.norm(parts.conv(x, 4, 3, name="conv3", bias=True, groups=2), name="bn5")
+
+
+def test_what_can_not_be_folded_stays():
+    network, x = Odd(), images(2, 8, 8, 4)
+    variables = random_variables(network, (8, 8, 4))
+    before = jax.jit(network.apply)(variables, x)  # what JAX remembers of it, it shall not take
+    given = Folded(network).fold(variables, x)
+    assert jnp.isfinite(before).all()
+    folded = {name for name in variables["params"] if name.startswith("bn") and "scale" not in given["params"][name]}
+    assert folded == {"bn5"}
+    assert error(answers(Folded(network), given, x), answers(network, variables, x)) < 2e-6
+
+
+def test_a_network_without_batch_norm():
+    network, x = nn.Conv(3, (3, 3), dtype=jnp.bfloat16), images(2, 8, 8, 4)
+    variables = network.init(jax.random.key(0), x)
+    given = Folded(network).fold(variables, x)
+    assert given["params"]["kernel"].dtype == jnp.bfloat16
+    assert error(answers(Folded(network), given, x), answers(network, variables, x)) == 0
+
+
+def test_a_student_of_a_folded_teacher(monkeypatch, tmp_path):
+    """A run on accelerators, where teachers are folded: the same losses as without."""
+    command = runpy.run_path(str(ROOT / "configs/cifar100.py"))["get_config"]("student_tiny")
+    for section in (command.teacher, command.student):
+        section.epochs, section.milestones = 1, ()
+    command.log_every = 1
+    losses, forms = [], []
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as in a command
+        for kind in ("plain", "folded"):
+            pipeline.execute(command.to_dict(), str(tmp_path / kind), Console(silent=True))
+            file = tmp_path / kind / ("student/metrics.jsonl" if kind == "plain" else "metrics.jsonl")
+            lines = [json.loads(line) for line in file.read_text().splitlines()]
+            losses.append([line["loss"] for line in lines if "loss" in line])
+            command.teacher.workdir = str(tmp_path / "plain/teacher")
+            monkeypatch.setattr(teachers, "answering", lambda network: forms.append(1) or Folded(network))
+    assert len(forms) == 2  # when it is foreseen and when it is loaded
+    assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-6)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.parametrize(("backend", "folds"), [("cpu", False), ("gpu", True), ("tpu", True)])
+def test_accelerators_fold(monkeypatch, backend, folds):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    network = create("resnet8_quarter", 10)
+    found, variables = teachers.prepare(network, random_variables(network, (8, 8, 1)), (8, 8, 1))
+    assert (found != network, "scale" not in variables["params"]["stem"]["bn1"]) == (folds, folds)

@@ -1,0 +1,97 @@
+"""What each folder of the package may import: one row a folder, and no permission that nobody uses."""
+
+import ast
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "hsakd_jax"
+
+# Other folders of the package, then packages. What no row has, nobody may import: TensorFlow and clu are on no machine
+# that the package must run on.
+MAY_IMPORT = {
+    "core": ("", "jax numpy"),
+    "models": ("core", "flax jax numpy"),
+    "distillation": ("models", "flax jax optax"),
+    "data": ("core", "PIL absl jax numpy sklearn tensorflow_datasets"),
+    "runs": ("core models", "flax jax numpy orbax"),
+    "evaluation": ("core data models runs", "jax numpy"),
+    "training": ("core data distillation evaluation models runs", "flax jax numpy optax tensorboardX trackio wandb"),
+    "experiments": ("core data evaluation models runs training", "ml_collections"),
+    "interop": ("core data models runs", "flax jax jax2onnx numpy onnxruntime safetensors torch"),
+    "analysis": ("core data evaluation experiments runs", "PIL matplotlib numpy"),
+    # The public interface and the commands: flags in, one call out.
+    "": ("analysis core data evaluation experiments interop models runs", "absl ml_collections"),
+    "configs": ("data experiments", ""),
+}
+COMMANDS = {"main", "evaluate", "results", "report", "summary", "predict", "export", "convert"}
+
+
+def folder_of(path):
+    """The folder that a file belongs to, '' for the package's root."""
+    parts = path.relative_to(ROOT).parts
+    return "configs" if "configs" in parts else parts[1] if len(parts) > 2 else ""
+
+
+FILES = [path for folder in ("hsakd_jax", "configs") for path in (ROOT / folder).rglob("*.py")]
+
+
+def imports(source, folder=None):
+    """Folders and packages that the source imports, at its top or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "relative import"
+            # `from hsakd_jax import create` names what the interface has; `from hsakd_jax import data` a folder.
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    parts = [name.split(".") for name in found]
+    ours = {name[1] for name in parts if name[0] == "hsakd_jax" and (PACKAGE / name[1]).is_dir()}
+    root = {"" for name in parts if name[0] == "hsakd_jax" and not (PACKAGE / name[1]).is_dir()}
+    theirs = {name[0] for name in parts} - {"hsakd_jax"} - set(sys.stdlib_module_names)
+    return (ours | root) - {folder}, theirs
+
+
+def strangers(folder, source):
+    """What a source of a folder imports and may not."""
+    ours, theirs = imports(source, folder)
+    may, packages = (set(words.split()) for words in MAY_IMPORT[folder])
+    return (ours - may - ({""} if folder == "" else set())) | (theirs - packages)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_imports_what_its_folder_may(path):
+    assert not strangers(folder_of(path), path.read_text())
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_every_permission_is_used(folder):
+    found = [imports(path.read_text(), folder) for path in FILES if folder_of(path) == folder]
+    ours, theirs = (set().union(*parts) for parts in zip(*found, strict=True))
+    may, packages = (set(words.split()) for words in MAY_IMPORT[folder])
+    assert (may - ours, packages - theirs) == (set(), set())
+
+
+def test_folders_have_an_order():
+    folders = {folder: set(may.split()) for folder, (may, _) in MAY_IMPORT.items()}
+    assert list(TopologicalSorter(folders).static_order())
+    assert {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name[0] != "_"} == folders.keys() - {""}
+    assert len(folders.keys() - {"", "configs"}) <= 10
+
+
+def test_the_root_holds_commands_only():
+    assert {path.stem for path in PACKAGE.glob("*.py")} == COMMANDS | {"__init__", "__main__", "cli"}
+
+
+def test_tests_mirror_the_folders():
+    assert {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")} <= MAY_IMPORT.keys()
+
+
+def test_a_forbidden_import_is_found():
+    assert strangers("core", "import tensorflow as tf") == {"tensorflow"}
+    assert strangers("models", "def f():\n    from hsakd_jax.data.augment import augment") == {"data"}
+    assert strangers("data", "from hsakd_jax import restore") == {""}

@@ -1,0 +1,207 @@
+"""Several processes, four virtual devices each, are one run."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from conftest import ROOT
+from test_resume import assert_same, records
+
+from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.sharding import Devices, connect, together
+from hsakd_jax.runs.checkpoint import Checkpoints
+
+ARGS = ("--config=configs/cifar100.py:baseline_tiny", "--config.log_every=2")
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+def start(line, devices, **env):
+    env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", **env}
+    return subprocess.Popen(
+        [sys.executable, *map(str, line)], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finish(processes, status=0):
+    shown = [process.communicate(timeout=240) for process in processes]
+    assert [process.returncode for process in processes] == [status] * len(processes), shown
+    return shown
+
+
+# Five student steps with augmentation, by whatever way the steps are dispatched.
+STEPS = """
+import sys
+sys.path.insert(0, "tests")
+import jax, numpy as np
+from hsakd_jax.core import sharding as rooms
+from hsakd_jax.core.sharding import Devices, connect, is_first_process
+from hsakd_jax.training.multi_step import make_advance
+from hsakd_jax.data.sampling import Dataset
+
+out, address, count, index = sys.argv[1:]
+connect(address, int(count), int(index))
+from student_step import init, step, teacher_variables, variables  # which touches the devices
+
+rooms._compiler_options = lambda platform: None  # as on accelerators, which make many steps a call
+g = np.random.default_rng(0)
+dataset = Dataset(g.integers(0, 255, (80, 8, 8, 1), np.uint8), g.integers(0, 10, 80).astype(np.int32))
+devices = Devices()
+found = []
+for many in (False, True):
+    compiled = devices.jit(step, replicated=2, donate=True)
+    advance = make_advance(compiled, dataset, devices, 32, 0, many)
+    state, taught = devices.replicate((init(variables), teacher_variables))
+    done = 0
+    while done < 5:
+        state, done = advance(state, taught, done, 5)
+    found += jax.tree.leaves(jax.device_get((state.params, state.batch_stats, state.window.sums)))
+assert all(x.dtype == np.float64 for x in found)
+if is_first_process():
+    np.savez(out, *found)
+"""
+
+
+def test_two_processes_compute_what_one_computes(tmp_path):
+    """Losses, parameters and statistics: 2 processes x 4 devices, 1 x 8 and 1 x 1, in float64."""
+    runs = []
+    for count, devices in ((1, 1), (1, 8), (2, 4)):
+        out, address = tmp_path / f"{count}x{devices}.npz", f"localhost:{free_port()}"
+        where = [(address, count, i) for i in range(count)] if count > 1 else [("", 0, -1)]
+        finish([start(("-c", STEPS, out, *w), devices, JAX_ENABLE_X64="1") for w in where])
+        with np.load(out) as arrays:
+            runs.append([arrays[name] for name in arrays.files])
+    half = len(runs[0]) // 2
+    for other in (runs[0][half:], *(r[part] for r in runs[1:] for part in (slice(half), slice(half, None)))):
+        for a, b in zip(runs[0][:half], other, strict=True):
+            assert np.max(np.abs(a - b) / np.maximum(np.abs(a), 1e-3)) <= 1e-8
+
+
+def launch(workdir):
+    address = f"localhost:{free_port()}"
+    flags = [(f"--coordinator={address}", "--processes=2", f"--process={i}") for i in range(2)]
+    return [start(("-m", "hsakd_jax.main", *ARGS, f"--workdir={workdir}", *f), 4) for f in flags]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("two") / "run"
+    (shown, _), (silent, _) = finish(launch(workdir))
+    assert "epoch 2/2" in shown
+    # Gloo's threads greet from C++, a piece at a time and into one another's lines. Nothing else is said.
+    pieces = r"\[Gloo\] Rank | is connected to | peer ranks\. |Expected number of connected peer ranks is : |\d+|\n"
+    assert not re.sub(pieces, "", silent)
+    return workdir
+
+
+def wait_for_step(workdir, step):
+    end = time.monotonic() + 120
+    while not any(record["step"] >= step for record in records(workdir)):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_a_run_of_two_is_a_run_of_one(uninterrupted, run_command, tmp_path):
+    """In float32 to rounding, which the first epoch keeps small."""
+    done = run_command("main", *ARGS, f"--workdir={tmp_path}/run", devices=8)
+    assert done.returncode == 0, done.stderr
+    one, two = (next(r for r in records(w) if "loss" in r) for w in (tmp_path / "run", uninterrupted))
+    assert {k: one[k] for k in ("step", "epoch")} == {k: two[k] for k in ("step", "epoch")}
+    assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)
+    states = [Checkpoints(w / "checkpoints", write=False).restore(22) for w in (tmp_path / "run", uninterrupted)]
+    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_one_process_killed_and_all_started_again(uninterrupted, tmp_path, killed):
+    workdir = tmp_path / "run"
+    processes = launch(workdir)
+    wait_for_step(workdir, 12)
+    processes[killed].kill()
+    end = time.monotonic() + 240
+    while processes[1 - killed].poll() is None:  # it can't go on alone, and ends by itself
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    told = [process.communicate()[1] for process in processes]
+    assert all(process.returncode for process in processes)
+    if (
+        killed
+    ):  # in our words, or where it waits for the other inside of JAX in JAX's; without the first one it has none
+        ours = processes[0].returncode == 2 and "error: another process of the run ended (" in told[0]
+        assert ours or (processes[0].returncode == -signal.SIGABRT and "another task died" in told[0]), told[0]
+        assert "Traceback" not in told[0]
+    (shown, _), _ = finish(launch(workdir))
+    assert "continuing at step" in shown
+    assert_same(workdir, uninterrupted)
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_saves_and_ends_all(uninterrupted, tmp_path):
+    workdir = tmp_path / "run"
+    processes = launch(workdir)
+    wait_for_step(workdir, 4)
+    processes[1].send_signal(signal.SIGTERM)
+    (_, errors), _ = finish(processes, 128 + signal.SIGTERM)
+    assert "of 22; the same command continues" in errors
+    finish(launch(workdir))
+    assert_same(workdir, uninterrupted)
+
+
+def test_a_lost_process_is_told_from_other_failures(monkeypatch):
+    lost, full = (
+        jax.errors.JaxRuntimeError(text) for text in ("UNKNOWN: Gloo all-reduce failed", "RESOURCE_EXHAUSTED")
+    )
+
+    def fail(error):
+        with together():
+            raise error
+
+    for processes, error, kind in ((1, lost, type(lost)), (2, full, type(full)), (2, lost, UserError)):
+        monkeypatch.setattr(jax, "process_count", lambda processes=processes: processes)
+        with pytest.raises(kind) as told:
+            fail(error)
+    assert str(told.value).endswith("(UNKNOWN: Gloo all-reduce failed): give the same command again in all of them")
+
+
+def test_a_process_has_neighbouring_rows(monkeypatch):
+    """Whatever the order in which JAX lists the devices."""
+    everything = jax.devices()
+    monkeypatch.setattr(jax, "devices", lambda: everything[::2] + everything[1::2])
+    assert list(Devices().mesh.devices) == everything
+    assert Devices().share(16) == slice(0, 16)
+
+
+def test_how_processes_find_one_another(monkeypatch):
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *given: calls.append(given))
+    connect(env={})
+    step = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}
+    connect(env={**step, "SLURM_NTASKS": "1"})
+    connect(env={"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"})  # in a batch script, outside srun
+    assert not calls
+    connect(env={**step, "SLURM_NTASKS": "4"})
+    connect(env={"OMPI_COMM_WORLD_SIZE": "2"})
+    connect("host:1", 2, 1, env={})
+    assert calls == [(), (), ("host:1", 2, 1)]
+    monkeypatch.setattr("hsakd_jax.core.sharding._on_tpu", lambda: True)
+    connect(env={})
+    connect(env={"COLAB_RELEASE_TAG": "release"})
+    assert calls.pop() == ()
+    assert len(calls) == 3
+    with pytest.raises(UserError, match="give all three or none"):
+        connect("host:1", env={})
+    with pytest.raises(UserError, match="they count from 0 to 1"):
+        connect("host:1", 2, 2, env={})
