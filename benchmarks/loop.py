@@ -41,10 +41,12 @@ from hsakd_jax.core.console import Console
 from hsakd_jax.core.sharding import Devices
 from hsakd_jax.data import datasets, sampling
 from hsakd_jax.data.augment import normalise
+from hsakd_jax.data.statistics import NORMALISATION
 from hsakd_jax.evaluation import accuracy
-from hsakd_jax.experiments import pipeline, recipes
+from hsakd_jax.experiments.resolve import resolve
 from hsakd_jax.interop import importing, torch_weights
 from hsakd_jax.models import create, profile
+from hsakd_jax.runs.config import RunConfig
 from hsakd_jax.training import loop
 
 BATCH, EVAL_BATCH = 64, 500
@@ -70,15 +72,19 @@ def our_epochs(pair: str, splits: datasets.Splits, epochs: int, folder: Path) ->
     file = folder / "teacher.safetensors"
     save_file(torch_weights.to_state_dict(teacher, network, random_variables(network, (32, 32, 3))), file)
     importing.convert(file, folder / "teacher", Listener())
-    config = cifar100.get_config("student").to_dict()
-    # Random labels teach nothing, and a small rate keeps them from doing harm.
-    config["student"] |= {"arch": student, "epochs": epochs, "milestones": (), "lr": 1e-4, "batch": BATCH}
-    config |= {"log_every": min(50, len(splits.train.labels) // BATCH), "eval_batch": EVAL_BATCH}
-    config["teacher"]["workdir"] = str(folder / "teacher")
-    run = pipeline.resolve(config, "student", splits)
+    run = student_config(student, splits, epochs, str(folder / "teacher"))
     listener = Listener()
     result = loop.run(run, folder / "student", splits, listener)
-    return [b - a for a, b in itertools.pairwise(listener.times)], result["images_per_s"]
+    return [b - a for a, b in itertools.pairwise(listener.times)], result.images_per_s or 0.0
+
+
+def student_config(student: str, splits: datasets.Splits, epochs: int, teacher: str) -> RunConfig:
+    """The config of HSAKD's student; random labels teach nothing, and a small rate keeps them from doing harm."""
+    config = cifar100.get_config("student").to_dict()
+    config["student"] |= {"arch": student, "epochs": epochs, "milestones": (), "lr": 1e-4, "batch": BATCH}
+    config |= {"log_every": min(50, len(splits.train.labels) // BATCH), "eval_batch": EVAL_BATCH}
+    config["teacher"]["workdir"] = teacher
+    return resolve(config, "student", splits)
 
 
 def their_epochs(pair: str, splits: datasets.Splits, epochs: int) -> list[float]:
@@ -87,7 +93,7 @@ def their_epochs(pair: str, splits: datasets.Splits, epochs: int) -> list[float]
 
     device = bench.torch_device()
     student, update = bench.torch_trainer(pair, len(splits.class_names), "eager")
-    normal = recipes.NORMALISATION["cifar100"]
+    normal = NORMALISATION["cifar100"]
     mean, std = (np.float32(normal[key]).reshape(3, 1, 1) for key in ("mean", "std"))
 
     class Images(torch.utils.data.Dataset):
@@ -133,8 +139,9 @@ def evaluation_share(student: str, test: sampling.Dataset, rounds: int = 5) -> d
     """Seconds of an evaluation without branches, and of a forward pass at the best of several batches."""
     network, devices = create(student, 100, branches=False), Devices()
     variables = devices.replicate(random_variables(network, (32, 32, 3)))
-    normal = recipes.NORMALISATION["cifar100"]
-    evaluate = accuracy.make_evaluate(network, devices, **normal, batch=EVAL_BATCH, size=32)
+    normal = NORMALISATION["cifar100"]
+    splits = datasets.Splits(test, None, test, tuple(map(str, range(100))))
+    evaluate = accuracy.make_evaluate(network, devices, student_config(student, splits, 1, "none"), EVAL_BATCH)
     forward = devices.jit(lambda v, x: network.apply(v, x).logits, replicated=1)
     sides = {"evaluation": lambda: evaluate(variables, test)}
     for size in (64, 128, 256, 500, 1000, 2000):

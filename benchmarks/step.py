@@ -54,7 +54,8 @@ from benchmarks.exports import random_variables
 from configs import cifar100
 from hsakd_jax.core.sharding import Devices
 from hsakd_jax.data import datasets, sampling
-from hsakd_jax.experiments import pipeline, recipes
+from hsakd_jax.data.statistics import NORMALISATION
+from hsakd_jax.experiments.resolve import resolve
 from hsakd_jax.models import create, profile
 from hsakd_jax.models.rotations import ROTATIONS
 from hsakd_jax.training import build, teachers
@@ -107,10 +108,9 @@ def compile_ours(pair: str, batch: int, dtype: str, devices: Devices, **options)
     config["student"] |= {"arch": student_name, "dtype": dtype, "batch": batch, "lr": 1e-4}
     config["teacher"] |= {"workdir": "none"}
     splits = datasets.Splits(dataset, None, dataset, tuple(map(str, range(classes))))
-    run = pipeline.resolve(config, "student", splits)
-    answering = teachers.answering(teacher)
-    init, step = build.compile_step(run, network, answering, devices, lambda _: 1e-4, dataset)
-    return network, teacher, init, step, dataset
+    run = resolve(config, "student", splits)
+    program = build.make_program(run, network, teachers.inference_form(teacher), dataset, devices)
+    return network, teacher, program.init, program.step, dataset
 
 
 def our_step(pair: str, batch: int, dtype: str, **options):
@@ -118,7 +118,7 @@ def our_step(pair: str, batch: int, dtype: str, **options):
     devices = Devices()
     network, teacher, init, step, dataset = compile_ours(pair, batch, dtype, devices, **options)
     shape = dataset.images.shape[1:]
-    _, taught = teachers.prepare(teacher, random_variables(teacher, shape), shape)
+    _, taught = teachers.to_inference(teacher, random_variables(teacher, shape), shape)
     arguments = devices.replicate((init(random_variables(network, shape)), taught))
     return step, arguments, devices, dataset
 
@@ -211,7 +211,7 @@ def theirs(pair: str, batch: int, variant: str, steps: int = 1) -> Step:
     device = torch_device()
     (images, labels), classes = make_data(pair, batch)
     _, update = torch_trainer(pair, classes, variant)
-    normal = recipes.NORMALISATION["cifar100"]
+    normal = NORMALISATION["cifar100"]
     mean, std = (torch.tensor(normal[key], device=device).view(1, 3, 1, 1) for key in ("mean", "std"))
     given, y = torch.from_numpy(images), torch.from_numpy(labels).long()
     if "compile" in variant:  # the strongest: data that lies on the device

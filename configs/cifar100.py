@@ -34,6 +34,7 @@ ResNet-50 -> MobileNetV2), a teacher's more, plain rows a tenth or less. At a su
 Our own full-length runs are still to be made.
 """
 
+from hsakd_jax.data.statistics import NORMALISATION
 from hsakd_jax.experiments import recipes
 
 
@@ -54,7 +55,7 @@ def get_config(recipe="hsakd"):
         data={
             **recipes.DATA,
             "name": "cifar100",
-            **recipes.NORMALISATION["cifar100"],
+            **NORMALISATION["cifar100"],
             "crop": "pad",
             "pad": 4,
             "flip": True,

@@ -3,6 +3,7 @@
 python -m hsakd_jax.main --config=configs/digits.py --workdir=runs/digits
 """
 
+from hsakd_jax.data.statistics import NORMALISATION
 from hsakd_jax.experiments import recipes
 
 
@@ -25,7 +26,7 @@ def get_config(recipe="hsakd"):
             **recipes.DATA,
             "name": "digits",
             "fraction": 0.111,  # 100 images, so that a teacher has something to add
-            **recipes.NORMALISATION["digits"],
+            **NORMALISATION["digits"],
             "crop": "pad",
             "pad": 1,
             "flip": False,  # a mirrored digit is none

@@ -19,6 +19,7 @@ own, of 32 images: --config.batch_norm_groups=8 does the same on any number of d
 devices that sustain 30 TFLOP/s each, and 1,200 images a second from their host: estimates, nothing is measured yet.
 """
 
+from hsakd_jax.data.statistics import NORMALISATION
 from hsakd_jax.experiments import recipes
 
 
@@ -42,7 +43,7 @@ def get_config(recipe="hsakd"):
             "name": "imagenet2012",
             "image_size": 224,
             "resize": 256,
-            **recipes.NORMALISATION["imagenet2012"],
+            **NORMALISATION["imagenet2012"],
             "crop": "resized",
             "pad": 0,
             "flip": True,

@@ -7,6 +7,7 @@ The paper's top-1 for the MobileNetV2 distilled from VGG13: alone 67.76, KD 67.9
 RUN's.
 """
 
+from hsakd_jax.data.statistics import NORMALISATION
 from hsakd_jax.experiments import recipes
 
 
@@ -27,7 +28,7 @@ def get_config(recipe="probe"):
             **recipes.DATA,
             "name": "stl10",
             "image_size": 32,
-            **recipes.NORMALISATION["stl10"],
+            **NORMALISATION["stl10"],
             "crop": "resized",
             "pad": 0,
             "flip": True,

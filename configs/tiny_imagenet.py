@@ -12,6 +12,7 @@ trains ResNet-18 with joint labels: the paper has 63.69 (baseline), 62.66 (rotat
 are not published; these are CIFAR-100's, on images of 64x64.
 """
 
+from hsakd_jax.data.statistics import NORMALISATION
 from hsakd_jax.experiments import recipes
 
 
@@ -34,7 +35,7 @@ def get_config(recipe="joint"):
             **recipes.DATA,
             "name": "tiny_imagenet",
             "image_size": 32 if is_probe else 0,
-            **recipes.NORMALISATION["imagenet2012"],
+            **NORMALISATION["imagenet2012"],
             "crop": "resized" if is_probe else "pad",
             "pad": 8,
             "flip": True,

@@ -34,7 +34,7 @@ def main() -> None:
     runs = [root] if (root / "config.json").exists() else [p.parent for p in root.glob("*/config.json")] or [root]
     if len(runs) > 1:  # the teacher first, as in the table of the training
         order = {recipe: i for i, recipe in enumerate(RECIPES)}
-        runs.sort(key=lambda run: (order.get(RunDirectory(run).config()["recipe"], -1), run.name))
+        runs.sort(key=lambda run: (order.get(RunDirectory(run).config().recipe, -1), run.name))
         if begun := [run for run in runs if RunDirectory(run).has_checkpoint()]:
             for run in sorted({*runs} - {*begun}):
                 print(f"{run}: no checkpoint yet", file=sys.stderr)

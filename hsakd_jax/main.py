@@ -15,6 +15,8 @@ Running a command again continues it. Exit status: 0 done, 2 bad input, 143 or 1
 Ctrl-C with the state saved.
 """
 
+import sys
+
 from absl import flags
 from ml_collections import config_flags
 
@@ -37,7 +39,8 @@ def main() -> None:
 
     connect(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     with together():
-        pipeline.execute(_CONFIG.value.to_dict(), _WORKDIR.value, Console(silent=not is_first_process()))
+        console = Console(silent=not is_first_process())
+        pipeline.execute(_CONFIG.value.to_dict(), _WORKDIR.value, console, sys.argv[1:])
 
 
 if __name__ == "__main__":

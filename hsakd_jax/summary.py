@@ -31,9 +31,9 @@ def main(words: list[str]) -> None:
 
     (word,) = words
     if word not in NETWORKS and ("/" in word or Path(word).expanduser().is_dir()):
-        network = RunDirectory(word).config()["network"]
-        name, shape = network["arch"], tuple(network["image_shape"])
-        built = create(name, network["num_classes"], network["branches"], network["dtype"])
+        network = RunDirectory(word).config().network
+        name, shape = network.arch, network.image_shape
+        built = create(name, network.num_classes, network.branches, network.dtype)
     else:
         classes, side = (1000, 224) if word.endswith("_imagenet") else (100, 32)
         built = create(word, _CLASSES.value or classes, True, _DTYPE.value)

@@ -1,12 +1,15 @@
 """Files that are whole or absent."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from hsakd_jax.core.errors import UserError
+
+T = TypeVar("T")
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:
@@ -32,8 +35,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_text` of readable JSON."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    """`write_files` of indented JSON; `value` is what `msgspec` can encode."""
+    write_files({path: msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"})
 
 
 def check_folder(output: Path) -> None:
@@ -46,16 +49,28 @@ def check_folder(output: Path) -> None:
         raise UserError(f"{output.parent} is no folder: make it, or choose another --output")
 
 
-def read_json(path: Path) -> Any:
-    """Reads JSON.
+def read_json(path: Path, kind: type[T]) -> T:
+    """Reads a file of JSON strictly: no key may be missing, unknown, of another type or out of range.
+
+    Args:
+      path: the file.
+      kind: type of its content.
 
     Raises:
-      UserError: the file is not JSON.
+      UserError: the file can't be read, or its content is of another type; the line names the key.
     """
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path} is not readable JSON ({error}): restore it or remove its folder") from error
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror}") from error
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise UserError(f"{path} is not valid: {explain(error)}; restore the file or remove its folder") from error
+
+
+def explain(error: Exception) -> str:
+    """The message of a `msgspec` error, with the key in front: 'training.lr: Expected `float`, got `str`'."""
+    message, _, key = str(error).partition(" - at `$.")
+    return f"{key.rstrip('`')}: {message}" if key else message
 
 
 def read_names(path: str | Path, count: int) -> list[str]:

@@ -6,9 +6,9 @@ TensorFlow is never imported: TFDS finds and reads array_record without it (see 
 import difflib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -22,6 +22,21 @@ from hsakd_jax.data.streaming import Photos
 from hsakd_jax.data.tfds_reader import Encoded, class_names, encoded, open_builder, photographs
 
 IMAGE_TREE = "image_tree"  # needs no builder: nothing is prepared
+
+
+class Source(Protocol):
+    """What names a dataset: the section 'data' of a config (see `runs.config.Data`)."""
+
+    @property
+    def name(self) -> str | None: ...
+    @property
+    def dir(self) -> str | None: ...
+    @property
+    def image_size(self) -> int | None: ...
+    @property
+    def fraction(self) -> float: ...
+    @property
+    def validation(self) -> float: ...
 
 
 class Splits(NamedTuple):
@@ -87,33 +102,34 @@ def load(
     return Splits(train, held_out, test, names)
 
 
-def load_source(source: Mapping[str, Any], **options: Any) -> Splits:
-    """`load` of what the section 'data' of a config describes; `options` are its seed and splits.
+def load_source(source: Source, **options: Any) -> Splits:
+    """`load` of the dataset that the section 'data' of a run's config describes; `options` are its seed and splits.
 
     Raises:
-      UserError: as `load`.
+      UserError: as `load`, or the config names no dataset.
     """
+    if source.name is None:
+        raise UserError("the run does not name its data: convert the checkpoint again with --data=NAME")
     return load(
-        source["name"],
-        source["dir"],
-        # To others the size of an image says how it is cropped.
-        image_size=source["image_size"] if source["name"] == "image_folder" else 0,
-        # Converted checkpoints say nothing of training images.
-        fraction=source.get("fraction", 1.0),
-        validation=source.get("validation", 0.0),
+        source.name,
+        source.dir or "",
+        # Of other datasets, the size of an image says how it is cropped.
+        image_size=source.image_size or 0 if source.name == "image_folder" else 0,
+        fraction=source.fraction,
+        validation=source.validation,
         **options,
     )
 
 
-def is_there(source: Mapping[str, Any]) -> bool:
+def is_prepared_source(source: Source) -> bool:
     """Whether `load_source` would have nothing to prepare, and so nothing to download either.
 
     Raises:
       UserError: no such tree of images.
     """
-    if source["name"] not in BUILDERS:
+    if source.name not in BUILDERS:
         return True
-    return is_prepared(place(*_builder(source["name"], source["dir"], source["image_size"])))
+    return is_prepared(place(*_builder(source.name, source.dir or "", source.image_size or 0)))
 
 
 def _open(name: str, data_dir: str, image_size: int) -> tuple[tuple[str, ...], Callable[[str], "Encoded | Photos"]]:
@@ -135,7 +151,7 @@ def _open(name: str, data_dir: str, image_size: int) -> tuple[tuple[str, ...], C
 
 
 def _of_tree(data_dir: str, split: str) -> Photos:
-    tree = image_tree.Tree(data_dir, split)
+    tree = image_tree.ImageTree(data_dir, split)
     return Photos(tree, tree.labels, tree.class_names)
 
 
@@ -143,7 +159,7 @@ def _find(name: str, data_dir: str, image_size: int) -> Any:
     """The TFDS builder of the prepared dataset; Any, since TFDS's types know less than its objects do."""
     if image_size and name != "image_folder":
         raise UserError(f"image_size is for image_folder, {name} comes in one size: leave it 0")
-    path = prepare(*_builder(name, data_dir, image_size)) if name in BUILDERS else _prepared(name, _root(data_dir))
+    path = prepare(*_builder(name, data_dir, image_size)) if name in BUILDERS else _prepared(name, root_of(data_dir))
     builder = open_builder(path)
     if tfds.core.FileFormat.ARRAY_RECORD not in builder.info.available_file_formats():
         raise UserError(
@@ -154,19 +170,20 @@ def _find(name: str, data_dir: str, image_size: int) -> Any:
     return builder
 
 
-def _root(data_dir: str) -> Path:
+def root_of(data_dir: str) -> Path:
+    """The folder of prepared datasets; '' is TFDS's default."""
     return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def _builder(name: str, data_dir: str, image_size: int) -> tuple[Any, Path, Any]:
     """What `prepare` needs to know of one of our datasets."""
     if name != "image_folder":
-        return BUILDERS[name], _root(data_dir), None
+        return BUILDERS[name], root_of(data_dir), None
     if not data_dir or image_size < 1:
         raise UserError(
             "image_folder needs its tree and a size: give --config.data.dir=DIR and --config.data.image_size=PIXELS"
         )
-    return BUILDERS[name], _root(""), image_folder.scan(data_dir, image_size)
+    return BUILDERS[name], root_of(""), image_folder.scan(data_dir, image_size)
 
 
 def _prepared(name: str, root: Path) -> Path:

@@ -1,6 +1,7 @@
-"""A tree of images that stays where it is and is read file by file, such as ImageNet's."""
+"""Trees of image files, one folder per class: their layout, and the split of one that is read where it is."""
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,46 +10,37 @@ from hsakd_jax.core.console import Progress
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.data.image_files import EXTENSIONS
 
-FOLDERS = {"train": ("train",), "test": ("val", "validation", "test")}
+# The folders that may contain the test images, in order of preference.
+TEST_FOLDERS = ("test", "val", "validation")
 
 
-class Tree:
-    """The images of one split, by class and name in alphabetic order. `tree(i)` is the path and the bytes of one.
+class ImageTree:
+    """One split of a tree, by class and name in alphabetic order; `tree(i)` returns path and bytes of one image.
+
+    Args:
+      directory: the tree, with images in `{train,test,val,validation}/CLASS/`; no image is opened.
+      split: 'train' or 'test'.
 
     Attributes:
       labels: int32 [n].
-      class_names: names of the folders.
+      class_names: names of the folders in `train`.
+
+    Raises:
+      UserError: no such folder, no images, or a test class that has no training images.
     """
 
     def __init__(self, directory: str, split: str):
-        """Lists the files of `directory/{train,val}/CLASS/*`, and opens none; `validation` and `test` serve as val.
-
-        Args:
-          directory: the tree.
-          split: 'train' or 'test'.
-
-        Raises:
-          UserError: no such folder, no images, or a class of the test split that training does not know.
-        """
         root = Path(directory).expanduser()
-        self._folder = _folder(root, split)
-        folders = _classes(self._folder)
+        self._folder = root / "train" if split == "train" else test_folder(root)
         self.class_names = class_names(directory)
-        if strange := sorted(set(folders) - set(self.class_names)):
-            raise UserError(
-                f"{self._folder / strange[0]} is a class without training images: add {root / 'train' / strange[0]}"
-            )
-        names, labels = [], []
-        with Progress(f"Looking into {self._folder}", len(folders), "folders") as progress:
+        folders = class_folders(self._folder)
+        check_classes(self._folder, folders, root / "train", self.class_names)
+        names: list[bytes] = []
+        labels: list[int] = []
+        with Progress(f"Listing {self._folder}", len(folders), "folders") as progress:
             for done, folder in enumerate(folders):
                 progress.update(done)
-                found = sorted(
-                    os.fsencode(entry.name)
-                    for entry in os.scandir(self._folder / folder)
-                    if Path(entry.name).suffix.lower() in EXTENSIONS and entry.name[0] != "."
-                )
-                if not found:
-                    raise UserError(f"no images in {self._folder / folder}: add some or delete the folder")
+                found = [os.fsencode(entry.name) for entry in image_entries(self._folder / folder)]
                 names += found
                 labels += [self.class_names.index(folder)] * len(found)
         # A million paths as Python's strings would take ten times the memory.
@@ -66,20 +58,67 @@ def class_names(directory: str) -> tuple[str, ...]:
     Raises:
       UserError: there are none.
     """
-    return tuple(_classes(_folder(Path(directory).expanduser(), "train")))
+    return tuple(class_folders(Path(directory).expanduser() / "train"))
 
 
-def _folder(root: Path, split: str) -> Path:
-    for name in FOLDERS[split]:
-        if (root / name).is_dir():
-            return root / name
+def test_folder(root: Path) -> Path:
+    """The folder of the test images; one without class folders is passed over, with a line.
+
+    Raises:
+      UserError: there is none.
+    """
+    for folder in (root / name for name in TEST_FOLDERS):
+        if has_classes(folder):
+            return folder
+        if folder.is_dir():
+            print(f"{folder} has no class folders: passed over", file=sys.stderr)
     raise UserError(
-        f"no folder {root / FOLDERS[split][0]}: an image tree holds train/CLASS/*.JPEG and val/CLASS/*.JPEG"
+        f"no folder of test images in {root}: a tree contains train/CLASS/*.jpg and one of "
+        f"{', '.join(f'{name}/CLASS/*.jpg' for name in TEST_FOLDERS)}"
     )
 
 
-def _classes(folder: Path) -> list[str]:
-    found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
+def has_classes(folder: Path) -> bool:
+    """Whether a folder contains folders that are not hidden."""
+    return folder.is_dir() and any([_is_class(entry) for entry in os.scandir(folder)])
+
+
+def class_folders(folder: Path) -> list[str]:
+    """The names of the class folders, sorted, without hidden ones.
+
+    Raises:
+      UserError: there are none.
+    """
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}: a tree contains {folder.name}/CLASS/*.jpg")
+    found = sorted(entry.name for entry in os.scandir(folder) if _is_class(entry))
     if not found:
-        raise UserError(f"no class folders in {folder}: sort its images into {folder}/CLASS/*.JPEG")
+        raise UserError(f"no class folders in {folder}: sort its images into {folder}/CLASS/*.jpg")
     return found
+
+
+def image_entries(folder: Path) -> list[os.DirEntry[str]]:
+    """The image files of a class, sorted by name, without hidden ones.
+
+    Raises:
+      UserError: there are none.
+    """
+    found = [e for e in os.scandir(folder) if Path(e.name).suffix.lower() in EXTENSIONS and e.name[0] != "."]
+    if not found:
+        kinds = ", ".join(sorted(EXTENSIONS))
+        raise UserError(f"no images in {folder}: add some ({kinds}) or delete the folder")
+    return sorted(found, key=lambda entry: os.fsencode(entry.name))
+
+
+def check_classes(tests: Path, found: list[str], train: Path, known: tuple[str, ...]) -> None:
+    """Refuses test classes without training images.
+
+    Raises:
+      UserError: there is one.
+    """
+    if strange := sorted(set(found) - set(known)):
+        raise UserError(f"{tests / strange[0]} is a class without training images: add {train / strange[0]}")
+
+
+def _is_class(entry: os.DirEntry[str]) -> bool:
+    return entry.is_dir() and entry.name[0] != "."

@@ -4,7 +4,6 @@ The counterpart of `sampling.Dataset` and `sampling.batches`. Pillow decodes and
 so that the workers are threads: none outlives its process, and nothing is copied between them.
 """
 
-import io
 import itertools
 import math
 import os
@@ -20,6 +19,7 @@ from PIL import Image
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.data import sampling
 from hsakd_jax.data.augment import AREA, DRAWS, RATIO
+from hsakd_jax.data.image_files import open_image, rgb
 
 _PIECE = 8  # images a worker takes at a time
 
@@ -264,7 +264,7 @@ def _fill(images: np.ndarray, photos: Photos, indices: np.ndarray, cut: Cut) -> 
 
 
 def _random_crop(encoded: bytes, index: int, *, seed: int, step: int, size: int) -> Image.Image:
-    with Image.open(io.BytesIO(encoded)) as image:
+    with open_image(encoded) as image:
         left, top, width, height = crop_box(np.random.default_rng((seed, step, index)), *image.size)
         # A JPEG that is larger than needed is decoded at a half, a quarter or an eighth, in a fraction of the time and
         # never coarser than the crop: on photographs the crop differs by 1.4 grey levels of 255 in the mean.
@@ -278,7 +278,7 @@ def _random_crop(encoded: bytes, index: int, *, seed: int, step: int, size: int)
 
 def _centre_crop(encoded: bytes, index: int, *, size: int, resize: int) -> Image.Image:
     del index
-    with Image.open(io.BytesIO(encoded)) as image:
+    with open_image(encoded) as image:
         short, long = min(image.size), int(resize * max(image.size) / min(image.size))
         width, height = (resize if side == short else long for side in image.size)
         image = _scaled(image, (width, height), None)
@@ -288,7 +288,7 @@ def _centre_crop(encoded: bytes, index: int, *, size: int, resize: int) -> Image
 
 def _scaled(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float] | None) -> Image.Image:
     if image.mode not in ("RGB", "L"):
-        image = image.convert("RGB")
+        image = rgb(image)
     image = image.resize(size, Image.Resampling.BILINEAR, box=box)
     return image if image.mode == "RGB" else image.convert("RGB")
 

@@ -6,7 +6,6 @@ installed) may give other pixels for a JPEG.
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 from collections.abc import Iterator
@@ -16,11 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
 from hsakd_jax.core.console import Progress
 from hsakd_jax.core.errors import UserError
+from hsakd_jax.data.image_files import open_image
 from hsakd_jax.data.sampling import Dataset
 from hsakd_jax.data.streaming import Photos
 
@@ -242,7 +241,7 @@ def _decode(builder: Any, split: str, encoded: list[bytes], labels: np.ndarray, 
 
 
 def _pixels(encoded: bytes, mode: str) -> np.ndarray:
-    with Image.open(io.BytesIO(encoded)) as image:
+    with open_image(encoded) as image:
         if image.mode != mode:
             image = image.convert(mode)
         # numpy could read the image itself, a third slower

@@ -1,11 +1,13 @@
 """Accuracy of a network over every image of a dataset exactly once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from msgspec import structs
 
 from hsakd_jax.core.console import table
 from hsakd_jax.core.errors import UserError
@@ -17,32 +19,32 @@ from hsakd_jax.data.streaming import Photos, evaluation_batches
 from hsakd_jax.evaluation import metrics
 from hsakd_jax.models.network import Outputs
 from hsakd_jax.models.rotations import rotate
+from hsakd_jax.runs.config import Config, class_difference
 from hsakd_jax.runs.directory import RunDirectory
-from hsakd_jax.runs.restore import build, read_variables
+from hsakd_jax.runs.restore import build_network, read_variables
+from hsakd_jax.runs.results import Accuracies
 
 
 def make_evaluate(
-    network: Any, devices: Devices, mean: Sequence[float], std: Sequence[float], batch: int, size: int, resize: int = 0
-) -> Callable[[Any, Dataset | Photos], dict[str, float]]:
-    """Makes `evaluate(variables, dataset) -> accuracies in percent`, named as in `metrics.correct`.
+    network: Any, devices: Devices, config: Config, batch: int
+) -> Callable[[Any, Dataset | Photos], Accuracies]:
+    """Makes `evaluate(variables, dataset) -> accuracies in percent`, with the names of `metrics.correct`.
 
-    Networks with branches see all four rotations of each image, others the upright one. Those of `Peers` are
-    reported with their names before: 'peer1/top1'.
+    Networks with branches see all four rotations of each image, others the upright one. Accuracies of `Peers` have
+    the network's name in front: 'peer1/top1'.
 
     Args:
       network: Linen module.
       devices: where to compute.
-      mean: of normalisation, see `augment.normalise`.
-      std: likewise.
-      batch: images at a time, rounded up to a multiple of the devices.
-      size: side of the images that the network takes; others are scaled and their middle is taken.
-      resize: what the shorter side of those is scaled to; 0 for `size`.
+      config: of the run, for its preprocessing.
+      batch: images per step, rounded up to a multiple of the devices.
     """
     batch = -(-batch // len(devices)) * len(devices)
     share = devices.share(batch)
+    preprocess = preprocessing(config)
 
     def count(variables, images, labels, mask):
-        images = prepare(images, mean=mean, std=std, size=size, resize=resize)
+        images = prepare(images, **preprocess)
         outputs = network.apply(variables, rotate(images) if network.branches else images)
         named = {"": outputs} if isinstance(outputs, Outputs) else {f"peer{i}/": o for i, o in enumerate(outputs, 1)}
         return {p + k: n for p, o in named.items() for k, n in metrics.correct(o, labels, mask).items()}
@@ -51,25 +53,27 @@ def make_evaluate(
 
     def evaluate(variables, dataset):
         totals = None
-        for rows in evaluation_batches(dataset, batch, size, resize or size, share):
+        for rows in batches_of(config, dataset, batch, share):
             rows = devices.shard(rows)
             counts = count(variables, rows["image"], rows["label"], rows["mask"])
             totals = counts if totals is None else jax.tree.map(jnp.add, totals, counts)
-        return metrics.accuracies(jax.device_get(totals), len(dataset.labels))
+        return metrics.percentages(jax.device_get(totals), len(dataset.labels))
 
     return evaluate
 
 
-def options(config: dict[str, Any]) -> dict[str, Any]:
-    """What `make_evaluate` must know of a run, from its config."""
-    source = config["data"]
-    return {
-        "mean": source["mean"],
-        "std": source["std"],
-        "batch": config["eval_batch"],
-        "size": config["network"]["image_shape"][0],
-        "resize": source.get("resize", 0),  # which converted checkpoints may lack
-    }
+def preprocessing(config: Config) -> dict[str, Any]:
+    """The arguments of `augment.prepare` for the test images of a run."""
+    data, size = config.data, config.network.image_shape[0]
+    return {"mean": data.mean, "std": data.std, "size": size, "resize": data.resize or size}
+
+
+def batches_of(
+    config: Config, dataset: Dataset | Photos, batch: int, share: slice = slice(None)
+) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of the test images of a run, see `streaming.evaluation_batches`."""
+    size = config.network.image_shape[0]
+    return evaluation_batches(dataset, batch, size, config.data.resize or size, share)
 
 
 def evaluate_run(run_dir: str | Path, checkpoint: str = "last", data_dir: str | None = None) -> dict[str, Any]:
@@ -78,7 +82,7 @@ def evaluate_run(run_dir: str | Path, checkpoint: str = "last", data_dir: str | 
     Args:
       run_dir: a run directory.
       checkpoint: 'last' or 'best'.
-      data_dir: where the data lies now; None for where the run found it.
+      data_dir: where the data is now; None for where the run found it.
 
     Returns:
       'arch', 'checkpoint', the numbers of 'classes' and of 'test_images', and the accuracies in percent.
@@ -88,32 +92,26 @@ def evaluate_run(run_dir: str | Path, checkpoint: str = "last", data_dir: str | 
     """
     directory = RunDirectory(run_dir)
     config = directory.config()
-    source = config["data"]
-    if not source["name"]:
-        raise UserError(f"{directory.path} does not know its data: convert the checkpoint again with --data=NAME")
-    where = source["dir"] if data_dir is None else data_dir
+    if config.data.name is None:
+        raise UserError(f"{directory.path} does not name its data: convert the checkpoint again with --data=NAME")
+    where = config.data.dir if data_dir is None else data_dir
     if where and "://" not in where and not Path(where).expanduser().is_dir():
-        raise UserError(f"the data of {directory.path} should be in {where}, which is no folder: give --data_dir=DIR")
-    splits = datasets.load_source({**source, "dir": where}, splits=("test",))
-    # A converted checkpoint knows how many classes there are, but not what they are called.
-    known = config["classes"] or splits.class_names
-    if list(splits.class_names) != list(known) or len(known) != config["network"]["num_classes"]:
+        raise UserError(f"the data of {directory.path} should be in {where}, which is no folder: set --data_dir=DIR")
+    splits = datasets.load_source(structs.replace(config.data, dir=where), splits=("test",))
+    if difference := class_difference(config, len(splits.class_names), splits.class_names):
+        raise UserError(f"{directory.path} {difference} in {config.data.name} in {where or '(default)'}")
+    shape, found = config.network.image_shape, splits.test.image_shape
+    if found[-1] != shape[-1] or (config.data.crop == "pad" and tuple(found) != tuple(shape)):
         raise UserError(
-            f"{directory.path} was trained on other classes than {source['name']} in {where or '(default)'} has"
-        )
-    shape = config["network"]["image_shape"]
-    scaled = source.get("crop") == "resized"
-    if splits.test.image_shape[scaled * 2 :] != tuple(shape[scaled * 2 :]):
-        raise UserError(
-            f"{directory.path} takes images of {shape}, those of {source['name']} are "
-            f"{list(splits.test.image_shape)}: give --data_dir of the right ones"
+            f"{directory.path} takes images of {list(shape)}, those of {config.data.name} are {list(found)}: set "
+            "--data_dir to the right ones"
         )
     devices = Devices()
-    evaluate = make_evaluate(build(config["network"]), devices, **options(config))
+    evaluate = make_evaluate(build_network(config.network), devices, config, config.eval_batch)
     return {
-        "arch": config["network"]["arch"],
+        "arch": config.network.arch,
         "checkpoint": checkpoint,
-        "classes": len(known),
+        "classes": config.network.num_classes,
         "test_images": len(splits.test.labels),
         **evaluate(devices.replicate(read_variables(directory, checkpoint)), splits.test),
     }

@@ -75,9 +75,9 @@ def predict(
     network: Any
     network, variables = restore(workdir, checkpoint)
     network = network.clone(branches=False)
-    size, _, channels = config["network"]["image_shape"]
-    names = config["classes"] or [f"class {i}" for i in range(network.num_classes)]
-    mean, std = config["data"]["mean"], config["data"]["std"]
+    size, _, channels = config.network.image_shape
+    names = config.classes or [f"class {i}" for i in range(network.num_classes)]
+    mean, std = config.data.mean, config.data.std
     top = min(top, len(names))
 
     @jax.jit

@@ -46,7 +46,7 @@ def correct(outputs: Outputs, labels: Array, mask: Array) -> dict[str, Array]:
     return {name: right.sum(dtype=jnp.int32) for name, right in counts.items()}
 
 
-def accuracies(counts: dict[str, int], images: int) -> dict[str, float]:
+def percentages(counts: dict[str, int], images: int) -> dict[str, float]:
     """Percentages from the counts of `correct`, summed over a dataset of that many images; names may have a prefix."""
 
     def rows(name):

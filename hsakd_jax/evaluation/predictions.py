@@ -1,6 +1,5 @@
-"""What several networks say of the same test images."""
+"""Predictions of several networks for the same test images."""
 
-import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,139 +7,153 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from msgspec import structs
 
 from hsakd_jax.core.console import Progress
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.data import datasets
 from hsakd_jax.data.augment import prepare
 from hsakd_jax.data.builders import BUILDERS
-from hsakd_jax.data.streaming import evaluation_batches
-from hsakd_jax.evaluation.accuracy import options
+from hsakd_jax.evaluation.accuracy import batches_of, preprocessing
+from hsakd_jax.runs.config import Config, class_difference
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.restore import restore
 
-SAME = 3  # or one wrong answer would be all that is seen
+SAME = 3  # or one frequent confusion would fill the figure
 
 
-class Asked(NamedTuple):
-    """A network: a run, its 'last' or 'best' checkpoint, and which network of a mutual run."""
+class Checkpoint(NamedTuple):
+    """A trained network: a run, its 'last' or 'best' checkpoint, and which network of an online run."""
 
     run: Path
     checkpoint: str = "last"
     peer: int = 1
 
 
-class Answers(NamedTuple):
+class Prediction(NamedTuple):
     """Of one network, in the order of the images."""
 
     classes: np.ndarray  # int [n]
     probabilities: np.ndarray  # of these classes, float32 [n]
 
 
-class Opinions(NamedTuple):
-    """What was asked and answered.
+class Predictions(NamedTuple):
+    """The predictions of several networks.
 
     Attributes:
       labels: of the test images, int [n].
-      answers: by the key of who was asked.
-      mistakes: images that the first one is most certain of and wrong about, of each of its answers at most `SAME`, by
-        their position, uint8 [H, W, C].
-      silent: why somebody was not asked, by key.
+      by_network: by the key of the network.
+      misclassified: images that the first network misclassifies with the greatest probability, at most `SAME` of each
+        predicted class, by position: uint8 [H, W, C].
+      left_out: by key, why a network made no predictions.
     """
 
     labels: np.ndarray
-    answers: dict[str, Answers]
-    mistakes: dict[int, np.ndarray]
-    silent: dict[str, str]
+    by_network: dict[str, Prediction]
+    misclassified: dict[int, np.ndarray]
+    left_out: dict[str, str]
 
 
-def ask(asked: Mapping[str, Asked], most: int, data_dir: str | None = None) -> Opinions:
-    """Asks networks for the classes of all test images, each of which is read once.
+def predict_all(networks: Mapping[str, Checkpoint], most: int, data_dir: str | None = None) -> Predictions:
+    """Predicts the classes of all test images by several networks; each image is read once.
 
     Args:
-      asked: by key, the first one decides what the images are.
-      most: mistakes to keep.
-      data_dir: where the data lies now; None for where the first run found it.
+      networks: by key; the first one decides on the images.
+      most: misclassified images to keep.
+      data_dir: where the data is now; None for where the first run found it.
 
     Raises:
-      UserError: the first one or its data is not there or damaged.
+      UserError: the first run or its data is not there or damaged.
     """
-    first, *_ = asked
-    configs, networks, silent = {}, {}, {}
-    for key, who in asked.items():
+    first, *_ = networks
+    configs, predictors, left_out = {}, {}, {}
+    for key, chosen in networks.items():
         try:
-            configs[key] = RunDirectory(who.run).config()
-            if not _alike(configs[key], configs[first]):
-                raise UserError(f"{who.run} was trained on other classes or images")
-            networks[key] = _answering(who, configs[key])
+            configs[key] = RunDirectory(chosen.run).config()
+            _check_comparable(chosen.run, configs[key], configs[first])
+            predictors[key] = _predictor(chosen, configs[key])
         except UserError as error:
             if key == first:
                 raise
-            silent[key] = str(error)
+            left_out[key] = str(error)
     config = configs[first]
     test = _load(config, data_dir)
-    known = options(config)
-    batches = evaluation_batches(test, known["batch"], known["size"], known["resize"] or known["size"])
-    found: dict[str, list] = {key: [] for key in networks}
-    wrong: list[tuple[float, int, int, np.ndarray]] = []
+    batches = batches_of(config, test, config.eval_batch)
+    found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {key: [] for key in predictors}
+    wrong: list[_Mistake] = []
     done = 0
-    with Progress(f"Asking {len(networks)} networks", len(test.labels)) as progress:
+    with Progress(f"Predicting by {len(predictors)} networks", len(test.labels)) as progress:
         for rows in batches:
             real = int(rows["mask"].sum())
-            for key, answer in networks.items():
-                classes, probabilities = (np.asarray(x)[:real] for x in answer(rows["image"]))
+            for key, predict in predictors.items():
+                classes, probabilities = (np.asarray(x)[:real] for x in predict(rows["image"]))
                 found[key].append((classes, probabilities))
             classes, probabilities = found[first][-1]
-            missed = np.flatnonzero(classes != rows["label"][:real])
-            for i in missed:  # a copy, or one image would keep all of its batch
-                wrong.append((float(probabilities[i]), done + int(i), int(classes[i]), rows["image"][i].copy()))
-            counted: Counter[int] = Counter()
-            ordered, wrong = sorted(wrong, key=lambda mistake: (-mistake[0], mistake[1])), []
-            for mistake in ordered:
-                counted[mistake[2]] += 1
-                if counted[mistake[2]] <= SAME and len(wrong) < most:
-                    wrong.append(mistake)
+            for i in np.flatnonzero(classes != rows["label"][:real]).tolist():
+                # A copy, or one image would keep all of its batch.
+                image = rows["image"][i].copy()
+                wrong.append(_Mistake(float(probabilities[i]), done + i, int(classes[i]), image))
+            wrong = _worst(wrong, most)
             done += real
             progress.update(done)
-    answers = {key: Answers(*map(np.concatenate, zip(*parts, strict=True))) for key, parts in found.items()}
-    return Opinions(np.asarray(test.labels), answers, {i: image for _, i, _, image in wrong}, silent)
+    by_network = {key: Prediction(*map(np.concatenate, zip(*parts, strict=True))) for key, parts in found.items()}
+    return Predictions(np.asarray(test.labels), by_network, {one.position: one.image for one in wrong}, left_out)
 
 
-def _alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two runs answer the same question; a converted checkpoint may not know what its classes are called."""
-    names = [config.get("classes") for config in (one, other)]
-    asked = [(c["network"]["num_classes"], c["network"]["image_shape"][-1]) for c in (one, other)]
-    return asked[0] == asked[1] and (not all(names) or names[0] == names[1])
+class _Mistake(NamedTuple):
+    probability: float
+    position: int
+    predicted: int
+    image: np.ndarray
 
 
-def _answering(who: Asked, config: dict[str, Any]) -> Any:
-    """What gives class and probability of uint8 images."""
+def _worst(wrong: list[_Mistake], most: int) -> list[_Mistake]:
+    """The misclassified images with the greatest probabilities, at most `SAME` of a predicted class."""
+    counted: Counter[int] = Counter()
+    kept: list[_Mistake] = []
+    for one in sorted(wrong, key=lambda one: (-one.probability, one.position)):
+        counted[one.predicted] += 1
+        if counted[one.predicted] <= SAME and len(kept) < most:
+            kept.append(one)
+    return kept
+
+
+def _check_comparable(run: Path, config: Config, first: Config) -> None:
+    difference = class_difference(config, first.network.num_classes, first.classes)
+    channels, expected = config.network.image_shape[-1], first.network.image_shape[-1]
+    if channels != expected:
+        difference = f"takes images of {channels} channels, not {expected}"
+    if difference:
+        raise UserError(f"{run} {difference}")
+
+
+def _predictor(chosen: Checkpoint, config: Config) -> Any:
+    """A function from uint8 images to their class and its probability."""
     network: Any
-    network, variables = restore(who.run, who.checkpoint, peer=who.peer)
+    network, variables = restore(chosen.run, chosen.checkpoint, peer=chosen.peer)
     network = network.clone(branches=False)
-    known = {name: value for name, value in options(config).items() if name != "batch"}
+    preprocess = preprocessing(config)
 
     @jax.jit
-    def answer(variables, images):
-        logits = network.apply(variables, prepare(images, **known)).logits
+    def predict(variables, images):
+        logits = network.apply(variables, prepare(images, **preprocess)).logits
         return logits.argmax(-1), jax.nn.softmax(logits).max(-1)
 
-    return lambda images: answer(variables, images)
+    return lambda images: predict(variables, images)
 
 
-def _load(config: dict[str, Any], data_dir: str | None) -> Any:
-    """The test images; a dataset that would have to be prepared first is not."""
-    source = config["data"]
-    name, where = source["name"], source["dir"] if data_dir is None else data_dir
-    root = Path(where or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    source = {**source, "dir": where}
-    there = bool(name) and root.is_dir() and datasets.is_there(source)
+def _load(config: Config, data_dir: str | None) -> Any:
+    """The test images; a dataset that would have to be prepared first is refused."""
+    name, where = config.data.name, config.data.dir if data_dir is None else data_dir
+    root = datasets.root_of(where or "")
+    source = structs.replace(config.data, dir=where)
+    there = name is not None and root.is_dir() and datasets.is_prepared_source(source)
     if name == "image_folder" and root.is_dir() and not there:
-        raise UserError(f"the images in {root} are others than before: `python -m hsakd_jax.evaluate` reads them anew")
+        raise UserError(f"the images in {root} have changed: `python -m hsakd_jax.evaluate` reads them anew")
     if not there:
         hint = ", or prepare it by `python -m hsakd_jax.evaluate`" if name in BUILDERS else ""
-        raise UserError(f"its data {name} is not in {root}: give --data_dir=DIR{hint}")
+        raise UserError(f"its data {name} is not in {root}: set --data_dir=DIR{hint}")
     splits = datasets.load_source(source, splits=("test",))
-    if list(splits.class_names) != list(config["classes"]):
-        raise UserError(f"{name} in {root} has other classes than the run")
+    if difference := class_difference(config, len(splits.class_names), splits.class_names):
+        raise UserError(f"the run {difference} in {name} in {root}")
     return splits.test

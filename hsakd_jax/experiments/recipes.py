@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from hsakd_jax.data.statistics import NORMALISATION
+
 
 class Recipe(NamedTuple):
     """One way to train one network.
@@ -14,7 +16,7 @@ class Recipe(NamedTuple):
     Attributes:
       title: what tables call it.
       network: 'teacher' or 'student': the section of the config that names it.
-      objective: a key of `objectives.OBJECTIVES`, or 'rival' for the terms of `rivals`.
+      objective: a key of `objectives.OBJECTIVES`, or 'methods' for the terms of `distillation.methods`.
       terms: the terms of its objective, with their options.
       branches: whether it trains with auxiliary classifiers.
       rotated: whether it sees all four rotations of a batch.
@@ -22,7 +24,8 @@ class Recipe(NamedTuple):
       init: the recipe whose run it starts from, where the config names no run; '' for a fresh start.
       trainable: what learns, where the config says nothing (see `nets.parts.is_trainable`).
       schedule: the section of the config with its epochs and learning rate; '' for that of its network.
-      share: of the training images that it sees.
+      fraction: of the training images that it uses.
+      select_by: accuracy that selects the best epoch (see `runs.config.Evaluation`).
     """
 
     title: str
@@ -35,7 +38,8 @@ class Recipe(NamedTuple):
     init: str = ""
     trainable: str = ""
     schedule: str = ""
-    share: float = 1.0
+    fraction: float = 1.0
+    select_by: str = "top1"
 
 
 # A run that only the user can name.
@@ -45,8 +49,8 @@ TASK = {"weight": 1.0}
 JOINT = {"weight": 1.0, "branches": ()}
 KL_AUX = {"weight": 1.0, "temperature": 3.0, "branches": ()}
 KL_FINAL = {"weight": 1.0, "temperature": 3.0, "upright_only": False}
-# Plain distillation beside a rival's own term, as the paper's table has it; its weight there is not published, this is
-# that of CRD's "+KD" runs.
+# KD beside another method's own term, as in the paper's table. The paper does not publish its weight; this one is that
+# of CRD's "+KD" runs.
 KL = {"weight": 1.0, "temperature": 4.0}
 # The paper's student has no joint-label term; its ablation shows that one costs accuracy.
 STUDENT = {"task": TASK, "joint": {**JOINT, "weight": 0.0}, "kl_aux": KL_AUX, "kl_final": KL_FINAL}
@@ -59,9 +63,9 @@ def _student(title: str, teacher: str = "teacher", **terms: dict) -> Recipe:
     return Recipe(title, "student", "student", changed, branches=True, rotated=True, teacher=teacher)
 
 
-def _rival(title: str, **terms: dict) -> Recipe:
-    """A student that a plain teacher teaches, with the published weights of a rival's terms."""
-    return Recipe(title, "student", "rival", {"task": TASK, "kl": KL, **terms}, teacher="backbone")
+def _method(title: str, **terms: dict) -> Recipe:
+    """A student that a plain teacher teaches, with the published weights of a method's terms."""
+    return Recipe(title, "student", "methods", {"task": TASK, "kl": KL, **terms}, teacher="backbone")
 
 
 OFF = {"weight": 0.0}
@@ -80,26 +84,35 @@ RECIPES = {
         init="backbone",
         trainable="^branch",
         schedule="frozen",
+        select_by="joint",
     ),
-    "teacher": Recipe("teacher*", "teacher", "teacher", {"task": TASK, "joint": JOINT}, branches=True, rotated=True),
+    "teacher": Recipe(
+        "teacher*",
+        "teacher",
+        "teacher",
+        {"task": TASK, "joint": JOINT},
+        branches=True,
+        rotated=True,
+        select_by="joint",
+    ),
     "teacher_online": Recipe("teacher, online", "teacher", "mutual", MUTUAL, branches=True, rotated=True),
     "baseline": Recipe("student alone", "student", "baseline", {"task": TASK}),
     "kd": Recipe("KD", "student", "kd", {"task": TASK, "kl": {"weight": 1.0, "temperature": 3.0}}, teacher="backbone"),
-    "fitnet": _rival("FitNet", fitnet={"weight": 100.0, "stage": 2}),
-    "at": _rival("AT", at={"weight": 1000.0}),
-    "vid": _rival("VID", vid={"weight": 1.0}),
-    "rkd": _rival("RKD", rkd={"weight": 1.0}),
-    "sp": _rival("SP", sp={"weight": 3000.0}),
-    "cc": _rival("CC", cc={"weight": 0.02}),
-    "pkt": _rival("PKT", pkt={"weight": 30000.0}),
+    "fitnet": _method("FitNet", fitnet={"weight": 100.0, "stage": 2}),
+    "at": _method("AT", at={"weight": 1000.0}),
+    "vid": _method("VID", vid={"weight": 1.0}),
+    "rkd": _method("RKD", rkd={"weight": 1.0}),
+    "sp": _method("SP", sp={"weight": 3000.0}),
+    "cc": _method("CC", cc={"weight": 0.02}),
+    "pkt": _method("PKT", pkt={"weight": 30000.0}),
     # It takes the place of KD. Its authors tune beta by the pair, 2 for resnet56/resnet20 to 8; 20 epochs of warm-up.
-    "dkd": _rival("DKD", kl=OFF, dkd={"weight": 1.0, "alpha": 1.0, "beta": 8.0, "temperature": 4.0, "warmup": 20}),
-    "crd": _rival("CRD", crd={"weight": 0.8, "negatives": 16384, "temperature": 0.07}),
+    "dkd": _method("DKD", kl=OFF, dkd={"weight": 1.0, "alpha": 1.0, "beta": 8.0, "temperature": 4.0, "warmup": 20}),
+    "crd": _method("CRD", crd={"weight": 0.8, "negatives": 16384, "temperature": 0.07}),
     # Its authors train the head for 60 epochs; here it has the schedule of branches on a frozen backbone.
     "sskd_teacher": Recipe(
         "teacher, SSKD's head",
         "teacher",
-        "rival",
+        "methods",
         {"sskd_head": {"weight": 1.0}},
         rotated=True,
         init="backbone",
@@ -109,7 +122,7 @@ RECIPES = {
     "sskd": Recipe(
         "SSKD",
         "student",
-        "rival",
+        "methods",
         {
             "task": {"weight": 0.1},
             "kl": {"weight": 0.9, "temperature": 4.0, "upright_only": True},
@@ -140,7 +153,7 @@ RECIPES = {
     "joint": Recipe("joint labels", "student", "teacher", {"task": TASK, "joint": JOINT}, branches=True, rotated=True),
 }
 RECIPES |= {
-    f"{name}_{percent}": RECIPES[name]._replace(title=f"{RECIPES[name].title}, {percent} %", share=percent / 100)
+    f"{name}_{percent}": RECIPES[name]._replace(title=f"{RECIPES[name].title}, {percent} %", fraction=percent / 100)
     for percent in (25, 50, 75)
     for name in ("kd", "crd", "sskd", "student")
 }
@@ -165,13 +178,6 @@ DATA = {
     "resize": 0,  # what the shorter side of a test image is scaled to, where its middle is taken; 0 for image_size
     "fraction": 1.0,  # of the training images
     "validation": 0.0,  # of the training images, held out of them
-}
-# Mean and standard deviation by channel of what the published networks were trained on.
-NORMALISATION = {
-    "cifar100": {"mean": (0.5071, 0.4867, 0.4408), "std": (0.2675, 0.2565, 0.2761)},
-    "digits": {"mean": (0.31,), "std": (0.38,)},
-    "imagenet2012": {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
-    "stl10": {"mean": (0.5,), "std": (0.5,)},
 }
 
 

@@ -17,6 +17,7 @@ from hsakd_jax.core.files import check_folder
 from hsakd_jax.data.augment import normalise
 from hsakd_jax.interop import torch_weights
 from hsakd_jax.models import profile
+from hsakd_jax.runs.config import Config
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.restore import restore, without_branches
 
@@ -35,12 +36,12 @@ class Export:
       images: `images(n)` makes n NHWC images such as `infer` takes.
     """
 
-    def __init__(self, arch: str, network: Any, variables: Any, config: dict[str, Any], preprocess: bool):
+    def __init__(self, arch: str, network: Any, variables: Any, config: Config, preprocess: bool):
         network = network.clone(portable=True)  # a file is for every backend
         self.arch, self.network, self.variables = arch, network, variables
-        self.shape = tuple(config["network"]["image_shape"])
+        self.shape = config.network.image_shape
         self.dtype = jnp.uint8 if preprocess else jnp.float32
-        normal = config["data"]["mean"], config["data"]["std"]
+        normal = config.data.mean, config.data.std
 
         def apply(variables, images):
             if preprocess:
@@ -103,7 +104,7 @@ def export(
         raise UserError(f"{workdir} has no branches: leave out --with-branches")
     network = network.clone(branches=branches)
     variables = variables if branches else without_branches(variables)
-    arch = config["network"]["arch"]
+    arch = config.network.arch
     exported = Export(arch, network, variables, config, preprocess)
     draft = path.with_name(f".{path.name}.draft")
     try:

@@ -1,20 +1,18 @@
 """A PyTorch checkpoint becomes a run directory like any other."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from hsakd_jax.core.console import Console
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import read_names
-from hsakd_jax.experiments.recipes import NORMALISATION
+from hsakd_jax.data.statistics import NORMALISATION
 from hsakd_jax.interop import torch_files, torch_weights
 from hsakd_jax.models import create, profile
 from hsakd_jax.runs.checkpoint import Checkpoints
+from hsakd_jax.runs.config import ConvertedConfig, Data, Network
 from hsakd_jax.runs.directory import RunDirectory
-
-RECIPE = "converted"
 
 
 def convert(
@@ -29,7 +27,7 @@ def convert(
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
     classes: str = "",
-) -> dict[str, Any]:
+) -> None:
     """Makes a run directory of a checkpoint, which `evaluate`, `restore` and a student's config accept.
 
     Args:
@@ -43,9 +41,6 @@ def convert(
       mean: of the normalisation, one number a channel; () takes that of `data`, or else of CIFAR-100 or ImageNet.
       std: likewise.
       classes: a file with the name of a class in each line; '' leaves them without names.
-
-    Returns:
-      What results.json holds.
 
     Raises:
       UserError: see `state_dicts.read` and `weights.recognise`; nothing has been written then. Or `output` holds
@@ -92,35 +87,42 @@ def convert(
         f"data {data or 'not known (--data)'}"
     )
     directory = RunDirectory(output)
-    directory.claim(
-        {
-            "recipe": RECIPE,
-            "source": {"file": Path(checkpoint).name, "sha256": digest},
-            "network": {
-                "arch": found.name,
-                "dtype": "float32",
-                "branches": found.branches,
-                "peers": [],
-                "num_classes": found.num_classes,
-                "image_shape": shape,
-            },
-            "classes": names,
-            "data": {"name": data, "dir": data_dir, **_sides(data, side, big), **normal},
-            "eval_batch": 500,
-        }
+    directory.acquire(
+        ConvertedConfig(
+            source=Path(checkpoint).name,
+            sha256=digest,
+            network=Network(
+                arch=found.name,
+                dtype="float32",
+                branches=found.branches,
+                peers=(),
+                num_classes=found.num_classes,
+                image_shape=(side, side, found.channels),
+            ),
+            classes=tuple(names),
+            data=_data(data or None, data_dir or None, side, big, normal),
+            eval_batch=500,
+        )
     )
     checkpoints = Checkpoints(directory.checkpoints)
     if not checkpoints.steps():
         checkpoints.save(0, torch_weights.to_variables(tensors, found))
     checkpoints.close()
-    results = {"recipe": RECIPE, "arch": found.name, **sizes, **profile.environment()}
-    directory.finish(results)
-    console.line(f"{directory.path}: {results['parameters']['with_branches']:,} parameters")
-    return results
+    console.line(f"{directory.path}: {sizes['parameters']['with_branches']:,} parameters")
 
 
-def _sides(data: str, side: int, big: bool) -> dict[str, Any]:
-    """How images come to the network's size: as they are, or as ImageNet's are for its networks."""
-    if big:
-        return {"crop": "resized", "image_size": side, "resize": round(side * 256 / 224)}
-    return {"image_size": side if data == "image_folder" else 0}
+def _data(name: str | None, folder: str | None, side: int, big: bool, normal: Mapping[str, Sequence[float]]) -> Data:
+    """How images come to the network's size: as they are, or as ImageNet's do for its networks."""
+    return Data(
+        name=name,
+        dir=folder,
+        image_size=side if big or name == "image_folder" else None,
+        resize=round(side * 256 / 224) if big else None,
+        crop="resized" if big else "pad",
+        pad=0,
+        flip=False,
+        mean=tuple(map(float, normal["mean"])),
+        std=tuple(map(float, normal["std"])),
+        fraction=1.0,
+        validation=0.0,
+    )

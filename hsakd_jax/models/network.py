@@ -11,6 +11,8 @@ from hsakd_jax.models.layers import Init, Parts, Train
 from hsakd_jax.models.rotations import ROTATIONS
 
 Array = jax.Array
+# Key of an objective's own variables, beside those of the network that it trains.
+OBJECTIVE = "objective"
 
 
 class Outputs(NamedTuple):

@@ -1,19 +1,18 @@
-"""A run directory describes itself: config.json, metrics.jsonl, checkpoints/, results.json."""
+"""A run directory: config.json, metrics.jsonl, checkpoints/ and results.json."""
 
 import fcntl
-import json
 import os
 import secrets
 import weakref
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import read_json, write_json, write_text
-
-# Where data lies, how much memory is spared and who looks on say nothing about the run: a continued one may have them
-# otherwise.
-MAY_DIFFER = {"data.dir", "train.remat", "tracking"}
+from hsakd_jax.runs.config import MAY_DIFFER, AnyConfig, Config, RunConfig, differences, flatten
+from hsakd_jax.runs.results import Record, Results
 
 
 class RunDirectory:
@@ -21,7 +20,7 @@ class RunDirectory:
 
     Args:
       path: the directory; it need not exist.
-      write: False where another process of the run writes what is written once.
+      write: False where another process of the run writes its files.
     """
 
     def __init__(self, path: str | Path, write: bool = True):
@@ -29,35 +28,35 @@ class RunDirectory:
         self._lock: Any = None
         self.path = Path(path).expanduser()
         self.checkpoints = self.path / "checkpoints"
+        self._config = self.path / "config.json"
         self._metrics = self.path / "metrics.jsonl"
+        self._results = self.path / "results.json"
 
-    def check(self, config: dict[str, Any]) -> None:
+    def check(self, config: Config) -> None:
         """Refuses a directory that is not that of `config` and can't become it; writes nothing.
 
-        One of another config that has no checkpoint, such as of a run that failed at its first steps, can.
+        A directory of another config that has no checkpoint, such as of a run that failed at its first steps, can.
 
         Raises:
-          UserError: it belongs to another config, or holds something else.
+          UserError: it belongs to another config, or contains something else.
         """
-        if (self.path / "config.json").exists():
-            if (differing := self._differing(config)) and (self.has_checkpoint() or self.results()):
+        if self._config.exists():
+            if (differing := self._differing(config)) and (self.has_checkpoint() or self.is_finished()):
                 raise UserError(
                     f"{self.path} belongs to another config: {', '.join(differing)}; choose another directory"
                 )
         elif self.path.exists() and (not self.path.is_dir() or _visible(self.path)):
             runs = sorted(p.parent.name for p in self.path.glob("*/config.json"))
-            held = f"; it holds the runs {', '.join(runs)}" if runs else ""
+            held = f"; it contains the runs {', '.join(runs)}" if runs else ""
             raise UserError(f"{self.path} exists and is not a run directory{held}: choose another directory")
 
-    def _differing(self, config: dict[str, Any]) -> list[str]:
-        """What `config` has other than the run that is there, in words."""
-        config = json.loads(json.dumps(config))  # tuples as lists, as they will be read
-        old, new = flat(self.config()), flat(config)
-        keys = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k) and k not in MAY_DIFFER)
-        return [f"{k} ({old.get(k)} there, {new.get(k)} asked for)" for k in keys]
+    def _differing(self, config: Config) -> list[str]:
+        """The settings in which `config` differs from the run that is there, in words."""
+        found = differences(flatten(self.config()), flatten(config))
+        return [f"{key} ({old} there, {new} asked for)" for key, (old, new) in found.items() if key not in MAY_DIFFER]
 
-    def claim(self, config: dict[str, Any]) -> None:
-        """Makes the directory that of `config`, and of this process as long as this object lives.
+    def acquire(self, config: Config) -> None:
+        """Makes the directory that of `config`, and locks it for this process as long as this object lives.
 
         Raises:
           UserError: as `check`; or another process trains there, or it can't be written.
@@ -72,11 +71,11 @@ class RunDirectory:
             if self._lock is None:
                 lock = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
                 self._lock = weakref.finalize(self, os.close, lock)
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # which ends with the process, killed or not
-            if (self.path / "config.json").exists() and self._differing(config):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it when the process ends
+            if self._config.exists() and self._differing(config):
                 for left in (self._metrics, self.path / ".identity"):
                     left.unlink(missing_ok=True)
-            write_json(self.path / "config.json", config)
+            write_json(self._config, config)
         except BlockingIOError as error:
             raise UserError(
                 f"another process trains in {self.path}: wait for it, or choose another directory"
@@ -84,97 +83,111 @@ class RunDirectory:
         except OSError as error:
             raise UserError(f"can't write to {self.path}: {error.strerror}; choose another directory") from error
 
-    def config(self) -> dict[str, Any]:
-        """The resolved config.
+    def config(self) -> AnyConfig:
+        """The config of the run, or of the converted checkpoint.
 
         Raises:
-          UserError: this is not a run directory.
+          UserError: this is not a run directory, or its config.json is not valid.
         """
-        if not (self.path / "config.json").exists():
+        if not self._config.exists():
             inside = sorted(p.parent.name for p in self.path.glob("*/config.json"))
-            hint = f"; it holds the runs {', '.join(inside)}: name one" if inside else ": check the path"
+            hint = f"; it contains the runs {', '.join(inside)}: choose one" if inside else ": check the path"
             raise UserError(f"{self.path} is not a run directory (no config.json){hint}")
-        return read_json(self.path / "config.json")
+        return read_json(self._config, AnyConfig)
+
+    def run_config(self) -> RunConfig:
+        """The config of a run that trains.
+
+        Raises:
+          UserError: as `config`, or this is a converted checkpoint.
+        """
+        config = self.config()
+        if not isinstance(config, RunConfig):
+            raise UserError(f"{self.path} is a converted checkpoint, which was not trained here: choose a run")
+        return config
 
     def identity(self) -> str:
-        """Eight letters and digits that stay the run's own when it is killed, continued or moved."""
+        """Eight letters and digits that stay the run's own when it is killed, resumed or moved."""
         path = self.path / ".identity"
         if not path.exists():
             self._try(write_text, path, secrets.token_hex(4))
         return path.read_text()
 
     def has_checkpoint(self) -> bool:
-        """Whether a checkpoint was saved here, sound or not."""
+        """Whether a checkpoint was saved here, whole or damaged."""
         return any(path.name.isdigit() for path in self.checkpoints.glob("*"))
 
-    def results(self) -> dict[str, Any] | None:
-        """What the finished run reached, or None."""
-        path = self.path / "results.json"
-        return read_json(path) if path.exists() else None
+    def is_finished(self) -> bool:
+        """Whether the run has ended; a converted checkpoint has."""
+        return self._results.exists() or (self._config.exists() and not isinstance(self.config(), RunConfig))
 
-    def finish(self, results: dict[str, Any]) -> None:
+    def results(self) -> Results | None:
+        """The results of the finished run, None before its end and of a converted checkpoint.
+
+        Raises:
+          UserError: results.json is not valid.
+        """
+        return read_json(self._results, Results) if self._results.exists() else None
+
+    def finish(self, results: Results) -> None:
         """Writes results.json."""
-        self._try(write_json, self.path / "results.json", results)
+        self._try(write_json, self._results, results)
 
-    def record(self, entry: dict[str, Any]) -> None:
+    def record(self, entry: Record) -> None:
         """Appends a line to metrics.jsonl."""
 
-        def append(path, line):
+        def append(path: Path, line: str) -> None:
             with path.open("a") as file:
                 file.write(line)
 
-        self._try(append, self._metrics, json.dumps(entry) + "\n")
+        self._try(append, self._metrics, entry.to_json() + "\n")
 
-    def records(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; one that was cut off by a kill is left out."""
-        entries = []
+    def records(self) -> list[Record]:
+        """The lines of metrics.jsonl; one that a kill cut off is left out."""
+        entries: list[Record] = []
         for line in self._metrics.read_text().splitlines() if self._metrics.exists() else ():
             try:
-                entries.append(json.loads(line))
-            except ValueError:
+                entries.append(Record.from_json(line))
+            except msgspec.MsgspecError:
                 break
         return entries
 
-    def best(self) -> dict[str, Any]:
+    def best(self) -> Record:
         """The evaluation with the greatest score, the latest of equal ones, as Orbax keeps them.
 
         Raises:
           UserError: there was none yet.
         """
-        # One that was damaged and set aside is no longer there.
-        evaluations = [e for e in self.records() if "score" in e and (self.checkpoints / str(e["step"])).is_dir()]
-        if not evaluations:
-            raise UserError(f"{self.path} has no best checkpoint (no evaluation is on record): take the last")
-        return max(evaluations, key=lambda e: (e["score"], e["step"]))
+        # A checkpoint that was damaged and set aside no longer counts.
+        scored = [
+            (entry.score, entry.step, entry)
+            for entry in self.records()
+            if entry.score is not None and (self.checkpoints / str(entry.step)).is_dir()
+        ]
+        if not scored:
+            raise UserError(f"{self.path} has no best checkpoint (no evaluation is on record): use the last")
+        return max(scored, key=lambda found: found[:2])[-1]
 
     def rewind(self, step: int) -> None:
-        """Drops the records after `step`, which a continued run will write again."""
-        lines = (json.dumps(e) + "\n" for e in self.records() if e["step"] <= step)
+        """Drops the records after `step`, which a resumed run writes again."""
+        lines = (entry.to_json() + "\n" for entry in self.records() if entry.step <= step)
         self._try(write_text, self._metrics, "".join(lines))
 
-    def _try(self, write, path, content) -> None:
+    def _try(self, write: Any, path: Path, content: Any) -> None:
         try:
             if self.writes:
                 write(path, content)
         except OSError as error:
             raise UserError(
-                f"can't write {path}: {error.strerror}; free some space, then run the same command to continue"
+                f"can't write {path}: {error.strerror}; free some space, then run the same command to resume"
             ) from error
 
 
 def _visible(path: Path) -> list[Path]:
-    """What lies in a folder, without the drafts of a process that was killed."""
+    """The entries of a folder, without the drafts of a process that was killed."""
     return [p for p in path.iterdir() if not p.name.startswith(".")]
 
 
-def beside(path: Path, other: str) -> Path:
-    """Where another run lies, told from the run's own directory if its path is relative."""
+def resolve_path(path: Path, other: str) -> Path:
+    """The directory of another run; a relative path starts at the run's own directory."""
     return Path(os.path.normpath(path / other))
-
-
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one, its keys joined by dots."""
-    found = {}
-    for key, value in tree.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return found

@@ -1,6 +1,6 @@
-"""Networks and their variables: fresh ones, or those of a run directory."""
+"""Networks and their variables: random ones, or those of a run directory."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
@@ -8,60 +8,59 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
+from msgspec import structs
 
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.models import architecture, create
-from hsakd_jax.models.network import Network, Peers
+from hsakd_jax.models.network import OBJECTIVE, Network, Peers
+from hsakd_jax.runs import config
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.directory import RunDirectory
-from hsakd_jax.training.step import OBJECTIVE
 
 
-def peers(network: dict[str, Any]) -> list[str]:
-    """The networks of a mutual run, from the section 'network' of its config; [] of any other."""
-    found = network["peers"]
-    # As a number in runs of earlier versions.
-    return [network["arch"]] * found if isinstance(found, int) else found
-
-
-def chosen(network: dict[str, Any], run_dir: str | Path, dtype: str = "", peer: int = 1) -> dict[str, Any]:
-    """One network of a run as a section 'network' of its own.
+def peer_config(
+    network: config.Network, run_dir: str | Path, dtype: str | None = None, peer: int = 1
+) -> config.Network:
+    """The config of one network of a run.
 
     Args:
-      network: the section 'network' of the run's config.
+      network: the networks of the run.
       run_dir: the run, for the error.
-      dtype: compute dtype; '' for the one it was trained in.
-      peer: which network of a mutual run, counted from 1; 1 of any other.
+      dtype: compute dtype; None for the one that it was trained in.
+      peer: which network of an online run, from 1; 1 of any other.
 
     Raises:
       UserError: there is no such network.
     """
-    names = peers(network)
-    count = len(names) or 1
-    if not 1 <= peer <= count:
-        raise UserError(f"{run_dir} has no network {peer}: name one from 1 to {count}")
-    return {**network, "arch": [*names, network["arch"]][peer - 1], "peers": [], "dtype": dtype or network["dtype"]}
+    names = network.peers or (network.arch,)
+    if not 1 <= peer <= len(names):
+        raise UserError(f"{run_dir} has no network {peer}: choose one from 1 to {len(names)}")
+    return structs.replace(network, arch=names[peer - 1], peers=(), dtype=dtype or network.dtype)
 
 
-def build(network: dict[str, Any], **options: Any) -> Network | Peers:
-    """The network that the section 'network' of a run's config describes, with further options of `Network`."""
-    one = create(network["arch"], network["num_classes"], network["branches"], network["dtype"]).clone(**options)
-    if not (names := peers(network)):
+def build_network(network: config.Network, **options: Any) -> Network | Peers:
+    """The Linen module that a config describes, with further attributes of `Network`.
+
+    Raises:
+      UserError: an unknown architecture.
+    """
+    one = create(network.arch, network.num_classes, network.branches, network.dtype).clone(**options)
+    if not network.peers:
         return one
     shared = {"num_classes": one.num_classes, "dtype": one.dtype, **options}
-    return Peers(tuple(partial(Network, architecture(arch), **shared) for arch in names), network["branches"])
+    return Peers(tuple(partial(Network, architecture(arch), **shared) for arch in network.peers), network.branches)
 
 
 def restore(
-    run_dir: str | Path, checkpoint: str = "last", dtype: str = "", peer: int = 1
+    run_dir: str | Path, checkpoint: str = "last", dtype: str | None = None, peer: int = 1
 ) -> tuple[Network, dict[str, Any]]:
     """Restores a trained network, on whatever devices are there.
 
     Args:
       run_dir: a run directory.
       checkpoint: 'last' or 'best' (by the accuracy that results.json names).
-      dtype: compute dtype, as for `create`; '' for the one it was trained in.
-      peer: which network of a mutual run, counted from 1.
+      dtype: compute dtype, as for `create`; None for the one that it was trained in.
+      peer: which network of an online run, from 1.
 
     Returns:
       The network and its variables, {'params', 'batch_stats'} of NumPy arrays.
@@ -70,12 +69,12 @@ def restore(
       UserError: not a run directory, no such network in it, no checkpoint, or a damaged one.
     """
     directory = RunDirectory(run_dir)
-    described = directory.config()["network"]
-    network = cast(Network, build(chosen(described, directory.path, dtype, peer)))
+    described = directory.config().network
+    network = cast(Network, build_network(peer_config(described, directory.path, dtype, peer)))
     variables = read_variables(directory, checkpoint)
-    if peers(described):
+    if described.peers:
         return network, {c: tree[f"peer{peer}"] for c, tree in variables.items()}
-    # What an objective kept for itself is no part of the network.
+    # The variables of an objective are no part of the network.
     return network, {c: {k: v for k, v in tree.items() if k != OBJECTIVE} for c, tree in variables.items()}
 
 
@@ -90,8 +89,8 @@ def read_variables(directory: RunDirectory, checkpoint: str) -> dict[str, Any]:
         raise UserError(f"unknown checkpoint {checkpoint!r}: choose last or best")
     saved = checkpoints.steps()
     if not saved:
-        raise UserError(f"{directory.path} has no checkpoint yet: let its run go on")
-    state = checkpoints.restore(saved[-1] if checkpoint == "last" else directory.best()["step"])
+        raise UserError(f"{directory.path} has no checkpoint yet: resume the run first")
+    state = checkpoints.restore(saved[-1] if checkpoint == "last" else directory.best().step)
     return {"params": state["params"], "batch_stats": state["batch_stats"]}
 
 
@@ -113,46 +112,54 @@ def _initialiser(network: Any):
     return jax.jit(network.init, compiler_options=options)
 
 
-def start(
-    network: Network | Peers,
-    image_shape: tuple[int, ...],
-    seed: int,
-    init: str = "",
-    new_fc: bool = False,
-    frozen_fc: bool = False,
-) -> dict[str, Any]:
-    """Variables to train from.
+def initialise(network: Network | Peers, image_shape: Sequence[int], seed: int) -> dict[str, Any]:
+    """Random variables, {'params', 'batch_stats'} of JAX arrays.
 
     Args:
       network: Linen module.
       image_shape: [H, W, C].
       seed: of the initialisers.
-      init: a run directory whose last parameters are taken wherever path and shape are the same; '' for none. The
-        last layer may differ, since it belongs to a dataset; the rest of the backbone may not.
-      new_fc: whether the last layer is a fresh one in any case.
-      frozen_fc: whether the last layer will stay as it starts, so that it may not differ.
 
     Raises:
-      UserError: the images are too small for the network, or `init` is of another network or, where that matters, of
-        another number of classes.
+      UserError: the images are too small for the network.
     """
     try:
-        variables = initialiser(network)(jax.random.key(seed), jnp.zeros((1, *image_shape)))
+        return initialiser(network)(jax.random.key(seed), jnp.zeros((1, *image_shape)))
     except ValueError as error:
         raise UserError(str(error)) from error
-    if not init:
-        return variables
+
+
+def start_from(
+    run_dir: str | Path, variables: dict[str, Any], fresh_last_layer: bool = False, fixed_last_layer: bool = False
+) -> dict[str, Any]:
+    """Variables with the last parameters of a run wherever path and shape are equal.
+
+    The last layer may differ, since it belongs to a dataset; the rest of the backbone may not.
+
+    Args:
+      run_dir: a run directory.
+      variables: of the network to train, as `initialise` makes them.
+      fresh_last_layer: whether the last layer stays random in any case.
+      fixed_last_layer: whether the last layer will not be trained, so that the run must have it.
+
+    Raises:
+      UserError: the run is of another network or, where that matters, of another number of classes.
+    """
     flat: dict[tuple[str, ...], Any] = flatten_dict(variables)
-    given: dict[tuple[str, ...], Any] = flatten_dict(restore(init)[1])
-    if new_fc:
-        given = {path: leaf for path, leaf in given.items() if path[1:3] != ("head", "fc")}
-    taken = {path: leaf for path, leaf in given.items() if path in flat and flat[path].shape == leaf.shape}
-    missing = [p for p in flat if p not in taken and not p[1].startswith("branch") and p[1:3] != ("head", "fc")]
-    if missing:
-        raise UserError(f"{init} is not a run of this network: {'/'.join(missing[0][1:])} has no match; check arch")
-    if frozen_fc and any(path not in taken for path in flat if path[1:3] == ("head", "fc")):
+    given: dict[tuple[str, ...], Any] = flatten_dict(restore(run_dir)[1])
+    if fresh_last_layer:
+        given = {path: leaf for path, leaf in given.items() if not _is_last_layer(path)}
+    found = {path: leaf for path, leaf in given.items() if path in flat and flat[path].shape == leaf.shape}
+    missing = [path for path in flat if path not in found and not path[1].startswith("branch")]
+    if others := [path for path in missing if not _is_last_layer(path)]:
+        raise UserError(f"{run_dir} is not a run of this network: {'/'.join(others[0][1:])} has no match; check arch")
+    if fixed_last_layer and missing:
         raise UserError(
-            f"{init} was trained on another number of classes, and its last layer stays as it is: take a "
-            "run of the same data"
+            f"{run_dir} was trained on another number of classes, and its last layer stays as it is: use a run of the "
+            "same data"
         )
-    return unflatten_dict(flat | taken)
+    return unflatten_dict(flat | found)
+
+
+def _is_last_layer(path: tuple[str, ...]) -> bool:
+    return path[1:3] == ("head", "fc")

@@ -1,4 +1,4 @@
-"""From a run's config to what trains: network, teacher, objective and the whole jitted step."""
+"""From a run's config to what it computes: network, teacher, objective and the whole jitted step."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,245 +18,250 @@ from hsakd_jax.data.augment import augment, normalise
 from hsakd_jax.data.sampling import Dataset, order
 from hsakd_jax.data.streaming import Photos
 from hsakd_jax.distillation import methods, objectives
-from hsakd_jax.experiments.recipes import GIVEN, RECIPES
-from hsakd_jax.models.layers import is_trainable
+from hsakd_jax.models.layers import Train, is_trainable
+from hsakd_jax.models.network import OBJECTIVE
 from hsakd_jax.models.rotations import ROTATIONS, rotate
-from hsakd_jax.runs.directory import RunDirectory, beside
-from hsakd_jax.runs.restore import build, initialiser, read_variables, start
+from hsakd_jax.runs.config import Config, Objective, RunConfig, Term, Training
+from hsakd_jax.runs.directory import RunDirectory, resolve_path
+from hsakd_jax.runs.restore import build_network, initialise, initialiser, read_variables, start_from
 from hsakd_jax.training import optim, teachers
-from hsakd_jax.training.step import OBJECTIVE, State, make_step
-
-# What a term's options say of its weight rather than of its formula.
-WEIGHING = ("weight", "warmup")
+from hsakd_jax.training.step import Batch, State, TrainStep
 
 
-class Assembly(NamedTuple):
-    """What trains.
+class Program(NamedTuple):
+    """What a run computes, without any parameters.
 
     Attributes:
       network: Linen module.
-      teacher: Linen module, `nets.folded.Folded`, or None.
-      teacher_variables: its variables, or None.
-      taught_by: the teacher's run, or None.
+      teacher: Linen module, `models.folding.Folded`, or None.
       schedule: learning rate by step.
-      state: at step 0.
+      init: makes the first state of variables.
       step: the whole jitted step, `step(state, teacher_variables, uint8 [B, H, W, C], labels [B], index [B]) -> State`,
-        which takes the state's memory.
+        which reuses the state's memory.
+      objective_init: variables of network and teacher -> those of an objective that has some; None of any other.
     """
 
     network: Any
     teacher: Any
-    teacher_variables: Any
-    taught_by: RunDirectory | None
     schedule: optax.Schedule
-    state: State
-    step: Callable[..., State]
+    init: Callable[[Any], State]
+    step: Any
+    objective_init: Callable[[Any, Any], dict[str, Any]] | None
 
 
-class Rehearsed(NamedTuple):
-    """What a rehearsal has traced, so that the run need not again.
+class Built(NamedTuple):
+    """A run that is ready to train.
 
     Attributes:
-      teacher: Linen module, `nets.folded.Folded`, or None.
-      init: starts a state.
-      step: as in `Assembly`.
+      program: what it computes.
+      state: at step 0.
+      teacher_variables: None without a teacher.
+      taught_by: the teacher's run; None without a teacher.
     """
 
-    teacher: Any
-    init: Callable[[Any], State]
-    step: Callable[..., State]
+    program: Program
+    state: State
+    teacher_variables: Any
+    taught_by: RunDirectory | None
 
 
-def assemble(
-    config: dict[str, Any], path: Path, train: Dataset | Photos, devices: Devices, rehearsed: Rehearsed | None = None
-) -> Assembly:
-    """Makes all that a run trains with; `rehearse` has found what can't be.
+def build(
+    config: RunConfig, path: Path, train: Dataset | Photos, devices: Devices, traced: Program | None = None
+) -> Built:
+    """Builds all that a run trains with; `dry_run` has refused what can't be built.
 
     Args:
-      config: resolved, as `pipeline.resolve` makes it.
-      path: of the run, from which the paths of other runs are told.
+      config: of the run.
+      path: of the run, from which the relative paths of other runs start.
       train: training images.
       devices: where it runs.
-      rehearsed: what `rehearse` gave for the same config, images and devices.
+      traced: the program that `dry_run` returned for the same config, images and devices; None traces it here.
 
     Raises:
       UserError: a teacher or start that does not fit.
     """
-    settings, shape, seed = config["train"], config["network"]["image_shape"], config["seed"]
-    network = _network(config)
-    init_from = str(beside(path, settings["init"])) if settings["init"] else ""
-    new_fc = RECIPES[config["recipe"]].init == GIVEN
-    frozen_fc = not is_trainable(settings["trainable"] or True, "head/fc/kernel")
-    variables = start(network, shape, seed, init_from, new_fc, frozen_fc)
-    taught_by = RunDirectory(beside(path, config["teacher"]["workdir"])) if config["teacher"] else None
-    teacher, teacher_variables = teachers.load(config, taught_by) if taught_by else (None, None)
-    schedule = make_schedule(settings, len(train.labels))
-    if rehearsed and rehearsed.teacher == teacher:
-        init, step = rehearsed.init, rehearsed.step
-    else:
-        init, step = compile_step(config, network, teacher, devices, schedule, train)
-    own = _own(config, network, teacher, train, jax.jit)(variables, teacher_variables)
-    own = _take_over(own, settings["trainable"] or True, config["teacher"], taught_by)
-    variables = {c: {**tree, **own.get(c, {})} for c, tree in variables.items()}
-    return Assembly(network, teacher, teacher_variables, taught_by, schedule, init(variables), step)
+    taught_by, teacher, teacher_variables = None, None, None
+    if config.teacher:
+        taught_by = RunDirectory(resolve_path(path, config.teacher.workdir))
+        teacher, teacher_variables = teachers.load(config, config.teacher, taught_by)
+    program = traced if traced and traced.teacher == teacher else _program(config, teacher, train, devices)
+    variables = _initial_variables(config, path, program.network)
+    if program.objective_init:
+        own = jax.jit(program.objective_init)(variables, teacher_variables)
+        own = _fixed_from_teacher(own, config, taught_by) if taught_by else own
+        variables = _merge(variables, own)
+    return Built(program, program.init(variables), teacher_variables, taught_by)
 
 
-def rehearse(
-    config: dict[str, Any], path: Path, teacher: dict[str, Any] | None, train: Dataset | Photos, devices: Devices
-) -> Rehearsed:
-    """Goes through the first step of a run on shapes alone, so that mistakes show before anything trains.
+def dry_run(
+    config: RunConfig, path: Path, teacher_config: Config | None, train: Dataset | Photos, devices: Devices
+) -> Program:
+    """Traces the first step of a run on shapes alone, so that mistakes show before anything trains.
 
     Args:
       config: of the run.
-      path: of the run, from which the paths of other runs are told.
-      teacher: config of its teacher's run, which need not have begun; None without one.
+      path: of the run, from which the relative paths of other runs start.
+      teacher_config: config of its teacher's run, which need not have begun; None without a teacher.
       train: training images.
       devices: where it will run.
 
     Returns:
-      What it traced, for `assemble`.
+      What it traced, for `build`.
 
     Raises:
       UserError: terms that can't be computed, such as of branches that do not exist, or numbers that make no run.
     """
-    settings, shape = config["train"], config["network"]["image_shape"]
-    order(len(train.labels), settings["batch"], config["seed"], 0)  # refuses a batch larger than the training set
-    network = _network(config)
-    taught = teachers.foresee(config, teacher, beside(path, config["teacher"]["workdir"])) if teacher else None
-    image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    init, step = compile_step(config, network, taught, devices, make_schedule(settings, len(train.labels)), train)
-    rows = (settings["batch"], *(shape if isinstance(train, Photos) else train.image_shape))
-    numbers = jax.ShapeDtypeStruct(rows[:1], jnp.int32)
+    batch = config.training.batch
+    order(len(train.labels), batch, config.seed, 0)  # refuses a batch larger than the training set
+    teacher = None
+    if config.teacher and teacher_config:
+        where = resolve_path(path, config.teacher.workdir)
+        teacher = teachers.abstract_teacher(config, config.teacher, teacher_config, where)
+    program = _program(config, teacher, train, devices)
+    image = jax.ShapeDtypeStruct((1, *config.network.image_shape), jnp.float32)
+    images = (batch, *(config.network.image_shape if isinstance(train, Photos) else train.image_shape))
+    labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
     try:
-        variables = initialiser(network).eval_shape(jax.random.key(0), image)
-        theirs = None if taught is None else jax.eval_shape(taught.init, jax.random.key(0), image)
-        own = _own(config, network, taught, train, lambda f: partial(jax.eval_shape, f))(variables, theirs)
-        variables = {c: {**tree, **own.get(c, {})} for c, tree in variables.items()}
-        state = jax.eval_shape(init, variables)
-        # Where they lie is part of what is traced.
+        variables = initialiser(program.network).eval_shape(jax.random.key(0), image)
+        theirs = None if teacher is None else jax.eval_shape(teacher.init, jax.random.key(0), image)
+        if program.objective_init:
+            variables = _merge(variables, jax.eval_shape(program.objective_init, variables, theirs))
+        state = jax.eval_shape(program.init, variables)
+        # The placement of arrays is part of what is traced.
         given = devices.abstract((state, theirs), devices.everywhere)
-        batch = devices.abstract((jax.ShapeDtypeStruct(rows, jnp.uint8), numbers, numbers), devices.split)
-        step.eval_shape(*given, *batch)
+        rows = devices.abstract((jax.ShapeDtypeStruct(images, jnp.uint8), labels, labels), devices.split)
+        program.step.eval_shape(*given, *rows)
     except ValueError as error:
         raise UserError(str(error)) from error
-    return Rehearsed(taught, init, step)
+    return program
 
 
-def _network(config):
-    settings = config["train"]
-    return build(config["network"], remat=settings["remat"], batch_norm_groups=settings["batch_norm_groups"])
+def _program(config: RunConfig, teacher: Any, train: Dataset | Photos, devices: Devices) -> Program:
+    training = config.training
+    network = build_network(config.network, remat=training.remat, batch_norm_groups=training.batch_norm_groups)
+    return make_program(config, network, teacher, train, devices)
 
 
-def make_schedule(settings: dict[str, Any], images: int) -> optax.Schedule:
-    """Learning rate by step; the config counts epochs."""
-    steps_per_epoch = images // settings["batch"]
-    scale = settings["batch"] / settings["lr_batch"] if settings["lr_batch"] else 1
-    return optim.schedule(
-        settings["schedule"],
-        settings["lr"] * scale,
-        settings["epochs"] * steps_per_epoch,
-        warmup=settings["warmup"] * steps_per_epoch,
-        milestones=[epoch * steps_per_epoch for epoch in settings["milestones"]],
-        gamma=settings["gamma"],
-    )
-
-
-def make_objective(config: dict[str, Any]) -> Any:
-    """The objective of a run, as `make_step` takes it.
-
-    Raises:
-      UserError: every term has weight 0.
-    """
-    terms = {
-        name: {key: value for key, value in term.items() if key not in WEIGHING} if term["weight"] else None
-        for name, term in config["objective"].items()
-    }
-    if not any(options is not None for options in terms.values()):
-        raise UserError("every term of the objective has weight 0: give one a weight")
-    kind = RECIPES[config["recipe"]].objective
-    if kind == "rival":
-        return methods.Rival({name: options for name, options in terms.items() if options is not None})
-    return partial(objectives.OBJECTIVES[kind], **terms)
-
-
-def compile_step(
-    config: dict[str, Any], network: Any, teacher: Any, devices: Devices, schedule: optax.Schedule, train: Any
-) -> tuple[Callable[[Any], State], Callable[..., State]]:
-    """(init, step): what starts a state, and the whole jitted step from uint8 images on (see `Assembly`).
+def make_program(config: RunConfig, network: Any, teacher: Any, train: Dataset | Photos, devices: Devices) -> Program:
+    """What a run computes: from uint8 images to the next state.
 
     Args:
-      config: of a run.
+      config: of the run.
       network: Linen module.
-      teacher: Linen module, `nets.folded.Folded`, or None.
-      devices: where it runs.
-      schedule: learning rate by step.
+      teacher: Linen module, `models.folding.Folded`, or None.
       train: training images.
+      devices: where it runs.
 
     Raises:
       UserError: as `make_objective`.
     """
-    settings, source = config["train"], config["data"]
-    objective = make_objective(config)
-    steps_per_epoch = len(train.labels) // settings["batch"]
-    weights = {
-        name: _weight(term["weight"], term.get("warmup", 0) * steps_per_epoch)
-        for name, term in config["objective"].items()
-        if term["weight"]
-    }
-    sgd = optim.sgd(schedule, settings["momentum"], settings["weight_decay"], settings["nesterov"])
-    learning = settings["trainable"] or True
-    init, update = make_step(network, objective, weights, sgd, learning, teacher, settings["accumulate"])
-    crop = {"crop": "done" if isinstance(train, Photos) else source["crop"], "pad": source["pad"]}
-    crop |= {"flip": source["flip"], "size": config["network"]["image_shape"][0]}
+    training, data, labels = config.training, config.data, train.labels
+    steps_per_epoch = len(labels) // training.batch
+    schedule = make_schedule(training, steps_per_epoch)
+    update = TrainStep(
+        network=network,
+        objective=make_objective(config.objective),
+        weights={k: _weight(term, steps_per_epoch) for k, term in config.objective.terms.items() if term.weight},
+        optimizer=optim.sgd(schedule, training.momentum, training.weight_decay, training.nesterov),
+        train=_train(training),
+        teacher=teacher,
+        accumulate=training.accumulate,
+    )
+    crop = "done" if isinstance(train, Photos) else data.crop
     # Not the key of the initialisers.
-    seed = jax.random.fold_in(jax.random.key(config["seed"]), 1)
+    seed = jax.random.fold_in(jax.random.key(config.seed), 1)
 
     def step(state, teacher_variables, images, labels, index):
         key = jax.random.fold_in(seed, state.step)
-        images = normalise(augment(key, images, **crop), source["mean"], source["std"])
-        images = rotate(images) if RECIPES[config["recipe"]].rotated else images
+        images = augment(key, images, crop=crop, pad=data.pad, flip=data.flip, size=config.network.image_shape[0])
+        images = normalise(images, data.mean, data.std)
+        images = rotate(images) if training.rotated else images
         sample = None
-        if isinstance(objective, nn.Module):
+        if isinstance(update.objective, nn.Module):
             sample = methods.Sample(index, jnp.asarray(train.labels), jax.random.fold_in(key, 1))
-        return update(state, teacher_variables, images, labels, sample)
+        return update(state, teacher_variables, Batch(images, labels, sample))
 
-    return init, devices.jit(step, replicated=2, donate=True)
+    objective_init = None
+    if isinstance(update.objective, nn.Module):
+        objective_init = partial(_objective_variables, config, network, teacher, update.objective, labels)
+    whole = devices.jit(step, replicated=2, donate=True)
+    return Program(network, teacher, schedule, update.init, whole, objective_init)
 
 
-def _weight(weight: float, warmup: int) -> Any:
-    return (lambda step: weight * jnp.minimum(1.0, (step + 1) / warmup)) if warmup else weight
+def make_schedule(training: Training, steps_per_epoch: int) -> optax.Schedule:
+    """Learning rate by step; the config counts epochs."""
+    scale = training.batch / training.lr_batch if training.lr_batch else 1
+    return optim.schedule(
+        training.schedule,
+        training.lr * scale,
+        training.epochs * steps_per_epoch,
+        warmup=training.warmup * steps_per_epoch,
+        milestones=[epoch * steps_per_epoch for epoch in training.milestones],
+        gamma=training.gamma,
+    )
 
 
-def _own(config, network, teacher, train, run):
-    """A function of both networks' variables that gives what the objective has of its own, under 'objective'.
+def make_objective(objective: Objective) -> Any:
+    """The objective of a run, as `TrainStep` takes it.
 
-    `run` makes a function that computes, or that tells shapes alone, of one that does.
+    Raises:
+      UserError: every term has weight 0.
     """
-    objective, shape = make_objective(config), config["network"]["image_shape"]
+    on = {name: term.options for name, term in objective.terms.items() if term.weight}
+    if not on:
+        raise UserError("every term of the objective has weight 0: set a weight above 0")
+    if objective.kind == "methods":
+        return methods.Rival(on)
+    return partial(objectives.OBJECTIVES[objective.kind], **{name: on.get(name) for name in objective.terms})
+
+
+def _weight(term: Term, steps_per_epoch: int) -> Any:
+    steps = term.warmup * steps_per_epoch
+    return (lambda step: term.weight * jnp.minimum(1.0, (step + 1) / steps)) if steps else term.weight
+
+
+def _train(training: Training) -> Train:
+    return True if training.trainable is None else training.trainable
+
+
+def _initial_variables(config: RunConfig, path: Path, network: Any) -> dict[str, Any]:
+    training = config.training
+    variables = initialise(network, config.network.image_shape, config.seed)
+    if training.init is None:
+        return variables
+    fixed = not is_trainable(_train(training), "head/fc/kernel")
+    return start_from(resolve_path(path, training.init), variables, training.fresh_last_layer, fixed)
+
+
+def _objective_variables(config, network, teacher, objective, labels, variables, teacher_variables) -> dict[str, Any]:
+    """The variables of an objective that is a module, under 'objective' in each collection."""
     rows = 2
-
-    def init(variables, taught_variables):
-        images = jnp.zeros((rows * (ROTATIONS if RECIPES[config["recipe"]].rotated else 1), *shape))
-        outputs = network.apply(variables, images)
-        taught = None if teacher is None else teacher.apply(taught_variables, images)
-        key = jax.random.fold_in(jax.random.key(config["seed"]), 2)
-        sample = methods.Sample(jnp.arange(rows), jnp.asarray(train.labels), key)
-        own = objective.init(key, outputs, jnp.zeros(rows, jnp.int32), taught, sample)
-        return {collection: {OBJECTIVE: tree} for collection, tree in own.items()}
-
-    return run(init) if isinstance(objective, nn.Module) else lambda *_: {}
+    images = jnp.zeros((rows * (ROTATIONS if config.training.rotated else 1), *config.network.image_shape))
+    outputs = network.apply(variables, images)
+    taught = None if teacher is None else teacher.apply(teacher_variables, images)
+    key = jax.random.fold_in(jax.random.key(config.seed), 2)
+    sample = methods.Sample(jnp.arange(rows), jnp.asarray(labels), key)
+    own = objective.init(key, outputs, jnp.zeros(rows, jnp.int32), taught, sample)
+    return {collection: {OBJECTIVE: tree} for collection, tree in own.items()}
 
 
-def _take_over(own, trainable, options, taught_by):
-    """What an objective has but does not train comes from the teacher's run, where that was trained."""
-    if taught_by is None:
+def _merge(variables: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    return {collection: {**tree, **own.get(collection, {})} for collection, tree in variables.items()}
+
+
+def _fixed_from_teacher(own: dict[str, Any], config: RunConfig, taught_by: RunDirectory) -> dict[str, Any]:
+    """The variables of an objective, with those that it does not train from the teacher's run, which trained them."""
+    if config.teacher is None:
         return own
     flat: dict[tuple[str, ...], Any] = flatten_dict(own)
-    given: dict[tuple[str, ...], Any] = flatten_dict(read_variables(taught_by, options["checkpoint"]))
-    fixed = [path for path in flat if path[0] == "params" and not is_trainable(trainable, "/".join(path[1:]))]
+    train = _train(config.training)
+    fixed = [path for path in flat if path[0] == "params" and not is_trainable(train, "/".join(path[1:]))]
+    if not fixed:
+        return own
+    given: dict[tuple[str, ...], Any] = flatten_dict(read_variables(taught_by, config.teacher.checkpoint))
     if missing := [path for path in fixed if np.shape(given.get(path, 0)) != flat[path].shape]:
         raise UserError(
-            f"trainable={trainable!r} keeps {'/'.join(missing[0][1:])}, which {taught_by.path} has not trained: train "
-            "a teacher that does (for SSKD the recipe sskd_teacher), or let it learn"
+            f"trainable={train!r} keeps {'/'.join(missing[0][1:])} fixed, which {taught_by.path} has not trained: use "
+            "a teacher that has (for SSKD the recipe sskd_teacher), or train it here"
         )
     return unflatten_dict({**flat, **{path: given[path] for path in fixed}})

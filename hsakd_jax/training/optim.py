@@ -39,8 +39,8 @@ def sgd(lr: optax.ScalarOrSchedule, momentum: float, weight_decay: float, nester
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(lr, momentum or None, nesterov))
 
 
-def trainable(train: Train, params: Any) -> Any:
-    """Which leaves of `params` learn, as a tree of bools (see `nets.parts.is_trainable`).
+def trainable_mask(train: Train, params: Any) -> Any:
+    """Which leaves of `params` learn, as a tree of bools (see `models.layers.is_trainable`).
 
     Raises:
       UserError: none does, or the pattern is no regular expression.

@@ -1,7 +1,8 @@
-"""The train step: outputs -> terms -> gradient -> update, on whatever network, objective and optimiser."""
+"""The train step: outputs -> terms -> gradient -> update, of any network, objective and optimiser."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,45 +12,44 @@ from flax.struct import PyTreeNode
 
 from hsakd_jax.evaluation.metrics import top1
 from hsakd_jax.models.layers import Train
-from hsakd_jax.training.optim import fix, trainable
+from hsakd_jax.models.network import OBJECTIVE
+from hsakd_jax.training.optim import fix, trainable_mask
 
 Array = jax.Array
 Weight = float | Callable[[Array], Array]
-# Where an objective keeps parameters and memory of its own, beside the network's.
-OBJECTIVE = "objective"
 NEVER = jnp.iinfo(jnp.int32).max
 
 
-class Window(PyTreeNode):
-    """Measurements since they were last read; part of the state, so that a resumed run logs the same means.
+class MetricAccumulator(PyTreeNode):
+    """Sums since the last record; part of the state, so that a resumed run records the same means.
 
     Attributes:
-      steps: how many steps were summed, int32.
-      sums: measurement -> sum over those steps.
-      first_bad: measurement -> first step of the run at which it was not finite, else `NEVER`, int32.
+      steps: steps that were summed, int32 scalar.
+      sums: metric -> sum over those steps, scalars.
+      first_non_finite: metric -> first step of the run at which it was not finite, else `NEVER`, int32 scalars.
     """
 
     steps: Array
     sums: dict[str, Array]
-    first_bad: dict[str, Array]
+    first_non_finite: dict[str, Array]
 
 
 class State(PyTreeNode):
-    """All that changes in a run.
+    """All that changes during a run.
 
     Attributes:
-      step: updates made, int32.
+      step: updates so far, int32 scalar.
       params: trained and fixed parameters.
       batch_stats: running statistics of BatchNorm.
-      opt_state: the optimiser's.
-      window: measurements since they were last read.
+      opt_state: of the optimiser.
+      metrics: sums since the last record.
     """
 
     step: Array
     params: Any
     batch_stats: Any
     opt_state: Any
-    window: Window
+    metrics: MetricAccumulator
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -57,107 +57,137 @@ class State(PyTreeNode):
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
-def make_step(
-    network: Any,
-    objective: Callable[..., dict[str, Array]],
-    weights: Mapping[str, Weight],
-    optimizer: optax.GradientTransformation,
-    train: Train = True,
-    teacher: Any = None,
-    accumulate: int = 1,
-) -> tuple[Callable[[Any], State], Callable[..., State]]:
-    """Makes the functions that start and advance a run.
+class Batch(NamedTuple):
+    """One batch as the network takes it.
 
-    Args:
-      network: Linen module, `apply(variables, images, train)` -> what `objective` takes.
-      objective: `objective(outputs, labels, teacher's outputs)` -> named terms; or, where it has parameters or memory
-        of its own, a Linen module that takes `sample` besides. They lie under 'objective' among the network's.
-      weights: the weight of every term that `objective` gives, a number or a function of the step.
-      optimizer: of the trainable parameters.
-      train: which parameters learn (see `nets.parts.is_trainable`); the others are fixed, BatchNorm included.
-      teacher: Linen module or `nets.folded.Folded`, run in eval mode without gradient, or None.
-      accumulate: micro-batches a step; each has its own BatchNorm statistics, the gradient is their mean.
-
-    Returns:
-      `init(variables) -> State` and `step(state, teacher_variables, images, labels, sample=None) -> State`, with images
-      in floating point and ready for the network, [B, ...] or [4B, ...], labels integers [B], and a `sample` for
-      objectives that are modules (see `rivals.Sample`).
+    Attributes:
+      images: floating point, [B, H, W, C] or, rotated, [4B, H, W, C].
+      labels: integers, [B].
+      sample: which training images these are, for objectives that are modules; None for others.
     """
 
-    def judge(variables, outputs, labels, taught, sample):
-        """Terms, and what the objective remembers."""
-        if not isinstance(objective, nn.Module):
-            return objective(outputs, labels, taught), {}
-        own = {c: tree.get(OBJECTIVE, {}) for c, tree in variables.items()}
-        terms, kept = objective.apply(own, outputs, labels, taught, sample, mutable=["batch_stats"])
-        return terms, {OBJECTIVE: kept["batch_stats"]} if kept.get("batch_stats") else {}
+    images: Array
+    labels: Array
+    sample: Any = None
 
-    def loss_fn(params, batch_stats, teacher_variables, images, labels, sample, step):
-        taught = None if teacher is None else jax.lax.stop_gradient(teacher.apply(teacher_variables, images))
-        variables = {"params": params, "batch_stats": batch_stats}
-        outputs, updated = network.apply(variables, images, train, mutable=["batch_stats"])
-        terms, kept = judge(variables, outputs, labels, taught, sample)
-        now = {name: weight(step) if callable(weight) else weight for name, weight in weights.items()}
-        loss = sum(now[name] * term for name, term in terms.items())
-        measured = {**terms, "loss": loss, "top1": top1(outputs, labels)}
-        return loss, ({**updated["batch_stats"], **kept}, measured)
 
-    def transformation(params):
-        mask = trainable(train, params)
-        return mask, fix(optimizer, mask)
+@dataclass(frozen=True, eq=False)
+class TrainStep:
+    """One update: `step(state, teacher_variables, batch) -> State`; `step.init(variables)` makes the first state.
 
-    def micro_batches(x, labels):
-        # Neighbouring rows go to different micro-batches, so that each stays spread over all devices.
-        rows = x.reshape(len(labels) // accumulate, accumulate, -1, *x.shape[1:])
-        return [rows[:, i].reshape(-1, *x.shape[1:]) for i in range(accumulate)]
+    Attributes:
+      network: Linen module, `apply(variables, images, train)` -> what `objective` takes.
+      objective: `objective(outputs, labels, teacher's outputs)` -> named terms; or, where it has parameters or memory
+        of its own, a Linen module that takes the batch's sample too. These lie under 'objective' among the network's.
+      weights: weight of every term that `objective` returns, a number or a function of the step.
+      optimizer: of the trainable parameters.
+      train: which parameters learn (see `models.layers.is_trainable`); the others stay fixed, BatchNorm included.
+      teacher: Linen module or `models.folding.Folded`, run in eval mode without gradient; None without one.
+      accumulate: micro-batches per step; each has its own BatchNorm statistics, the gradient is their mean.
+    """
 
-    def gradient(state, teacher_variables, images, labels, sample):
-        batch_stats, grads, measured = state.batch_stats, None, None
-        samples = [None] * accumulate
-        if sample is not None:
-            samples = [sample._replace(index=index) for index in micro_batches(sample.index, labels)]
-        for x, y, s in zip(micro_batches(images, labels), micro_batches(labels, labels), samples, strict=True):
-            grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-            (_, (batch_stats, m)), g = grad_fn(state.params, batch_stats, teacher_variables, x, y, s, state.step)
-            grads, measured = (g, m) if grads is None else jax.tree.map(jnp.add, (grads, measured), (g, m))
-        grads, measured = jax.tree.map(lambda x: x / accumulate, (grads, measured))
-        return batch_stats, grads, measured
+    network: Any
+    objective: Callable[..., dict[str, Array]]
+    weights: Mapping[str, Weight]
+    optimizer: optax.GradientTransformation
+    train: Train = True
+    teacher: Any = None
+    accumulate: int = 1
 
-    def step(state, teacher_variables, images, labels, sample=None):
-        batch_stats, grads, measured = gradient(state, teacher_variables, images, labels, sample)
-        mask, optimizer = transformation(state.params)
-        learning = jax.tree.map(lambda g, learns: g if learns else None, grads, mask)
-        measured["grad_norm"] = optax.tree.norm(learning)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    def init(self, variables: Mapping[str, Any]) -> State:
+        """The state before the first step.
+
+        Args:
+          variables: {'params', 'batch_stats'} of the network and the objective.
+
+        Raises:
+          UserError: no parameter learns.
+        """
+        params = variables["params"]
+        return State(
+            step=jnp.int32(0),
+            params=params,
+            batch_stats=variables.get("batch_stats", {}),
+            opt_state=fix(self.optimizer, trainable_mask(self.train, params)).init(params),
+            metrics=_empty((*self.weights, "loss", "top1", "grad_norm"), params),
+        )
+
+    def __call__(self, state: State, teacher_variables: Any, batch: Batch) -> State:
+        """The state after one update on a batch."""
+        batch_stats, grads, metrics = _gradient(self, state, teacher_variables, batch)
+        learns = trainable_mask(self.train, state.params)
+        metrics["grad_norm"] = optax.tree.norm(jax.tree.map(lambda g, on: g if on else None, grads, learns))
+        updates, opt_state = fix(self.optimizer, learns).update(grads, state.opt_state, state.params)
         return State(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
             batch_stats=batch_stats,
             opt_state=opt_state,
-            window=_measure(state.window, state.step, measured),
+            metrics=_accumulate(state.metrics, state.step, metrics),
         )
 
-    def init(variables):
-        params, batch_stats = variables["params"], variables.get("batch_stats", {})
-        names = (*weights, "loss", "top1", "grad_norm")
-        dtype = jnp.result_type(*jax.tree.leaves(params))
-        window = Window(
-            steps=jnp.int32(0),
-            sums={name: jnp.zeros((), dtype) for name in names},
-            first_bad={name: jnp.int32(NEVER) for name in names},
-        )
-        opt_state = transformation(params)[1].init(params)
-        return State(jnp.int32(0), params, batch_stats, opt_state, window)
 
-    return init, step
+def _gradient(step: TrainStep, state: State, teacher_variables: Any, batch: Batch) -> tuple[Any, Any, dict[str, Array]]:
+    """New running statistics, gradient and metrics, the latter two as means over the micro-batches."""
+    batch_stats, total = state.batch_stats, None
+    for part in _micro_batches(batch, step.accumulate):
+        grad_fn = jax.grad(_loss, argnums=1, has_aux=True)
+        grads, (batch_stats, metrics) = grad_fn(step, state.params, batch_stats, teacher_variables, part, state.step)
+        found = grads, metrics
+        total = found if total is None else jax.tree.map(jnp.add, total, found)
+    grads, metrics = jax.tree.map(lambda x: x / step.accumulate, total)
+    return batch_stats, grads, metrics
 
 
-def _measure(window: Window, step: Array, measured: Mapping[str, Array]) -> Window:
-    return Window(
-        steps=window.steps + 1,
-        sums={name: total + measured[name] for name, total in window.sums.items()},
-        first_bad={
-            name: jnp.where(jnp.isfinite(measured[name]), first, jnp.minimum(first, step))
-            for name, first in window.first_bad.items()
+def _loss(step: TrainStep, params, batch_stats, teacher_variables, batch: Batch, at: Array):
+    """The weighted sum of the terms; besides, new running statistics and the metrics of the batch."""
+    taught = None
+    if step.teacher is not None:
+        taught = jax.lax.stop_gradient(step.teacher.apply(teacher_variables, batch.images))
+    variables = {"params": params, "batch_stats": batch_stats}
+    outputs, updated = step.network.apply(variables, batch.images, step.train, mutable=["batch_stats"])
+    terms, memory = _terms(step.objective, variables, outputs, taught, batch)
+    weights = {name: weight(at) if callable(weight) else weight for name, weight in step.weights.items()}
+    loss = sum(weights[name] * term for name, term in terms.items())
+    return loss, ({**updated["batch_stats"], **memory}, {**terms, "loss": loss, "top1": top1(outputs, batch.labels)})
+
+
+def _terms(objective, variables, outputs, taught, batch: Batch) -> tuple[dict[str, Array], dict[str, Any]]:
+    """The terms, and the new memory of an objective that has one."""
+    if not isinstance(objective, nn.Module):
+        return objective(outputs, batch.labels, taught), {}
+    own = {collection: tree.get(OBJECTIVE, {}) for collection, tree in variables.items()}
+    terms, kept = objective.apply(own, outputs, batch.labels, taught, batch.sample, mutable=["batch_stats"])
+    return terms, {OBJECTIVE: kept["batch_stats"]} if kept.get("batch_stats") else {}
+
+
+def _micro_batches(batch: Batch, count: int) -> list[Batch]:
+    def split(x: Array) -> list[Array]:
+        # Neighbouring rows go to different micro-batches, so that each stays spread over all devices.
+        rows = x.reshape(len(batch.labels) // count, count, -1, *x.shape[1:])
+        return [rows[:, i].reshape(-1, *x.shape[1:]) for i in range(count)]
+
+    samples = [None] * count
+    if batch.sample is not None:
+        samples = [batch.sample._replace(index=index) for index in split(batch.sample.index)]
+    return [Batch(*parts) for parts in zip(split(batch.images), split(batch.labels), samples, strict=True)]
+
+
+def _empty(names: tuple[str, ...], params: Any) -> MetricAccumulator:
+    dtype = jnp.result_type(*jax.tree.leaves(params))
+    return MetricAccumulator(
+        steps=jnp.int32(0),
+        sums={name: jnp.zeros((), dtype) for name in names},
+        first_non_finite={name: jnp.int32(NEVER) for name in names},
+    )
+
+
+def _accumulate(before: MetricAccumulator, step: Array, metrics: Mapping[str, Array]) -> MetricAccumulator:
+    return MetricAccumulator(
+        steps=before.steps + 1,
+        sums={name: total + metrics[name] for name, total in before.sums.items()},
+        first_non_finite={
+            name: jnp.where(jnp.isfinite(metrics[name]), first, jnp.minimum(first, step))
+            for name, first in before.first_non_finite.items()
         },
     )

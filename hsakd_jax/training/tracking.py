@@ -16,8 +16,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
+
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.runs.directory import RunDirectory
+from hsakd_jax.runs.results import Record
 
 PROJECT = "hsakd_jax"
 PATIENCE = 30.0  # seconds that a tracker has to end
@@ -27,7 +30,7 @@ class Run(NamedTuple):
     """What a tracker may know of a run.
 
     Attributes:
-      directory: where it lies.
+      directory: its path.
       name: what the directory is called.
       group: what the folder around it is called; a pipeline's runs lie in one.
       identity: its own, wherever it is moved.
@@ -171,25 +174,32 @@ def check(names: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def track(
+def follow(
     names: Sequence[str], directory: RunDirectory, say: Callable[[str], None]
-) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """A function that hands a record, as in metrics.jsonl, to the trackers of a run; all that are there it hands first.
+) -> Iterator[Callable[[Record], None]]:
+    """A function that passes a record to the trackers of a run; they get the records of metrics.jsonl first.
 
     Args:
-      names: of `TRACKERS`.
-      directory: of the run, claimed; nothing is opened by a process that does not write there.
-      say: what tells the user, once, that a tracker failed.
+      names: keys of `TRACKERS`.
+      directory: of the run, acquired; a process that does not write there opens no tracker.
+      say: prints a line, once, when a tracker has failed.
     """
     if not (names and directory.writes):
         yield lambda record: None
         return
     path, records = directory.path.resolve(), directory.records()
-    recorded = max((record["step"] for record in records), default=-1)
-    run = Run(path, path.name, path.parent.name, directory.identity(), directory.config(), recorded)
+    recorded = max((record.step for record in records), default=-1)
+    run = Run(
+        path,
+        path.name,
+        path.parent.name,
+        directory.identity(),
+        json.loads(msgspec.json.encode(directory.config())),
+        recorded,
+    )
     threads = [_Thread(name, run, say) for name in names]
 
-    def log(record: dict[str, Any]) -> None:
+    def log(record: Record) -> None:
         for thread in threads:
             thread.log(record)
 
@@ -207,13 +217,13 @@ class _Thread:
 
     def __init__(self, name: str, run: Run, say: Callable[[str], None]):
         self._name, self._run, self._say = name, run, say
-        self._records: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._records: queue.SimpleQueue[Record | None] = queue.SimpleQueue()
         self._error: BaseException | None = None
         self._said = False
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
-    def log(self, record: dict[str, Any]) -> None:
+    def log(self, record: Record) -> None:
         if not self._failed():
             self._records.put(record)
 
@@ -227,7 +237,7 @@ class _Thread:
         try:
             tracker = TRACKERS[self._name][1](self._run)
             while (record := self._records.get()) is not None:
-                tracker.log(_scalars(record), record["step"])
+                tracker.log(_scalars(record), record.step)
             tracker.close()
         except (Exception, SystemExit) as error:  # of any kind, from other people's code
             self._error = error
@@ -243,8 +253,8 @@ class _Thread:
         self._say(f"warning: {self._run.directory}: tracking by {self._name} {what}; metrics.jsonl has them all")
 
 
-def _scalars(record: dict[str, Any]) -> dict[str, float]:
-    """A record's numbers, by what they were measured on: 'train/loss', 'test/top1'."""
-    split = record.get("split", "train")
-    numbers = {key: value for key, value in record.items() if key != "step" and isinstance(value, int | float)}
-    return {f"{split}/{key}": float(value) for key, value in numbers.items()}
+def _scalars(record: Record) -> dict[str, float]:
+    """A record's numbers under the name of their split: 'train/loss', 'test/top1'."""
+    split = record.split or "train"
+    numbers = {"epoch": record.epoch, **record.values, "score": record.score}
+    return {f"{split}/{name}": float(value) for name, value in numbers.items() if value is not None}

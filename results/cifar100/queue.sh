@@ -22,6 +22,8 @@ fi
 for kept in "$here"/in_progress/*/; do  # runs that an earlier checkout began
   [ -d "$kept" ] && [ ! -d "$evidence/runs/$(basename "$kept")" ] && cp -r "$kept" "$evidence/runs/"
 done
+# Where Linux groups processes by session, `nice` counts within a group only: the group is made nice too.
+if [ -w /proc/self/autogroup ]; then echo 19 > /proc/self/autogroup; fi
 cd "$evidence/clone"
 
 row() {  # NAME RECIPE FLAGS...: train one row, or skip it if it is done

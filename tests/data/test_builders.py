@@ -91,7 +91,7 @@ def dies(self, *args):
             os.kill(os.getpid(), signal.SIGKILL)
         yield example
 Digits._generate_examples = dies
-data.load("digits", sys.argv[1])
+datasets.load("digits", sys.argv[1])
 """
     process = run(code, tmp_path, stderr=subprocess.DEVNULL)
     assert process.wait() == -signal.SIGKILL
@@ -101,7 +101,9 @@ data.load("digits", sys.argv[1])
 
 
 def test_two_processes_prepare_once(tmp_path):
-    code = "import sys; from hsakd_jax import data; print(len(data.load('digits', sys.argv[1]).train.labels))"
+    code = (
+        "import sys; from hsakd_jax.data import datasets; print(len(datasets.load('digits', sys.argv[1]).train.labels))"
+    )
     processes = [run(code, tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
     results = [process.communicate() for process in processes]
     assert [out for out, _ in results] == ["901\n"] * 2
@@ -844,19 +846,21 @@ def test_classes_without_splits(tree):
     assert splits.test.labels.tolist() == [0, 0]
     assert sorted(splits.train.images[splits.train.labels == 0, 0, 0, 0]) == [0, 20, 40, 60, 100, 120, 140, 160, 200]
     shutil.rmtree(tree / "both/cat")
-    with pytest.raises(UserError, match=r"too few images in .*/both: give 5 of a class"):
+    with pytest.raises(UserError, match=r"too few images in .*/both: add images until a class has 5"):
         datasets.load("image_folder", str(tree / "both"), image_size=8)
 
 
 def test_a_folder_without_training_images(tree):
     (tree / "train").rename(tree / "training")
-    with pytest.raises(UserError, match=r"no folder .*/tree/train: an image folder holds"):
+    with pytest.raises(UserError, match=r"no folder .*/tree/train: a tree contains train/CLASS/"):
         datasets.load("image_folder", str(tree), image_size=8)
 
 
 def test_a_folder_without_test_images(tree):
     (tree / "test").rename(tree / "tests")
-    with pytest.raises(UserError, match=r"no folder .*/tree/test: an image folder holds"):
+    with pytest.raises(
+        UserError, match=r"no folder of test images in .*/tree: a tree contains train/CLASS/.* and one of test/CLASS/"
+    ):
         datasets.load("image_folder", str(tree), image_size=8)
 
 
@@ -869,7 +873,7 @@ def test_an_empty_class(tree):
 def test_no_classes(tmp_path):
     for split in ("train", "test"):
         (tmp_path / "empty" / split).mkdir(parents=True)
-    with pytest.raises(UserError, match=r"no class folders in .*/empty/train"):
+    with pytest.raises(UserError, match=r"no folder of test images in .*/empty: a tree contains"):
         datasets.load("image_folder", str(tmp_path / "empty"), image_size=8)
 
 

@@ -174,7 +174,7 @@ def test_the_code_that_a_dataset_names_is_not_run(copy, trap, old, new):
 
 
 def test_the_module_that_made_a_dataset_is_not_run(copy, trap):
-    edit(copy, "dataset_info.json", '"moduleName": "test_data"', '"moduleName": "stranger.feature"')
+    edit(copy, "dataset_info.json", '"moduleName": "test_datasets"', '"moduleName": "stranger.feature"')
     assert len(datasets.load("toy", str(copy)).test.labels) == 20
     assert not trap.exists()
 

@@ -452,13 +452,16 @@ def test_a_file_that_is_gone(tree):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda t: (t / "train").rename(t / "training"), r"no folder .*/tree/train: an image tree holds train/CLASS"),
-        (lambda t: (t / "val").rename(t / "eval"), r"no folder .*/tree/val: an image tree holds"),
-        (lambda t: (t / "train/n2").mkdir(), r"no images in .*/train/n2: add some or delete the folder"),
+        (lambda t: (t / "train").rename(t / "training"), r"no folder .*/tree/train: a tree contains train/CLASS"),
+        (
+            lambda t: (t / "val").rename(t / "eval"),
+            r"no folder of test images in .*/tree: a tree contains train/CLASS/.* and one of test/CLASS/",
+        ),
+        (lambda t: (t / "train/n2").mkdir(), r"no images in .*/train/n2: add some \(.*\) or delete the folder"),
         (lambda t: (t / "val/n2").mkdir(), r"val/n2 is a class without training images: add .*/train/n2"),
         (
             lambda t: (shutil.rmtree(t / "val"), (t / "val").mkdir(), (t / "val/1.JPEG").touch()),
-            r"no class folders in .*/val: sort its images into .*/val/CLASS",
+            r"no folder of test images in .*/tree: a tree contains",
         ),
     ],
     ids=["train", "val", "empty", "strange", "flat"],
@@ -476,7 +479,7 @@ def test_a_tree_needs_a_folder_only(directory, size):
 
 
 def test_a_tree_is_small_in_memory(tree):
-    found = image_tree.Tree(str(tree), "train")
+    found = image_tree.ImageTree(str(tree), "train")
     assert found._names.nbytes <= 20 * 20
 
 
@@ -567,3 +570,19 @@ def test_a_cut_record_file_is_named(prepared, tmp_path):
 def test_loading_decodes_nothing(tree, monkeypatch):
     monkeypatch.setattr(streaming.Image, "open", None)
     datasets.load("image_tree", str(tree))
+
+
+def test_a_split_folder_without_classes_is_passed_over(tree, capsys):
+    (tree / "test").mkdir()
+    (tree / "test/1.JPEG").touch()
+    assert len(datasets.load("image_tree", str(tree)).test) == 4
+    assert f"{tree}/test has no class folders: passed over" in capsys.readouterr().err
+
+
+def test_other_decoders_see_no_file(tree):
+    """An EPS file by any name would start Ghostscript."""
+    content = io.BytesIO()
+    noise(40, 30).save(content, "EPS")
+    (tree / "train/n01440764/n01440764_0.JPEG").write_bytes(content.getvalue())
+    with pytest.raises(UserError, match=r"n01440764_0.JPEG can't be read as an image"):
+        random_crops(datasets.load("image_tree", str(tree)).train, np.array([0]), 0, 0, 8)

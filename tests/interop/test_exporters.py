@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import reference
 from conftest import ROOT
+from run_configs import run_config
 
 from hsakd_jax import create, restore
 from hsakd_jax.core.console import Console
@@ -48,7 +49,7 @@ def golden(name):
     """A network with its golden weights."""
     arch, network = reference.create(name)
     side = arch["resolution"]
-    config = {"network": {"image_shape": [side, side, 3]}, "data": {"mean": [0.5] * 3, "std": [0.25] * 3}}
+    config = run_config(shape=(side, side, 3), data__mean=(0.5,) * 3, data__std=(0.25,) * 3)
     return Export(name.removesuffix("_aux"), network, reference.variables(arch, dtype=np.float32), config, False)
 
 

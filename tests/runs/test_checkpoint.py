@@ -3,6 +3,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from run_configs import run_config
 
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import write_json
@@ -10,6 +11,7 @@ from hsakd_jax.core.sharding import Devices
 from hsakd_jax.experiments.recipes import make
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.directory import RunDirectory
+from hsakd_jax.runs.results import Record
 
 STATE = {"params": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}, "step": np.int32(7)}
 
@@ -76,46 +78,47 @@ def test_a_missing_checkpoint_is_refused(tmp_path):
     checkpoints.close()
 
 
-CONFIG = {"data": {"dir": "a", "pad": 4}, "train": {"lr": 0.1, "milestones": (1, 2)}}
+CONFIG = run_config(data__dir="/a", student__lr=0.1)
 
 
 def test_a_run_directory_belongs_to_its_config(tmp_path):
     directory = RunDirectory(tmp_path / "run")
-    directory.claim(CONFIG)
+    directory.acquire(CONFIG)
     (directory.checkpoints / "5").mkdir(parents=True)
-    directory.claim({**CONFIG, "data": {"dir": "b", "pad": 4}})  # the data may lie elsewhere now
-    with pytest.raises(
-        UserError, match=r"train.lr \(0.1 there, 0.2 asked for\), train.new \(None there, 1 asked for\)"
-    ):
-        directory.claim({**CONFIG, "train": {"lr": 0.2, "milestones": (1, 2), "new": 1}})
+    directory.acquire(run_config(data__dir="/b", student__lr=0.1))  # the data may have moved
+    differing = r"training.lr \(0.1 there, 0.2 asked for\), training.trainable \(None there, fc asked for\)"
+    with pytest.raises(UserError, match=differing):
+        directory.acquire(run_config(data__dir="/a", student__lr=0.2, student__trainable="fc"))
 
 
-def test_a_kill_while_claiming_leaves_a_directory_that_can_be_claimed(tmp_path):
+def test_a_kill_while_acquiring_leaves_a_directory_that_can_be_acquired(tmp_path):
     (tmp_path / ".config.json.123.draft").write_text("{")
-    RunDirectory(tmp_path).claim(CONFIG)
+    RunDirectory(tmp_path).acquire(CONFIG)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "config.json"]
 
 
 def test_records_are_rewound_to_the_checkpoint(tmp_path):
     directory = RunDirectory(tmp_path)
     for step in (1, 2, 3):
-        directory.record({"step": step})
+        directory.record(Record(step=step, epoch=0.5, values={"loss": 1.5}))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')
-    assert [e["step"] for e in directory.records()] == [1, 2, 3]
+    assert [e.step for e in directory.records()] == [1, 2, 3]
     directory.rewind(2)
-    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
+    assert (tmp_path / "metrics.jsonl").read_text() == "".join(
+        f'{{"step":{step},"epoch":0.5,"loss":1.5}}\n' for step in (1, 2)
+    )
 
 
 def test_the_best_record_is_one_that_can_be_restored(tmp_path):
     directory = RunDirectory(tmp_path)
     for step, score in ((1, 5.0), (2, 7.0), (3, 5.0)):
-        directory.record({"step": step, "score": score})
+        directory.record(Record(step=step, epoch=1.0, values={"top1": score}, split="test", score=score))
         (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
-    assert directory.best()["step"] == 2
+    assert directory.best().step == 2
     (tmp_path / "checkpoints" / "2").rmdir()
-    assert directory.best()["step"] == 3
-    with pytest.raises(UserError, match="has no best checkpoint .* take the last"):
+    assert directory.best().step == 3
+    with pytest.raises(UserError, match="has no best checkpoint .* use the last"):
         RunDirectory(tmp_path / "new").best()
 
 
@@ -137,16 +140,58 @@ def test_recipes_share_no_terms():
 
 def test_a_run_without_a_checkpoint_gives_its_folder_up(tmp_path):
     directory = RunDirectory(tmp_path / "run")
-    directory.claim({"seed": 0})
-    directory.record({"step": 1})
+    first, second, third = (run_config(seed=seed) for seed in range(3))
+    directory.acquire(first)
+    record = Record(step=1, epoch=0.5, values={"loss": 1.5})
+    directory.record(record)
     identity = directory.identity()
-    directory.claim({"seed": 0})
+    directory.acquire(first)
     assert directory.identity() == identity
-    assert directory.records() == [{"step": 1}]
-    directory.claim({"seed": 1})
-    assert directory.config() == {"seed": 1}
+    assert directory.records() == [record]
+    directory.acquire(second)
+    assert directory.config() == second
     assert directory.records() == []
     assert directory.identity() != identity
-    directory.finish({"last": {}})
+    (directory.path / "results.json").touch()
     with pytest.raises(UserError, match=r"another config: seed \(1 there, 2 asked for\)"):
-        directory.claim({"seed": 2})
+        directory.acquire(third)
+
+
+@pytest.mark.parametrize("recipe", ["teacher", "student", "mutual", "crd", "probe"])
+def test_a_config_is_read_back_as_it_was_written(recipe, tmp_path):
+    given = run_config("baseline", student__milestones=(1, 2.5), student__warmup=1, seed=2**32 - 1)
+    if recipe != "probe":
+        given = run_config(recipe)
+    directory = RunDirectory(tmp_path)
+    directory.acquire(given)
+    assert directory.config() == given
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"lr": 0.05', '"lr": "fast"', r"training.lr: Expected `float`, got `str`"),
+        ('"lr": 0.05', '"lr": -0.05', r"training.lr: Expected `float` >= 0.0"),
+        ('"lr": 0.05', '"lr": 1e999', r"Number out of range"),
+        ('"batch": 20', '"batch": 0', r"training.batch: Expected `int` >= 1"),
+        ('"batch": 20', '"batch": 20, "turbo": true', r"training: Object contains unknown field `turbo`"),
+        ('"batch": 20,', "", r"training: Object missing required field `batch`"),
+        ('"num_classes": 2', '"num_classes": 1e12', r"network.num_classes: Expected `int`"),
+        ('"seed": 0', '"seed": 4294967296', r"seed: Expected `int` <= 4294967295"),
+        ('"schedule": "cosine"', '"schedule": "exponential"', r"training.schedule: Invalid enum value 'exponential'"),
+        ('"format": "hsakd_jax run 1"', '"format": "another program"', r"format: Invalid value 'another program'"),
+        ('"format": "hsakd_jax run 1",', "", r"missing required field `format`"),
+        ("{", "[" * 100_000, r"is not valid"),
+    ],
+)
+def test_a_wrong_config_is_one_line_that_names_the_key(old, new, message, tmp_path):
+    directory = RunDirectory(tmp_path)
+    directory.acquire(run_config())
+    path = tmp_path / "config.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(UserError, match=message) as error:
+        directory.config()
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)

@@ -10,38 +10,43 @@ import sys
 import time
 from importlib.util import find_spec
 
+import msgspec
 import pytest
 from conftest import ROOT
+from run_configs import run_config
 
 from hsakd_jax.core.errors import Stopped, UserError
 from hsakd_jax.runs.directory import RunDirectory
+from hsakd_jax.runs.results import Record
 from hsakd_jax.training import tracking
 
-CONFIG = {"recipe": "teacher", "train": {"lr": 0.1}, "tracking": []}
+CONFIG = run_config("teacher")
+STORED = json.loads(msgspec.json.encode(CONFIG))
 
 
 def records(first, last):
     """Records of steps, with an evaluation every fifth."""
     for step in range(first, last + 1):
-        yield {"step": step, "epoch": step / 5, "loss": 1 / step, "images_per_s": None if step == 1 else 100.0}
+        values = {"loss": 1 / step, "images_per_s": None if step == 1 else 100.0}
+        yield Record(step=step, epoch=step / 5, values=values)
         if step % 5 == 0:
-            yield {"step": step, "epoch": step / 5, "split": "test", "top1": 10.0 + step, "score": 10.0 + step}
+            yield Record(step=step, epoch=step / 5, values={"top1": 10.0 + step}, split="test", score=10.0 + step)
 
 
 def points(entries):
     """(name, step) -> value of what a tracker must hold."""
     return {
-        (f"{e.get('split', 'train')}/{key}", e["step"]): value
+        (f"{e.split or 'train'}/{key}", e.step): value
         for e in entries
-        for key, value in e.items()
-        if key not in ("step", "split") and value is not None
+        for key, value in {"epoch": e.epoch, **e.values, "score": e.score}.items()
+        if value is not None
     }
 
 
 @pytest.fixture
 def directory(tmp_path):
     made = RunDirectory(tmp_path / "digits" / "teacher")
-    made.claim(CONFIG)
+    made.acquire(CONFIG)
     return made
 
 
@@ -71,7 +76,7 @@ def _kept(monkeypatch):
 def follow(directory, entries, names=("kept",)):
     """Records entries as training does; returns what was said."""
     said = []
-    with tracking.track(names, directory, said.append) as log:
+    with tracking.follow(names, directory, said.append) as log:
         for entry in entries:
             directory.record(entry)
             log(entry)
@@ -85,7 +90,7 @@ def test_a_tracker_gets_what_metrics_has(directory):
     assert len(one.points) == len(dict(one.points))
     assert dict(one.points) == points(directory.records())
     assert one.run[:3] == (directory.path.resolve(), "teacher", "digits")
-    assert (one.run.config, one.run.recorded) == (CONFIG, -1)
+    assert (one.run.config, one.run.recorded) == (STORED, -1)
 
 
 def test_a_continued_run_is_one_curve_wherever_it_lies(directory, tmp_path):
@@ -180,7 +185,7 @@ def test_training_hands_over_its_records(monkeypatch, tmp_path):
 # The tools, each in a process of its own, as they read the environment when they are imported, and hang on to the end.
 SESSION = """
 import os, signal, sys, time
-sys.path[:0] = [{root!r}, {tests!r}]
+sys.path[:0] = [{root!r}, {tests!r}, {tests!r} + "/training"]
 from hsakd_jax.training import tracking
 from hsakd_jax.runs.directory import RunDirectory
 from test_tracking import follow, records
@@ -245,7 +250,7 @@ def tensorboard_points(path, env):
                 else:
                     texts.append(value.tensor.string_val[0].decode())
     (config,) = texts
-    assert json.loads(config.removeprefix("```json").removesuffix("```")) == CONFIG
+    assert json.loads(config.removeprefix("```json").removesuffix("```")) == STORED
     return found
 
 
@@ -278,7 +283,7 @@ def wandb_points(path, env):
         (identity, "teacher", "digits", "hsakd_jax")
     }
     sent = {item.key: json.loads(item.value_json) for item in runs[0].config.update}
-    assert {key: sent[key] for key in CONFIG} == CONFIG
+    assert {key: sent[key] for key in STORED} == STORED
     return found
 
 
@@ -295,7 +300,7 @@ def trackio_points(path, env):
     assert shown.returncode == 0, shown.stderr
     name, config, logs = json.loads(shown.stdout)
     assert name == f"teacher {(path / '.identity').read_text()}"
-    assert {key: config[key] for key in CONFIG} == CONFIG
+    assert {key: config[key] for key in STORED} == STORED
     assert config["_Group"] == "digits"
     found = {}
     for log in logs:

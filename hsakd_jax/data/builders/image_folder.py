@@ -14,7 +14,15 @@ import tensorflow_datasets as tfds
 
 from hsakd_jax.core.console import track
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.data.image_files import EXTENSIONS, square
+from hsakd_jax.data.image_files import square
+from hsakd_jax.data.image_tree import (
+    TEST_FOLDERS,
+    check_classes,
+    class_folders,
+    has_classes,
+    image_entries,
+    test_folder,
+)
 
 _CHUNK = 256  # images decoded ahead of the writer, which bounds the memory
 
@@ -29,7 +37,7 @@ class Tree(tfds.core.BuilderConfig):
 
 
 def scan(directory: str, size: int) -> Tree:
-    """Looks at `directory/{train,test}/CLASS/*`, and at no image yet; `val` or `validation` serve as test.
+    """Lists `directory/{train,test}/CLASS/*` without opening an image; `val` or `validation` serve as test.
 
     Of a `directory/CLASS/*` every fifth image of a class, in the order of names, is a test image.
 
@@ -45,23 +53,12 @@ def scan(directory: str, size: int) -> Tree:
       UserError: no such folder, no or too few images, or a class of the test split that training does not know.
     """
     root = Path(directory).expanduser()
-    train = root / "train"
-    tests = [root / name for name in ("test", "val", "validation") if (root / name).is_dir()]
-    if not train.is_dir() and not tests and _folders(root):
-        images = _images(root)
-        found = {
-            "train": {name: [one for i, one in enumerate(of, 1) if i % 5] for name, of in images.items()},
-            "test": {name: of[4::5] for name, of in images.items() if of[4::5]},
-        }
-        if not found["test"]:
-            raise UserError(f"too few images in {root}: give 5 of a class, every fifth of which will be a test image")
-    elif train.is_dir() and tests:
-        found = {"train": _images(train), "test": _images(tests[0])}
+    if not has_classes(root / "train") and not any((root / name).is_dir() for name in TEST_FOLDERS):
+        found = _one_split(root)
     else:
-        missing = train if not train.is_dir() else root / "test"
-        raise UserError(
-            f"no folder {missing}: an image folder holds train/CLASS/*.jpg and test/CLASS/*.jpg, or CLASS/*.jpg"
-        )
+        train, tests = root / "train", test_folder(root)
+        found = {"train": _images(train), "test": _images(tests)}
+        check_classes(tests, list(found["test"]), train, tuple(found["train"]))
     files = {split: {name: [path for path, _, _ in of] for name, of in part.items()} for split, part in found.items()}
     marks = [
         (os.path.relpath(path, root), length, changed)
@@ -69,32 +66,28 @@ def scan(directory: str, size: int) -> Tree:
         for of in part.values()
         for path, length, changed in of
     ]
-    if strange := sorted(files["test"].keys() - files["train"].keys()):
-        raise UserError(f"{tests[0] / strange[0]} is a class without training images: add {train / strange[0]}")
     fingerprint = hashlib.sha256(json.dumps([size, marks]).encode()).hexdigest()[:16]
     return Tree(name=fingerprint, description=str(root), size=size, root=str(root), files=files)
 
 
-def _folders(folder: Path) -> list[str]:
-    """The names of the classes, those that are hidden aside."""
-    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and e.name[0] != ".") if folder.is_dir() else []
+File = tuple[str, int, int]  # path, length, time of change
 
 
-def _images(folder: Path) -> dict[str, list[tuple[str, int, int]]]:
-    """(path, length, time of change) of all images of each class."""
-    found = {}
-    for name in _folders(folder):
-        found[name] = sorted(
-            (entry.path, entry.stat().st_size, entry.stat().st_mtime_ns)
-            for entry in os.scandir(folder / name)
-            if Path(entry.name).suffix.lower() in EXTENSIONS and entry.name[0] != "."
-        )
-        if not found[name]:
-            kinds = ", ".join(sorted(EXTENSIONS))
-            raise UserError(f"no images in {folder / name}: add some ({kinds}) or delete the folder")
-    if not found:
-        raise UserError(f"no class folders in {folder}: an image folder holds {folder.name}/CLASS/*.jpg")
-    return found
+def _one_split(root: Path) -> dict[str, dict[str, list[File]]]:
+    """Every fifth image of a class, in the order of names, as a test image."""
+    images = _images(root)
+    test = {name: of[4::5] for name, of in images.items() if of[4::5]}
+    if not test:
+        raise UserError(f"too few images in {root}: add images until a class has 5, every fifth is a test image")
+    return {"train": {name: [one for i, one in enumerate(of, 1) if i % 5] for name, of in images.items()}, "test": test}
+
+
+def _images(folder: Path) -> dict[str, list[File]]:
+    """The files of each class."""
+    return {
+        name: [(e.path, e.stat().st_size, e.stat().st_mtime_ns) for e in image_entries(folder / name)]
+        for name in class_folders(folder)
+    }
 
 
 class ImageFolder(tfds.core.GeneratorBasedBuilder, skip_registration=True):

@@ -1,0 +1,160 @@
+"""From a command's config to the typed config of each run: all that decides it, and nothing else."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.files import explain
+from hsakd_jax.data.datasets import Splits
+from hsakd_jax.experiments.recipes import GIVEN, RECIPES, Recipe, needed, unknown
+from hsakd_jax.runs.config import RunConfig
+from hsakd_jax.runs.directory import RunDirectory
+
+# Keys of a section that describe a network or a teacher rather than the training.
+NETWORK_KEYS = ("arch", "dtype", "workdir", "run", "checkpoint", "peer", "inference_dtype")
+# What decides the weight of a term rather than its formula.
+WEIGHTING = ("weight", "warmup")
+
+
+def resolve(config: dict[str, Any], name: str, splits: Splits, command: Sequence[str] | None = None) -> RunConfig:
+    """The config of one run.
+
+    Args:
+      config: of the command, as `recipes.make` makes it.
+      name: recipe of the run.
+      splits: its data, for the classes and the shape of the images.
+      command: arguments of the command.
+
+    Raises:
+      UserError: settings that do not fit the data, or a value of the wrong type or out of range.
+    """
+    recipe, section = RECIPES[name], section_of(config, name)
+    taught_by = teacher_recipe(config, name)
+    found = {
+        "format": RunConfig.__struct_config__.tag,
+        "recipe": name,
+        "seed": config["seed"],
+        "classes": list(splits.class_names),
+        "network": _network(config, recipe, section, splits),
+        "data": _data(config["data"], recipe, splits),
+        "training": _training(config, recipe, section),
+        "objective": {"kind": recipe.objective, "terms": {k: _term(v) for k, v in config["objective"][name].items()}},
+        "teacher": _teacher(config["teacher"], taught_by) if taught_by else None,
+        "eval_batch": config["eval_batch"],
+        "evaluation": {"every": config["eval_every"], "select_by": recipe.select_by},
+        "logging": {"every": config["log_every"], "tracking": config["tracking"]},
+        "command": command,
+    }
+    try:
+        return msgspec.convert(found, RunConfig)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{name}: {explain(error)}") from error
+
+
+def _network(config: dict[str, Any], recipe: Recipe, section: dict[str, Any], splits: Splits) -> dict[str, Any]:
+    *_, channels = shape = splits.train.image_shape
+    source = config["data"]
+    if source["crop"] == "pad" and not all(shape):
+        raise UserError(
+            f"{source['name']} has images of many sizes: set --config.data.crop=resized, "
+            "--config.data.image_size=PIXELS and --config.data.resize=PIXELS"
+        )
+    peers = [peer or section["arch"] for peer in config["peers"]] if recipe.objective == "mutual" else []
+    return {
+        "arch": peers[0] if peers else section["arch"],
+        "dtype": section["dtype"],
+        "branches": recipe.branches,
+        "peers": peers,
+        "num_classes": len(splits.class_names),
+        "image_shape": [source["image_size"]] * 2 + [channels] if source["crop"] == "resized" else list(shape),
+    }
+
+
+def _data(source: dict[str, Any], recipe: Recipe, splits: Splits) -> dict[str, Any]:
+    channels = splits.train.image_shape[-1]
+    for key in ("mean", "std"):
+        if len(source[key]) not in (1, channels):
+            raise UserError(
+                f"data.{key} is {source[key]}, and images of {source['name']} have {channels} channels: set one number "
+                "per channel"
+            )
+    folder = source["dir"] or None
+    if folder and "://" not in folder:  # a resumed run may start in another working directory
+        folder = str(Path(folder).expanduser().absolute())
+    sides = {key: source[key] or None for key in ("image_size", "resize")}
+    return {**source, **sides, "dir": folder, "fraction": source["fraction"] * recipe.fraction}
+
+
+def _training(config: dict[str, Any], recipe: Recipe, section: dict[str, Any]) -> dict[str, Any]:
+    # Paths between runs of one folder are relative, so that the folder can be moved.
+    default = f"../{recipe.init}" if recipe.init not in ("", GIVEN) else None
+    return {
+        **{key: value for key, value in section.items() if key not in NETWORK_KEYS},
+        "lr_batch": section["lr_batch"] or None,
+        "init": str(Path(section["init"]).expanduser().absolute()) if section["init"] else default,
+        "fresh_last_layer": recipe.init == GIVEN,
+        "trainable": section["trainable"] or recipe.trainable or None,
+        "rotated": recipe.rotated,
+        "batch_norm_groups": config["batch_norm_groups"],
+    }
+
+
+def _term(options: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **{key: options[key] for key in WEIGHTING if key in options},
+        "options": {key: value for key, value in options.items() if key not in WEIGHTING},
+    }
+
+
+def _teacher(section: dict[str, Any], taught_by: str) -> dict[str, Any]:
+    given = section["workdir"]
+    return {
+        "workdir": str(Path(given).expanduser().absolute()) if given else f"../{taught_by}",
+        "checkpoint": section["checkpoint"],
+        "peer": section["peer"],
+        "dtype": section["inference_dtype"] or None,
+    }
+
+
+def recipes_of(config: dict[str, Any]) -> list[str]:
+    """The recipes to run, each after those that it needs.
+
+    Raises:
+      UserError: an unknown recipe.
+    """
+    for name in (*config["runs"], *filter(None, [config["teacher"]["run"]])):
+        if name not in RECIPES:
+            raise UserError(unknown(name, RECIPES))
+    given = config["teacher"]["workdir"]
+
+    def parents(name: str) -> list[str]:
+        found, init = [], RECIPES[name].init
+        if (teacher := teacher_recipe(config, name)) and not given:
+            found.append(teacher)
+        if init not in ("", GIVEN) and not section_of(config, name)["init"]:
+            found.append(init)
+        return found
+
+    runs = config["runs"]
+    if given and len(runs) > 1:  # a teacher that is given is not trained
+        runs = [name for name in runs if RECIPES[name].network != "teacher"]
+    return needed(runs, parents)
+
+
+def teacher_recipe(config: dict[str, Any], name: str) -> str:
+    """The recipe whose run teaches a recipe; '' for none."""
+    own = RECIPES[name].teacher
+    return config["teacher"]["run"] or own if own else ""
+
+
+def section_of(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """Network and training settings of a recipe."""
+    recipe = RECIPES[name]
+    section = {**config[recipe.network], **config[recipe.schedule or recipe.network]}
+    if recipe.init == GIVEN and section["init"]:  # the network is that of the given run
+        network = RunDirectory(section["init"]).config().network
+        section["arch"] = (*network.peers, network.arch)[0]
+    return section

@@ -1,0 +1,293 @@
+"""The typed config of one run: everything that decides it, as config.json stores it."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Side = Annotated[int, Meta(ge=1, le=2**16)]  # pixels
+Channels = Annotated[int, Meta(ge=1, le=2**10)]
+Fraction = Annotated[float, Meta(gt=0, le=1)]
+NotNegative = Annotated[float, Meta(ge=0, le=1e30)]
+Number = int | float
+Dtype = Literal["float32", "bfloat16"]
+Checkpoint = Literal["last", "best"]
+# How a term of an objective is computed: a temperature, a list of branches, a switch.
+Option = bool | int | float | str | tuple[Number, ...]
+
+# Settings that may change when a run resumes: they do not change its result.
+MAY_DIFFER = frozenset({"command", "data.dir", "training.remat", "logging.tracking"})
+
+
+class Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A part of the config: immutable, and read strictly."""
+
+
+class Network(Section):
+    """What is trained.
+
+    Attributes:
+      arch: name of the network, a key of `models.NETWORKS`.
+      dtype: compute dtype.
+      branches: whether it has auxiliary classifiers.
+      peers: networks of an online run, which learn together; empty for any other run.
+      num_classes: N, how many classes.
+      image_shape: [H, W, C].
+    """
+
+    arch: str
+    dtype: Dtype
+    branches: bool
+    peers: tuple[str, ...]
+    num_classes: Annotated[int, Meta(ge=2, le=2**24)]
+    image_shape: tuple[Side, Side, Channels]
+
+
+class Data(Section):
+    """Dataset and preprocessing.
+
+    Attributes:
+      name: of the dataset (see `data.datasets.load`); None where a converted checkpoint does not name it.
+      dir: folder of the dataset; None for the default folder of TFDS.
+      image_size: side of the crops, or of the images of an image_folder; None where images keep their size.
+      resize: length that the shorter side of a test image is scaled to before its centre is cropped; None for
+        `image_size`.
+      crop: 'pad' (zero-padding, then a random crop) or 'resized' (a random area, scaled).
+      pad: pixels on each side, for 'pad'.
+      flip: whether images are mirrored at random.
+      mean: of the normalisation, one number per channel or one for all, as a fraction of 255.
+      std: standard deviation, likewise.
+      fraction: of the training images that are used.
+      validation: fraction of the training images that is held out.
+    """
+
+    name: str | None
+    dir: str | None
+    image_size: Side | None
+    resize: Side | None
+    crop: Literal["pad", "resized"]
+    pad: Annotated[int, Meta(ge=0, le=2**16)]
+    flip: bool
+    mean: Annotated[tuple[float, ...], Meta(min_length=1)]
+    std: Annotated[tuple[Annotated[float, Meta(gt=0, le=1e30)], ...], Meta(min_length=1)]
+    fraction: Fraction
+    validation: Annotated[float, Meta(ge=0, lt=1)]
+
+
+class Training(Section):
+    """Optimiser, schedule and start.
+
+    Attributes:
+      epochs: how many.
+      batch: images per step, over all devices.
+      lr: learning rate at `lr_batch` images per step.
+      lr_batch: batch that `lr` is meant for; `lr` is scaled by batch / lr_batch. None takes `lr` as it is.
+      schedule: 'multi_step' or 'cosine'.
+      milestones: epochs at which `gamma` multiplies the learning rate.
+      gamma: see `milestones`.
+      warmup: epochs of linear warm-up.
+      momentum: of SGD.
+      nesterov: whether SGD uses Nesterov's momentum.
+      weight_decay: of SGD.
+      accumulate: micro-batches per step.
+      remat: whether the backward pass recomputes the activations inside stages.
+      batch_norm_groups: parts of a batch, each with its own BatchNorm statistics.
+      trainable: regular expression over parameter paths that selects what learns; None for everything.
+      rotated: whether the network sees each image in all four rotations.
+      init: run directory that the parameters come from, relative to this run's or absolute; None for a random start.
+      fresh_last_layer: whether the last layer is random although `init` has one.
+    """
+
+    epochs: Count
+    batch: Count
+    lr: NotNegative
+    lr_batch: Count | None
+    schedule: Literal["multi_step", "cosine"]
+    milestones: tuple[Number, ...]
+    gamma: NotNegative
+    warmup: Annotated[int, Meta(ge=0, le=2**31 - 1)]
+    momentum: Annotated[float, Meta(ge=0, lt=1)]
+    nesterov: bool
+    weight_decay: NotNegative
+    accumulate: Count
+    remat: bool
+    batch_norm_groups: Count
+    trainable: str | None
+    rotated: bool
+    init: str | None
+    fresh_last_layer: bool
+
+
+class Term(Section):
+    """One term of an objective.
+
+    Attributes:
+      weight: factor of the term in the loss; 0 leaves the term out.
+      warmup: epochs over which the weight grows linearly.
+      options: arguments of the term's function.
+    """
+
+    weight: NotNegative
+    warmup: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+    options: dict[str, Option] = {}
+
+
+class Objective(Section):
+    """What a run minimises.
+
+    Attributes:
+      kind: a key of `distillation.objectives.OBJECTIVES`, or 'methods' for the terms of `distillation.methods`.
+      terms: by name.
+    """
+
+    kind: str
+    terms: dict[str, Term]
+
+
+class Teacher(Section):
+    """The trained network that teaches.
+
+    Attributes:
+      workdir: its run directory, relative to this run's or absolute.
+      checkpoint: 'last' or 'best'.
+      peer: which network of an online run teaches, from 1; 1 for any other run.
+      dtype: compute dtype of the teacher; None for the one that it was trained in.
+    """
+
+    workdir: str
+    checkpoint: Checkpoint = "last"
+    peer: Count = 1
+    dtype: Dtype | None = None
+
+
+class Evaluation(Section):
+    """When a run measures itself, and by what it selects its best epoch.
+
+    Attributes:
+      every: epochs between two evaluations.
+      select_by: accuracy that selects the best epoch: 'top1', or 'joint', the greatest of the branches' accuracies on
+        joint labels, by which the reference selects a teacher.
+    """
+
+    every: Count
+    select_by: Literal["top1", "joint"]
+
+
+class Logging(Section):
+    """What a run records.
+
+    Attributes:
+      every: steps between two records of training.
+      tracking: experiment trackers that get the records too.
+    """
+
+    every: Count
+    tracking: tuple[str, ...]
+
+
+class Config(Section):
+    """What every run directory describes: a network, its classes and its data.
+
+    Attributes:
+      classes: their names; empty where a converted checkpoint does not have them.
+      network: its size and shape.
+      data: dataset and preprocessing.
+      eval_batch: images per evaluation step.
+    """
+
+    classes: tuple[str, ...]
+    network: Network
+    data: Data
+    eval_batch: Count
+
+
+class RunConfig(Config, tag_field="format", tag="hsakd_jax run 1"):
+    """All that decides one run. The tag says that a config.json is this package's, and in which version.
+
+    Attributes:
+      recipe: name of the recipe, for tables; nothing is looked up by it when a run resumes.
+      seed: of initialisation, order, augmentation and subsets. JAX's generator holds 32 bits.
+      training: optimiser, schedule and start.
+      objective: what it minimises.
+      teacher: None without one.
+      evaluation: when it measures itself.
+      logging: what it records.
+      command: arguments of the command that trained it; None where no command did.
+    """
+
+    recipe: str
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)]
+    training: Training
+    objective: Objective
+    teacher: Teacher | None
+    evaluation: Evaluation
+    logging: Logging
+    command: tuple[str, ...] | None = None
+
+
+class ConvertedConfig(Config, tag_field="format", tag="hsakd_jax checkpoint 1"):
+    """A PyTorch checkpoint as a run directory.
+
+    Attributes:
+      source: name of the file.
+      sha256: of the file, in hexadecimal.
+    """
+
+    source: str
+    sha256: str
+
+    @property
+    def recipe(self) -> str:
+        """What tables call it."""
+        return "converted"
+
+
+AnyConfig = RunConfig | ConvertedConfig
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """All settings of a config by their path, such as 'training.lr' or 'objective.kl_aux.temperature'.
+
+    Values are those of JSON, so that a config that was read equals the one that was written.
+    """
+    tree = msgspec.to_builtins(config, str_keys=True)
+    if isinstance(config, RunConfig):
+        terms = {
+            name: {**{k: v for k, v in term.items() if k != "options"}, **term["options"]}
+            for name, term in tree["objective"].pop("terms").items()
+        }
+        tree["objective"] |= terms
+    return dict(_paths(json.loads(json.dumps(tree)), ""))
+
+
+def _paths(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _paths(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The keys of two flat configs whose values differ: key -> (ours, theirs), None where one has no such key."""
+    keys = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+    return {key: (ours.get(key), theirs.get(key)) for key in keys}
+
+
+def class_difference(config: Config, count: int, names: Sequence[str]) -> str | None:
+    """How the classes of a run differ from others, as the end of a sentence; None where they are equal.
+
+    Args:
+      config: of the run.
+      count: how many classes the others are.
+      names: the others' names; empty where they are not known, since a converted checkpoint may not have them.
+    """
+    if config.network.num_classes != count:
+        return f"has {config.network.num_classes} classes, not {count}"
+    if config.classes and names and tuple(names) != config.classes:
+        theirs, ours = next((a, b) for a, b in zip(config.classes, names, strict=True) if a != b)
+        return f"has other classes: {theirs!r} where {ours!r} is expected"
+    return None
