@@ -27,7 +27,7 @@ def command(main: Callable[..., None], usage: str | None, *required: str, words:
     if {"--help", "-h", "-help"} & set(sys.argv[1:]):
         print((usage or "").strip())
         sys.exit(0)
-    runtime.restart()
+    runtime.configure_runtime(restart=True)
     # Python's exception for Ctrl-C would be lost in a callback of JAX's, or crash its threads. What has to be saved
     # before has `signals.stop_requests`.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -36,7 +36,6 @@ def command(main: Callable[..., None], usage: str | None, *required: str, words:
     sys.excepthook = _without_echoes
     # What a full disk does to the cache of compiled programs costs time, nothing else.
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
-    runtime.prepare()
     try:
         given = _read_flags(required, words)
         main(*([given] if words else []))

@@ -31,10 +31,12 @@ _PROCESS = flags.DEFINE_integer("process", -1, "which one this is, from 0.")
 
 def main() -> None:
     """Trains."""
+    from hsakd_jax.core import runtime
     from hsakd_jax.core.console import Console
     from hsakd_jax.core.sharding import connect, is_first_process, together
     from hsakd_jax.experiments import pipeline
 
+    runtime.configure_compilation()
     connect(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     with together():
         pipeline.execute(_CONFIG.value.to_dict(), _WORKDIR.value, Console(silent=not is_first_process()))

@@ -11,15 +11,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax import monitoring
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from hsakd_jax.core import runtime
 from hsakd_jax.core.errors import UserError
-
-# What JAX says after each compilation, with its seconds.
-COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 def connect(coordinator: str = "", processes: int = 0, process: int = -1, env: Mapping[str, str] = os.environ) -> None:
@@ -119,7 +114,6 @@ class Devices:
     """
 
     def __init__(self, devices: Sequence[Any] | None = None):
-        _listen()
         # A process's devices are neighbours, so that its share of a batch is one piece.
         everything = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
         self.mesh = Mesh(np.asarray(everything if devices is None else devices), ("data",))
@@ -202,15 +196,3 @@ def _compiler_options(platform: str) -> dict[str, str] | None:
     except jax.errors.JaxRuntimeError:  # this jaxlib does not know it
         return None
     return options
-
-
-@cache
-def _listen() -> None:
-    if runtime.keeps_memory():
-        monitoring.register_event_duration_secs_listener(_compiled)
-
-
-def _compiled(event: str, duration_secs: float, **_: Any) -> None:
-    """Puts memory in order after a compilation that was long enough to leave it in pieces."""
-    if event == COMPILED and duration_secs > 1:
-        runtime.take_pieces()
