@@ -28,8 +28,8 @@ def command(main: Callable[..., None], usage: str | None, *required: str, words:
         print((usage or "").strip())
         sys.exit(0)
     runtime.configure_runtime(restart=True)
-    # Python's exception for Ctrl-C would be lost in a callback of JAX's, or crash its threads. What has to be saved
-    # before has `signals.stop_requests`.
+    # Python's exception for Ctrl-C would be lost in a callback of JAX's, or crash its threads. A run that has a state
+    # to save first uses `preemption.catch_stop_signals`.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax and TFDS tell much that helps nobody here

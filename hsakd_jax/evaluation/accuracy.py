@@ -39,7 +39,7 @@ def make_evaluate(
       resize: what the shorter side of those is scaled to; 0 for `size`.
     """
     batch = -(-batch // len(devices)) * len(devices)
-    share = devices.share(batch)
+    share = devices.local_slice(batch)
 
     def count(variables, images, labels, mask):
         images = prepare(images, mean=mean, std=std, size=size, resize=resize)

@@ -134,8 +134,8 @@ def rehearse(
         variables = {c: {**tree, **own.get(c, {})} for c, tree in variables.items()}
         state = jax.eval_shape(init, variables)
         # Where they lie is part of what is traced.
-        given = devices.abstract((state, theirs), devices.everywhere)
-        batch = devices.abstract((jax.ShapeDtypeStruct(rows, jnp.uint8), numbers, numbers), devices.split)
+        given = devices.abstract((state, theirs), devices.replicated)
+        batch = devices.abstract((jax.ShapeDtypeStruct(rows, jnp.uint8), numbers, numbers), devices.batch_sharded)
         step.eval_shape(*given, *batch)
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -10,8 +10,8 @@ from flax import serialization
 
 from hsakd_jax.core.console import Clock, Console
 from hsakd_jax.core.errors import Stopped, UserError
-from hsakd_jax.core.preemption import stop_requests
-from hsakd_jax.core.sharding import Devices, agree, greatest, is_first_process
+from hsakd_jax.core.preemption import catch_stop_signals
+from hsakd_jax.core.sharding import Devices, all_reduce_max, broadcast_from_first, is_first_process
 from hsakd_jax.data import datasets
 from hsakd_jax.evaluation import accuracies
 from hsakd_jax.evaluation import accuracy as evaluation
@@ -51,7 +51,7 @@ def run(
     """
     directory, devices, settings = RunDirectory(workdir, write=is_first_process()), Devices(), config["train"]
     results = directory.results()
-    if agree(results is not None):
+    if broadcast_from_first(results is not None):
         if results is None:
             raise UserError(f"{directory.path} is not the same for all processes: give a folder that they share")
         _claim(directory, config)  # refuses another config
@@ -88,7 +88,7 @@ def run(
     checkpoints = Checkpoints(directory.checkpoints)
     for line in checkpoints.damaged:
         console.line(f"warning: {line}; going on from the one before it")
-    done = agree((checkpoints.steps() or [0])[-1])
+    done = broadcast_from_first((checkpoints.steps() or [0])[-1])
     if done:
         state = serialization.from_state_dict(state, checkpoints.restore(done))
         console.line(f"{directory.path}: continuing at step {done} of {total}")
@@ -96,7 +96,7 @@ def run(
     state, teacher_variables = devices.replicate((state, teacher_variables))
     advance = make_advance(step, splits.train, devices, settings["batch"], config["seed"], size=measure_with["size"])
     clock = Clock(settings["batch"], total)
-    with stop_requests() as asked, tracking.track(config["tracking"], directory, console.line) as follow:
+    with catch_stop_signals() as received, tracking.track(config["tracking"], directory, console.line) as follow:
 
         def record(entry: dict[str, Any]) -> None:
             directory.record(entry)
@@ -133,13 +133,13 @@ def run(
                 )
                 clock.skip(done)
             # Several processes talk of it at the lines of the log only.
-            if (at_log or jax.process_count() == 1) and (signal := greatest(asked[0] if asked else 0)):
+            if (at_log or jax.process_count() == 1) and (signal := all_reduce_max(received[0] if received else 0)):
                 if not at_eval:
                     _check_finite(jax.device_get(state.window))
                     checkpoints.save(done, state)
                 raise Stopped(f"{directory.path}: saved at step {done} of {total}; the same command continues", signal)
     best = directory.best()
-    best_step = agree(best["step"])
+    best_step = broadcast_from_first(best["step"])
     best_state = state.variables
     if best_step != done:
         saved = checkpoints.restore(best_step)
@@ -175,7 +175,7 @@ def _claim(directory: RunDirectory, config: dict[str, Any]) -> None:
             directory.claim(config)
         except UserError as found:
             error = found
-    if agree(error is not None):
+    if broadcast_from_first(error is not None):
         raise error or UserError(f"{directory.path} is refused by the first process, which says why")
 
 
