@@ -26,7 +26,8 @@ from pathlib import Path
 
 from hsakd_jax.core import runtime
 
-runtime.prepare()
+runtime.configure_runtime()
+runtime.configure_compilation()
 
 import jax
 import jax.numpy as jnp

@@ -95,11 +95,11 @@ def compiled(pair: str, batch: int, dtype: str, devices: Devices):
     taught = jax.eval_shape(teachers.answering(teacher).init, key, image)
     rows = bench.CIFAR_IMAGES if many else batch
     images = jax.ShapeDtypeStruct((rows, *shape), jnp.uint8), jax.ShapeDtypeStruct((rows,), jnp.int32)
-    given = devices.abstract((state, taught), devices.everywhere)
+    given = devices.abstract((state, taught), devices.replicated)
     if not many:
-        return step.lower(*given, *devices.abstract((*images, images[1]), devices.split)).compile()
-    everything = devices.abstract((*images, jax.ShapeDtypeStruct((), jnp.int32)), devices.everywhere)
-    chosen = devices.abstract(jax.ShapeDtypeStruct((batch, multi_step.CHUNK), jnp.int32), devices.split)
+        return step.lower(*given, *devices.abstract((*images, images[1]), devices.batch_sharded)).compile()
+    everything = devices.abstract((*images, jax.ShapeDtypeStruct((), jnp.int32)), devices.replicated)
+    chosen = devices.abstract(jax.ShapeDtypeStruct((batch, multi_step.CHUNK), jnp.int32), devices.batch_sharded)
     return multi_step.compile_many(step, devices).lower(*given, *everything, chosen).compile()
 
 

@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=1, help="of BatchNorm")
     args = parser.parse_args()
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={args.devices}"
-    runtime.prepare()
+    runtime.configure_runtime()
     print(f"{args.pair}, batch {args.batch} x 4 on {args.devices} devices, each:")
     for name, value in costs(args.pair, args.batch, args.devices).items():
         print(f"  {name}: {value:,.2f}")

@@ -40,9 +40,9 @@ from hsakd_jax.core import runtime
 
 # As every command does; but PyTorch's process has the memory settings that its user has.
 if not any(word.startswith("torch ") for word in sys.argv):
-    if "--side" in sys.argv:  # not the process that starts PyTorch's, which would inherit the setting
-        runtime.restart()
-    runtime.prepare()
+    # Not the process that starts PyTorch's, which would inherit the setting.
+    runtime.configure_runtime(restart="--side" in sys.argv)
+    runtime.configure_compilation()
 
 import jax
 import jax.numpy as jnp
@@ -446,7 +446,7 @@ def main() -> None:
     named = [] if args.against in ("torch", "none") else args.against.replace(",", "+").split("+")
     if unknown := sorted({*named} - {*VARIANTS}):
         parser.error(f"--against: there is no {unknown[0]!r}: take torch, none, or some of {', '.join(VARIANTS)}")
-    if (args.device or runtime.accelerators()) == "tpu" and args.against != "none":
+    if (args.device or runtime.installed_accelerator()) == "tpu" and args.against != "none":
         parser.error("--against: PyTorch is not measured on a TPU: give --against none")
     check_torch(parser, args.against)
     if args.device not in (None, "cpu") and (package := missing_plugin(args.device)):
@@ -463,7 +463,7 @@ def main() -> None:
             parser.error(f"--device: JAX finds no {args.device or 'device'} on this machine ({why})")
         return serve(args.side, args)
     # This process touches no accelerator, whose memory its sides need.
-    on_cpu = (args.device or runtime.accelerators() or "cpu") == "cpu"
+    on_cpu = (args.device or runtime.installed_accelerator() or "cpu") == "cpu"
     strongest = "channels_last" if on_cpu else "channels_last+compile+bfloat16"
     against = {"torch": ["eager", strongest], "none": []}.get(args.against, args.against.split(","))
     words = sys.argv[1:]

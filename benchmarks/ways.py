@@ -9,7 +9,8 @@ import statistics
 
 from hsakd_jax.core import runtime
 
-runtime.prepare()
+runtime.configure_runtime()
+runtime.configure_compilation()
 
 import jax
 import jax.numpy as jnp

@@ -27,16 +27,15 @@ def command(main: Callable[..., None], usage: str | None, *required: str, words:
     if {"--help", "-h", "-help"} & set(sys.argv[1:]):
         print((usage or "").strip())
         sys.exit(0)
-    runtime.restart()
-    # Python's exception for Ctrl-C would be lost in a callback of JAX's, or crash its threads. What has to be saved
-    # before has `signals.stop_requests`.
+    runtime.configure_runtime(restart=True)
+    # Python's exception for Ctrl-C would be lost in a callback of JAX's, or crash its threads. A run that has a state
+    # to save first uses `preemption.catch_stop_signals`.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax and TFDS tell much that helps nobody here
     sys.excepthook = _without_echoes
     # What a full disk does to the cache of compiled programs costs time, nothing else.
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
-    runtime.prepare()
     try:
         given = _read_flags(required, words)
         main(*([given] if words else []))

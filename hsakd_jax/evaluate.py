@@ -26,10 +26,12 @@ _JSON = flags.DEFINE_bool("json", False, "print JSON.")
 
 def main() -> None:
     """Evaluates."""
+    from hsakd_jax.core import runtime
     from hsakd_jax.evaluation import accuracy
     from hsakd_jax.experiments.recipes import RECIPES
     from hsakd_jax.runs.directory import RunDirectory
 
+    runtime.configure_compilation()
     root = Path(_WORKDIR.value).expanduser()
     runs = [root] if (root / "config.json").exists() else [p.parent for p in root.glob("*/config.json")] or [root]
     if len(runs) > 1:  # the teacher first, as in the table of the training

@@ -26,19 +26,21 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "a file of configs/, with ':recipe' behind it.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", "", "where the run or the runs are kept.")
-_COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of the first process.")
-_PROCESSES = flags.DEFINE_integer("processes", 0, "how many processes there are.")
-_PROCESS = flags.DEFINE_integer("process", -1, "which one this is, from 0.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process.")
+_PROCESSES = flags.DEFINE_integer("processes", None, "the number of processes.", lower_bound=1)
+_PROCESS = flags.DEFINE_integer("process", None, "the index of this process, from 0.", lower_bound=0)
 
 
 def main() -> None:
     """Trains."""
+    from hsakd_jax.core import runtime
     from hsakd_jax.core.console import Console
-    from hsakd_jax.core.sharding import connect, is_first_process, together
+    from hsakd_jax.core.sharding import initialize_distributed, is_first_process, report_lost_process
     from hsakd_jax.experiments import pipeline
 
-    connect(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-    with together():
+    runtime.configure_compilation()
+    initialize_distributed(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    with report_lost_process():
         console = Console(silent=not is_first_process())
         pipeline.execute(_CONFIG.value.to_dict(), _WORKDIR.value, console, sys.argv[1:])
 

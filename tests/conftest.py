@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hsakd_jax.core import runtime
 
-runtime.prepare()  # as every command does
+runtime.configure_runtime()  # as every command does
 os.environ.pop("JAX_COMPILATION_CACHE_DIR")  # tests leave nothing in the home; commands get a folder below
 
 import jax

@@ -377,7 +377,7 @@ BAD = {
     "peers of a lone network": (["--config.peers=('resnet8','resnet14')"], ["peers are named"]),
     "no port": (
         [f"{CONFIG}:baseline_tiny", "--coordinator=localhost", "--processes=2", "--process=0"],
-        ["--coordinator=localhost: give HOST:PORT, such as localhost:1234"],
+        ["--coordinator=localhost: set it to HOST:PORT, such as localhost:1234"],
     ),
     "stray word": (["now"], ["unexpected argument 'now'"]),
 }

@@ -1,1 +1,1 @@
-"""What every part uses: errors, files, console, devices, preemption, XLA settings."""
+"""Shared foundations: errors, files, the console, devices and processes, stop signals, settings of the process."""

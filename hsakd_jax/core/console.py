@@ -1,16 +1,16 @@
-"""What a person sees of long work: one line that moves on a terminal, a plain line now and then elsewhere."""
+"""Progress of long work: one line that is replaced on a terminal, plain lines in a log file; durations and tables."""
 
 import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TextIO, TypeVar
+from typing import Self, TextIO, TypeVar
 
 T = TypeVar("T")
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words: '48 s', '5 min 20 s', '2 h 5 min'."""
+    """A duration in words: '48 s', '5 min 20 s', '2 h 5 min'."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"
@@ -20,33 +20,33 @@ def duration(seconds: float) -> str:
 
 
 class Console:
-    """Lines that stay, and one that moves.
+    """Writes permanent lines and a progress line, which is replaced on a terminal.
 
     Args:
-      stream: where to; stdout by default.
-      patience: seconds before the first moving line, where lines can't be replaced.
-      silent: whether nothing is written, since another process of the run speaks.
+      stream: the output, by default stdout.
+      patience: seconds before the first progress line.
+      silent: whether nothing is written, because another process of the run writes.
     """
 
-    def __init__(self, stream: TextIO | None = None, patience: float = 0.0, silent: bool = False):
+    def __init__(self, stream: TextIO | None = None, patience: float = 0.0, silent: bool = False) -> None:
         self._silent = silent
         self._stream = stream or sys.stdout
-        self._moves = self._stream.isatty()
+        self._terminal = self._stream.isatty()
         self._width = 0
         self._next = time.monotonic() + patience
 
     def line(self, text: str) -> None:
-        """A line that stays."""
+        """Writes a permanent line."""
         self._write("\r" + " " * self._width + "\r" if self._width else "")
         self._width = 0
         self._write(text + "\n")
 
     def progress(self, text: str) -> None:
-        """A line that the next one replaces; where lines can't be replaced, one every ten seconds."""
+        """Writes the progress line; where the stream is no terminal, a plain line at most every ten seconds."""
         now = time.monotonic()
         if now < self._next:
             return
-        if self._moves:
+        if self._terminal:
             self._next = now + 0.2
             text = text[: shutil.get_terminal_size().columns - 1]  # a longer one would wrap and stay
             self._write("\r" + text.ljust(self._width))
@@ -56,13 +56,13 @@ class Console:
             self._write(text + "\n")
 
     def wait(self, text: str) -> None:
-        """A moving line at once, of work that can't say how far it is; nothing where lines can't be replaced."""
-        if self._moves:
+        """Writes a progress line at once, for work of unknown length; nothing where the stream is no terminal."""
+        if self._terminal:
             self._next = 0.0
             self.progress(text)
 
     def end(self) -> None:
-        """Leaves the moving line where it is."""
+        """Makes the progress line permanent."""
         if self._width:
             self._write("\n")
             self._width = 0
@@ -74,50 +74,54 @@ class Console:
         self._stream.flush()
 
 
+# Not tqdm: it takes nine lines of code more to write the same lines. It has no plain lines for log files, and writes
+# the first line after an interval instead of a delay.
 class Progress:
-    """A context that reports `update(done)` on stderr; silent for work that ends within `patience` seconds.
+    """A context that writes amount, rate and time left to stderr; silent for work of less than `patience` seconds.
 
     Args:
-      label: what is being done.
-      total: the amount of work; 0 where it is not known.
-      unit: 'images', or 'MB' for work counted in bytes.
+      label: the work, such as 'Reading train'.
+      total: the amount of work; None where it is not known.
+      unit: the plural of what is counted, or 'MB' for work counted in bytes.
       start: the amount done before, which does not count for the rate.
-      patience: seconds of silence at the beginning.
+      patience: seconds without output at the beginning.
     """
 
-    def __init__(self, label: str, total: int, unit: str = "images", start: int = 0, patience: float = 3.0):
-        self.label, self.total, self.unit, self.start = label, total, unit, start
-        self.began = time.monotonic()
-        self.console = Console(sys.stderr, patience)
+    def __init__(
+        self, label: str, total: int | None, unit: str = "images", start: int = 0, patience: float = 3.0
+    ) -> None:
+        self._label, self._total, self._unit, self._start = label, total, unit, start
+        self._began = time.monotonic()
+        self._console = Console(sys.stderr, patience)
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
-        self.console.end()
+    def __exit__(self, *_: object) -> None:
+        self._console.end()
 
     def update(self, done: int) -> None:
-        """Reports that `done` of `total` is done, if a report is due."""
-        self.console.progress(self._line(done, max(time.monotonic() - self.began, 1e-6)))
+        """Reports that `done` of `total` is done, unless the last report is too recent."""
+        self._console.progress(self._line(done, max(time.monotonic() - self._began, 1e-6)))
 
     def _line(self, done: int, seconds: float) -> str:
-        rate = (done - self.start) / seconds
-        if self.unit == "MB":
-            amount = f"{done / 1e6:.1f} of {self.total / 1e6:.1f} MB" if self.total else f"{done / 1e6:.1f} MB"
+        rate = (done - self._start) / seconds
+        if self._unit == "MB":
+            amount = f"{done / 1e6:.1f} of {self._total / 1e6:.1f} MB" if self._total else f"{done / 1e6:.1f} MB"
             speed = f"{rate / 1e6:.2f} MB/s"
         else:
-            amount = f"{done} of {self.total} {self.unit}" if self.total else f"{done} {self.unit}"
-            speed = f"{rate:.0f} {self.unit}/s"
+            amount = f"{done} of {self._total} {self._unit}" if self._total else f"{done} {self._unit}"
+            speed = f"{rate:.0f} {self._unit}/s"
         parts = [amount, speed]
-        if self.total:
-            parts.insert(0, f"{100 * done // self.total} %")
+        if self._total:
+            parts.insert(0, f"{100 * done // self._total} %")
             if rate > 0:
-                parts.append(f"{duration((self.total - done) / rate)} left")
-        return f"{self.label}: " + ", ".join(parts)
+                parts.append(f"{duration((self._total - done) / rate)} left")
+        return f"{self._label}: " + ", ".join(parts)
 
 
-def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
-    """The items unchanged, with their progress reported."""
+def with_progress(items: Iterable[T], label: str, total: int) -> Iterator[T]:
+    """The items unchanged, with a `Progress` of their number."""
     with Progress(label, total) as progress:
         for done, item in enumerate(items):
             progress.update(done)
@@ -125,49 +129,52 @@ def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
 
 
 class Clock:
-    """Rate and time left of training, from the end of its first step on, which compiles.
+    """Measures rate and time left of training, from the end of the first step on, which compiles.
 
     Args:
-      batch: images a step.
-      total: steps in all.
+      batch: images per step.
+      total: the number of steps of the run.
+
+    Attributes:
+      started: whether `start` was called.
     """
 
-    def __init__(self, batch: int, total: int):
+    def __init__(self, batch: int, total: int) -> None:
         self._batch, self._total = batch, total
         self._began = self._last = (0, time.monotonic())  # (step, time)
         self.started = False
 
     def start(self, done: int) -> None:
-        """Starts at step `done`."""
+        """Starts to measure, after step `done`."""
         self._began = self._last = (done, time.monotonic())
         self.started = True
 
     def rate(self, done: int) -> float | None:
-        """Training images a second since the last reading; None where no step was timed."""
+        """Training images per second since the last call of `rate` or `skip`; None if there was no step."""
         (step, then), self._last = self._last, (done, time.monotonic())
         return (done - step) * self._batch / (self._last[1] - then) if done > step else None
 
     def left(self, done: int) -> str:
-        """Time left, evaluations included."""
+        """The time left with evaluations, in words; '?' before the second step."""
         step, then = self._began
         return duration((self._total - done) * (time.monotonic() - then) / (done - step)) if done > step else "?"
 
     def epoch(self, done: int, steps: int) -> str:
-        """Time of an epoch of `steps`, evaluations included."""
+        """The time of an epoch of `steps` steps with evaluations, in words; '?' before the second step."""
         step, then = self._began
         return f"{steps * (time.monotonic() - then) / (done - step):.3g} s" if done > step else "?"
 
     def skip(self, done: int) -> None:
-        """What happened since the last reading was not training."""
+        """Excludes the time since the last call of `rate` from the next one: it was not training."""
         self._last = (done, time.monotonic())
 
 
 def table(header: list[str], rows: list[list[str]], left: int = 1) -> str:
-    """Aligned columns, the first `left` to the left and the others to the right."""
+    """A table as text; the first `left` columns are aligned to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
-    def show(row):
+    def line(row: list[str]) -> str:
         cells = enumerate(zip(row, widths, strict=True))
         return "  ".join(cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in cells).rstrip()
 
-    return "\n".join([show(header), "  ".join("-" * w for w in widths), *map(show, rows)])
+    return "\n".join([line(header), "  ".join("-" * w for w in widths), *map(line, rows)])

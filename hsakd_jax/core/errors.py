@@ -1,21 +1,20 @@
-"""Exceptions that a person at the keyboard is meant to read."""
+"""Exceptions whose message a command prints in one line, without a traceback."""
 
 
 class UserError(Exception):
-    """Bad input: one line that names the thing and the remedy.
+    """Bad input that the user can fix, such as a wrong name, a missing file or a full disk.
 
-    Raised by every room for what the user can mend (a wrong name, a missing file, a full disk); the
-    commands print it without a traceback and exit with status 2.
+    The message is one line that contains the cause and the remedy. A command prints it and exits with status 2.
     """
 
 
 class Stopped(Exception):
-    """A run that was asked to end has saved its state.
+    """A stop signal ended the run, after its state was saved. A command prints it and exits with status 128 + signal.
 
     Attributes:
-      signal: the number of the signal that asked.
+      signal: the number of the signal.
     """
 
-    def __init__(self, message: str, signal: int):
+    def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.signal = signal

@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Reading and writing of small files: atomic writes, JSON, lists of class names."""
 
 import os
 from collections.abc import Mapping
@@ -13,10 +13,13 @@ T = TypeVar("T")
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:
-    """Writes files so that a reader, or a run killed at any moment, sees each old or new, and whole.
+    """Writes each file atomically: a reader, or a run killed at any moment, sees either its old or its new content.
+
+    Args:
+      contents: bytes by path; all folders exist.
 
     Raises:
-      OSError: the disk is full or not writable; all old files stay.
+      OSError: the disk is full or not writable; the old files stay.
     """
     drafts = {path.with_name(f".{path.name}.{os.getpid()}.draft"): path for path in contents}
     try:
@@ -30,7 +33,7 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_files` of one text in UTF-8."""
+    """Writes one text atomically, in UTF-8; raises as `write_files`."""
     write_files({path: text.encode()})
 
 
@@ -40,13 +43,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def check_folder(output: Path) -> None:
-    """Refuses a file to be written in a folder that is not there.
+    """Checks that the folder of an output file exists.
 
     Raises:
-      UserError: it is not.
+      UserError: it does not.
     """
-    if not os.path.isdir(output.parent):  # Path's raises where a folder is closed
-        raise UserError(f"{output.parent} is no folder: make it, or choose another --output")
+    if not os.path.isdir(output.parent):  # Path.is_dir raises an error where a folder may not be read
+        raise UserError(f"{output.parent} is not a folder: create it, or choose another --output")
 
 
 def read_json(path: Path, kind: type[T]) -> T:
@@ -74,7 +77,7 @@ def explain(error: Exception) -> str:
 
 
 def read_names(path: str | Path, count: int) -> list[str]:
-    """Reads what `count` classes are called, one a line.
+    """The names of `count` classes, from a text file with one name per line; empty lines are skipped.
 
     Raises:
       UserError: the file can't be read, or has another number of names.
@@ -82,8 +85,8 @@ def read_names(path: str | Path, count: int) -> list[str]:
     try:
         lines = Path(path).expanduser().read_text().split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} can't be read ({error}): give a text file with one class a line") from error
+        raise UserError(f"{path} can't be read ({error}): use a text file with one class per line") from error
     names = [line.strip() for line in lines if line.strip()]
     if len(names) != count:
-        raise UserError(f"{path} names {len(names)} classes, the network has {count}: mend the file")
+        raise UserError(f"{path} contains {len(names)} class names, the network has {count} classes: fix the file")
     return names

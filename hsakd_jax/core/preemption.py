@@ -1,25 +1,30 @@
-"""A polite end: what asks a run to stop is noted, and the run saves before it ends."""
+"""Stop signals: SIGTERM and Ctrl-C are recorded, so that a run can save its state before it ends."""
 
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 
 @contextmanager
-def stop_requests() -> Iterator[list[int]]:
-    """A list that is no longer empty once SIGTERM or Ctrl-C came; the second one ends the process as usual."""
-    asked: list[int] = []
+def catch_stop_signals() -> Iterator[list[int]]:
+    """Records the numbers of the stop signals that the process receives, in the list it yields.
 
-    def note(number, frame):
-        asked.append(number)
-        signal.signal(number, old[number])
+    A second signal of a kind has its usual effect: it ends the process at once. Outside of the main thread nothing is
+    recorded, since Python lets only that thread set signal handlers.
+    """
+    received: list[int] = []
 
-    # Python lets only the main thread handle signals.
+    def record(number: int, frame: FrameType | None) -> None:
+        del frame
+        received.append(number)
+        signal.signal(number, usual[number])
+
     caught = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
-    old = {number: signal.signal(number, note) for number in caught}
+    usual = {number: signal.signal(number, record) for number in caught}
     try:
-        yield asked
+        yield received
     finally:
-        for number, handler in old.items():
+        for number, handler in usual.items():
             signal.signal(number, handler)

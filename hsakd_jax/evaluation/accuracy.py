@@ -40,7 +40,7 @@ def make_evaluate(
       batch: images per step, rounded up to a multiple of the devices.
     """
     batch = -(-batch // len(devices)) * len(devices)
-    share = devices.share(batch)
+    share = devices.local_slice(batch)
     preprocess = preprocessing(config)
 
     def count(variables, images, labels, mask):

@@ -14,7 +14,7 @@ from flax import serialization
 
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import write_json
-from hsakd_jax.core.sharding import agree, is_first_process
+from hsakd_jax.core.sharding import broadcast_from_first, is_first_process
 
 # Orbax warns that a directory opened for reading is opened for reading.
 logging.getLogger("absl").addFilter(lambda record: "Given directory is read only" not in record.getMessage())
@@ -40,7 +40,7 @@ class Checkpoints:
         first = write and is_first_process()
         self.damaged = [self._set_aside(step) for step in self.steps() if first and not self._is_whole(step)]
         if write:
-            agree(0)  # nobody goes on before that is done
+            broadcast_from_first(0)  # nobody goes on before that is done
         policies = ocp.checkpoint_managers
         best = policies.BestN(get_metric_fn=lambda m: m["score"], n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(

@@ -128,8 +128,8 @@ def dry_run(
             variables = _merge(variables, jax.eval_shape(program.objective_init, variables, theirs))
         state = jax.eval_shape(program.init, variables)
         # The placement of arrays is part of what is traced.
-        given = devices.abstract((state, theirs), devices.everywhere)
-        rows = devices.abstract((jax.ShapeDtypeStruct(images, jnp.uint8), labels, labels), devices.split)
+        given = devices.abstract((state, theirs), devices.replicated)
+        rows = devices.abstract((jax.ShapeDtypeStruct(images, jnp.uint8), labels, labels), devices.batch_sharded)
         program.step.eval_shape(*given, *rows)
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -12,8 +12,8 @@ from flax import serialization
 
 from hsakd_jax.core.console import Clock, Console
 from hsakd_jax.core.errors import Stopped, UserError
-from hsakd_jax.core.preemption import stop_requests
-from hsakd_jax.core.sharding import Devices, agree, greatest, is_first_process
+from hsakd_jax.core.preemption import catch_stop_signals
+from hsakd_jax.core.sharding import Devices, all_reduce_max, broadcast_from_first, is_first_process
 from hsakd_jax.data.datasets import Splits
 from hsakd_jax.evaluation import accuracies
 from hsakd_jax.evaluation.accuracy import make_evaluate
@@ -119,7 +119,7 @@ def run(
     session = Session(config, directory, devices, splits, console, built, checkpoints, evaluate, select, clock)
     _report_teacher(session)
     state, teacher_variables = _resume(session)
-    with stop_requests() as requests, tracking.follow(config.logging.tracking, directory, console.line) as track:
+    with catch_stop_signals() as requests, tracking.follow(config.logging.tracking, directory, console.line) as track:
         state = _train(replace(session, track=track), state, teacher_variables, requests)
     return _finish(session, state)
 
@@ -145,7 +145,7 @@ def _train(session: Session, state: State, teacher_variables: Any, requests: lis
         if at_eval:
             _evaluate_and_save(session, state, done)
         # Several processes exchange their requests at the lines of the log only.
-        if (at_log or jax.process_count() == 1) and (signal := greatest(requests[0] if requests else 0)):
+        if (at_log or jax.process_count() == 1) and (signal := all_reduce_max(requests[0] if requests else 0)):
             _save_and_stop(session, state, done, signal, saved=at_eval)
     return state
 
@@ -153,7 +153,7 @@ def _train(session: Session, state: State, teacher_variables: Any, requests: lis
 def _finished(directory: RunDirectory, config: RunConfig, console: Console) -> Results | None:
     """The results of a run that has ended; None of one that has not."""
     results = directory.results()
-    if not agree(results is not None):
+    if not broadcast_from_first(results is not None):
         return None
     if results is None:
         raise UserError(f"{directory.path} is not the same for all processes: use a folder that they share")
@@ -170,7 +170,7 @@ def _acquire(directory: RunDirectory, config: RunConfig) -> None:
             directory.acquire(config)
         except UserError as found:
             error = found
-    if agree(error is not None):
+    if broadcast_from_first(error is not None):
         raise error or UserError(f"{directory.path} is refused by the first process, which names the reason")
 
 
@@ -192,7 +192,7 @@ def _resume(session: Session) -> tuple[State, Any]:
     """State and teacher's variables on all devices, from the newest checkpoint where there is one."""
     built, directory = session.built, session.directory
     state = built.state
-    done = agree((session.checkpoints.steps() or [0])[-1])
+    done = broadcast_from_first((session.checkpoints.steps() or [0])[-1])
     if done:
         state = serialization.from_state_dict(state, session.checkpoints.restore(done))
         session.console.line(f"{directory.path}: resuming at step {done} of {session.steps}")
@@ -268,7 +268,7 @@ def _finish(session: Session, state: State) -> Results:
     """Measures the last and the best epoch on the test images, and writes results.json."""
     config, directory, splits = session.config, session.directory, session.splits
     best = directory.best()
-    best_step = agree(best.step)
+    best_step = broadcast_from_first(best.step)
     best_variables = state.variables
     if best_step != int(state.step):
         saved = session.checkpoints.restore(best_step)

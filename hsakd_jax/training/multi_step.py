@@ -46,7 +46,7 @@ def make_advance(
 
 
 def _one_a_call(step, dataset, devices, batch, seed, size) -> Advance:
-    share, batches = devices.share(batch), None
+    share, batches = devices.local_slice(batch), None
 
     def advance(state, teacher_variables, done, until):
         del until
@@ -81,7 +81,7 @@ def compile_many(step: Callable[..., Any], devices: Devices) -> Callable[..., An
 def _many_a_call(step, dataset, devices, batch, seed, size) -> Advance:
     del size  # they have one
     images, labels = devices.replicate(tuple(dataset))
-    share, steps = devices.share(batch), compile_many(step, devices)
+    share, steps = devices.local_slice(batch), compile_many(step, devices)
 
     def advance(state, teacher_variables, done, until):
         count = min(CHUNK, until - done)

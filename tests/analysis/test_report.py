@@ -421,7 +421,7 @@ def test_classes_are_called_what_a_file_says(digits, tmp_path):
     (tmp_path / "names.txt").write_text("\n".join(f"digit {i}" for i in range(10)) + "\n")
     assert re.search(r"true: digit \d student: digit \d", text(room.make(runs, classes=str(tmp_path / "names.txt"))[0]))
     (tmp_path / "names.txt").write_text("one\ntwo\n")
-    with pytest.raises(UserError, match="names.txt names 2 classes, the network has 10: mend the file"):
+    with pytest.raises(UserError, match="names.txt contains 2 class names, the network has 10 classes: fix the file"):
         room.make(runs, classes=str(tmp_path / "names.txt"))
 
 
@@ -513,11 +513,11 @@ def test_the_command(digits, run_command, tmp_path):
 BAD = {
     "no output": ([], "--output is missing"),
     "not a page": (["--output={}/x.txt"], "name a file that ends in .html"),
-    "no folder for it": (["--output={}/none/x.html"], "none is no folder"),
+    "no folder for it": (["--output={}/none/x.html"], "none is not a folder"),
     "a file for a folder": (["--output={}/x.html", "--png={}/file"], "file is a file: name a folder"),
     "no run": (["--output={}/x.html"], "no run there"),
     "a name that is too long": (["--output={}/" + 300 * "x" + ".html"], "no run there"),
-    "a folder's name that is too long": (["--output={}/" + 300 * "x" + "/x.html"], "is no folder: make it"),
+    "a folder's name that is too long": (["--output={}/" + 300 * "x" + "/x.html"], "is not a folder: create it"),
 }
 
 

@@ -21,7 +21,6 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core import shuffle
 
-from hsakd_jax.core.console import Console, Progress, duration
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.data import datasets
 from hsakd_jax.data.builders import BUILDERS, download
@@ -638,43 +637,6 @@ def test_a_download_to_a_full_disk(tmp_path, serve):
     with full_disk(1_000_000), pytest.raises(UserError, match=r"file.bin.part can't be written \(File too large\)"):
         download.fetch(url, MD5, tmp_path)
     assert download.fetch(url, MD5, tmp_path).read_bytes() == CONTENT
-
-
-# Progress
-
-
-def test_durations():
-    assert [duration(s) for s in (0, 59.4, 60, 3725, 90_000)] == ["0 s", "59 s", "1 min 0 s", "1 h 2 min", "25 h 0 min"]
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_progress(monkeypatch, capsys, terminal):
-    now = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
-    with Progress("Reading", 1000) as progress:
-        for second in range(31):
-            now[0] = second
-            progress.update(10 * second)
-    lines = capsys.readouterr().err
-    assert "Reading: 3 %, 30 of 1000 images, 10 images/s, 1 min 37 s left" in lines
-    if terminal:
-        assert lines.count("\r") == 28  # each second after the first three
-        assert lines.endswith("\n")
-    else:
-        assert "\r" not in lines
-        assert lines.count("\n") == 3  # at 3, 13 and 23 seconds
-
-
-@pytest.mark.parametrize(("terminal", "shown"), [(True, "\rone\rtwo\r   \rend\n"), (False, "one\nend\n")])
-def test_waiting_is_shown_where_lines_move(monkeypatch, capsys, terminal, shown):
-    """Elsewhere it would keep the next line back for ten seconds."""
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
-    console = Console()
-    console.progress("one")
-    console.wait("two")
-    console.line("end")
-    assert capsys.readouterr().out == shown
 
 
 # Image folders

@@ -119,7 +119,7 @@ def test_bad_input_leaves_nothing_behind(run, tmp_path, monkeypatch):
         export(run, tmp_path / "mine", "safetensors")
     with pytest.raises(UserError, match="can't write /proc/x"):
         export(run, "/proc/x", "safetensors")
-    with pytest.raises(UserError, match="nowhere is no folder: make it"):
+    with pytest.raises(UserError, match="nowhere is not a folder: create it"):
         export(run, tmp_path / "nowhere" / "x", "safetensors")
     with pytest.raises(UserError, match="not a run directory"):
         export(tmp_path, tmp_path / "x", "safetensors")

@@ -1,12 +1,9 @@
-import json
-
 import jax
 import numpy as np
 import pytest
 from run_configs import run_config
 
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.files import write_json
 from hsakd_jax.core.sharding import Devices
 from hsakd_jax.experiments.recipes import make
 from hsakd_jax.runs.checkpoint import Checkpoints
@@ -120,15 +117,6 @@ def test_the_best_record_is_one_that_can_be_restored(tmp_path):
     assert directory.best().step == 3
     with pytest.raises(UserError, match="has no best checkpoint .* use the last"):
         RunDirectory(tmp_path / "new").best()
-
-
-def test_a_file_is_whole_or_the_old_one(tmp_path):
-    path = tmp_path / "results.json"
-    write_json(path, {"a": 1})
-    with pytest.raises(TypeError):
-        write_json(path, {"a": object()})
-    assert json.loads(path.read_text()) == {"a": 1}
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_recipes_share_no_terms():

@@ -16,7 +16,7 @@ from hsakd_jax.training import build, multi_step
 SCRIPT = """
 import jax, numpy as np, sys
 from hsakd_jax import create
-from hsakd_jax.core import sharding as rooms
+from hsakd_jax.core import sharding
 from hsakd_jax.data import sampling
 from hsakd_jax.distillation import objectives
 from hsakd_jax.training import optim
@@ -37,7 +37,7 @@ def step(state, _, images, labels, index):
     images = augment(jax.random.fold_in(jax.random.key(0), state.step), images, crop="pad", pad=1, flip=True, size=8)
     return update(state, None, rotate(normalise(images, (0.3,), (0.4,), jnp.float64)), labels)
 
-rooms._compiler_options = lambda platform: None  # as on accelerators, which make many steps a call
+sharding._compiler_options = lambda platform: None  # as on accelerators, which make many steps a call
 g = np.random.default_rng(0)
 dataset = sampling.Dataset(g.integers(0, 255, (50, 8, 8, 1), np.uint8), g.integers(0, 10, 50).astype(np.int32))
 results = []

@@ -14,8 +14,6 @@ import pytest
 from conftest import ROOT
 from test_resume import assert_same, records
 
-from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.sharding import Devices, connect, together
 from hsakd_jax.runs.checkpoint import Checkpoints
 
 ARGS = ("--config=configs/cifar100.py:baseline_tiny", "--config.log_every=2")
@@ -45,16 +43,16 @@ STEPS = """
 import sys
 sys.path.insert(0, "tests")
 import jax, numpy as np
-from hsakd_jax.core import sharding as rooms
-from hsakd_jax.core.sharding import Devices, connect, is_first_process
+from hsakd_jax.core import sharding
+from hsakd_jax.core.sharding import Devices, initialize_distributed, is_first_process
 from hsakd_jax.training.multi_step import make_advance
 from hsakd_jax.data.sampling import Dataset
 
 out, address, count, index = sys.argv[1:]
-connect(address, int(count), int(index))
+initialize_distributed(*((address, int(count), int(index)) if address else ()))
 from student_step import init, step, teacher_variables, variables  # which touches the devices
 
-rooms._compiler_options = lambda platform: None  # as on accelerators, which make many steps a call
+sharding._compiler_options = lambda platform: None  # as on accelerators, which make many steps a call
 g = np.random.default_rng(0)
 dataset = Dataset(g.integers(0, 255, (80, 8, 8, 1), np.uint8), g.integers(0, 10, 80).astype(np.int32))
 devices = Devices()
@@ -78,7 +76,7 @@ def test_two_processes_compute_what_one_computes(tmp_path):
     runs = []
     for count, devices in ((1, 1), (1, 8), (2, 4)):
         out, address = tmp_path / f"{count}x{devices}.npz", f"localhost:{free_port()}"
-        where = [(address, count, i) for i in range(count)] if count > 1 else [("", 0, -1)]
+        where = [(address, count, i) for i in range(count)] if count > 1 else [("", 1, 0)]
         finish([start(("-c", STEPS, out, *w), devices, JAX_ENABLE_X64="1") for w in where])
         with np.load(out) as arrays:
             runs.append([arrays[name] for name in arrays.files])
@@ -158,50 +156,3 @@ def test_sigterm_to_one_saves_and_ends_all(uninterrupted, tmp_path):
     assert "of 22; the same command continues" in errors
     finish(launch(workdir))
     assert_same(workdir, uninterrupted)
-
-
-def test_a_lost_process_is_told_from_other_failures(monkeypatch):
-    lost, full = (
-        jax.errors.JaxRuntimeError(text) for text in ("UNKNOWN: Gloo all-reduce failed", "RESOURCE_EXHAUSTED")
-    )
-
-    def fail(error):
-        with together():
-            raise error
-
-    for processes, error, kind in ((1, lost, type(lost)), (2, full, type(full)), (2, lost, UserError)):
-        monkeypatch.setattr(jax, "process_count", lambda processes=processes: processes)
-        with pytest.raises(kind) as told:
-            fail(error)
-    assert str(told.value).endswith("(UNKNOWN: Gloo all-reduce failed): give the same command again in all of them")
-
-
-def test_a_process_has_neighbouring_rows(monkeypatch):
-    """Whatever the order in which JAX lists the devices."""
-    everything = jax.devices()
-    monkeypatch.setattr(jax, "devices", lambda: everything[::2] + everything[1::2])
-    assert list(Devices().mesh.devices) == everything
-    assert Devices().share(16) == slice(0, 16)
-
-
-def test_how_processes_find_one_another(monkeypatch):
-    calls = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *given: calls.append(given))
-    connect(env={})
-    step = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}
-    connect(env={**step, "SLURM_NTASKS": "1"})
-    connect(env={"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"})  # in a batch script, outside srun
-    assert not calls
-    connect(env={**step, "SLURM_NTASKS": "4"})
-    connect(env={"OMPI_COMM_WORLD_SIZE": "2"})
-    connect("host:1", 2, 1, env={})
-    assert calls == [(), (), ("host:1", 2, 1)]
-    monkeypatch.setattr("hsakd_jax.core.sharding._on_tpu", lambda: True)
-    connect(env={})
-    connect(env={"COLAB_RELEASE_TAG": "release"})
-    assert calls.pop() == ()
-    assert len(calls) == 3
-    with pytest.raises(UserError, match="give all three or none"):
-        connect("host:1", env={})
-    with pytest.raises(UserError, match="they count from 0 to 1"):
-        connect("host:1", 2, 2, env={})

@@ -240,13 +240,3 @@ def test_eight_devices_compute_what_one_computes_in_float64():
     )
     assert not found.returncode, found.stderr
     assert float(found.stdout) <= 1e-8
-
-
-def test_a_batch_must_fit_the_devices():
-    with pytest.raises(
-        UserError, match="batch is 30, which can't be split.* over 8 devices.*multiple of 8, such as 32"
-    ):
-        Devices().check_batch(30)
-    with pytest.raises(UserError, match="2 micro-batches: take a multiple of 16"):
-        Devices().check_batch(24, accumulate=2)
-    Devices().check_batch(32, accumulate=2)

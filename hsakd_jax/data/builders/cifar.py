@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from hsakd_jax.core.console import track
+from hsakd_jax.core.console import with_progress
 from hsakd_jax.data.builders.download import fetch, folder
 
 _CITATION = """\
@@ -74,7 +74,7 @@ class Cifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         records = np.frombuffer(data, np.uint8).reshape(-1, len(keys) + _IMAGE_BYTES)
         labels, images = np.split(records, [len(keys)], axis=1)
         images = images.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        for i in track(range(len(records)), f"Preparing {self.name}, {split}", len(records)):
+        for i in with_progress(range(len(records)), f"Preparing {self.name}, {split}", len(records)):
             # TFDS orders a split by a hash of the key: the same keys give the same order as TFDS's own.
             yield (
                 i,

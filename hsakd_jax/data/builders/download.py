@@ -88,7 +88,7 @@ def _download(url: str, part: Path) -> None:
         if response.status != 206:  # the server ignores Range and starts from the beginning
             have = 0
         length = response.headers.get("Content-Length")
-        total = have + int(length) if length else 0
+        total = have + int(length) if length else None
         with (
             part.open("ab" if have else "wb") as file,
             Progress(f"Downloading {url}", total, "MB", have, patience=0) as progress,
@@ -106,7 +106,7 @@ def _download(url: str, part: Path) -> None:
                 file.write(piece)
                 file.flush()
                 done += len(piece)
-    if done < total:
+    if total is not None and done < total:
         raise _BrokenError(f"the connection broke after {done} of {total} bytes")
 
 

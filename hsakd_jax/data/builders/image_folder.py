@@ -12,7 +12,7 @@ from typing import cast
 
 import tensorflow_datasets as tfds
 
-from hsakd_jax.core.console import track
+from hsakd_jax.core.console import with_progress
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.data.image_files import square
 from hsakd_jax.data.image_tree import (
@@ -120,7 +120,7 @@ class ImageFolder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         tree = self._tree
         pairs = [(path, name) for name, paths in tree.files[split].items() for path in paths]
         encoded = _encode([path for path, _ in pairs], tree.size)
-        for (path, name), png in zip(pairs, track(encoded, f"Preparing {split}", len(pairs)), strict=True):
+        for (path, name), png in zip(pairs, with_progress(encoded, f"Preparing {split}", len(pairs)), strict=True):
             yield os.path.relpath(path, tree.root), {"image": io.BytesIO(png), "label": name}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from hsakd_jax.core.console import track
+from hsakd_jax.core.console import with_progress
 from hsakd_jax.core.errors import UserError
 
 _CITATION = """\
@@ -71,7 +71,7 @@ class Imagenet2012(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         known = set(features["label"].names)
         members = _of_classes(archive) if split == "train" else _of_validation(archive)
         try:
-            for name, label, content in track(members, f"Preparing {self.name}, {split}", self.IMAGES[split]):
+            for name, label, content in with_progress(members, f"Preparing {self.name}, {split}", self.IMAGES[split]):
                 if label not in known:
                     raise UserError(f"{archive} has a class {label}, which ImageNet has not: get the archive again")
                 count += 1

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from hsakd_jax.core.console import Progress, track
+from hsakd_jax.core.console import Progress, with_progress
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.data.builders.download import fetch, folder
 
@@ -81,7 +81,7 @@ class Stl10(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         # Stored by channel, then by column.
         images = np.frombuffer(images, np.uint8).reshape(-1, 3, 96, 96).transpose(0, 3, 2, 1)
         labels = np.frombuffer(labels, np.uint8)
-        for i in track(range(len(images)), f"Preparing {self.name}, {split}", len(images)):
+        for i in with_progress(range(len(images)), f"Preparing {self.name}, {split}", len(images)):
             image = Image.fromarray(np.ascontiguousarray(images[i]))
             yield i, {"image": image, "label": int(labels[i]) - 1}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from hsakd_jax.core.console import track
+from hsakd_jax.core.console import with_progress
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.data.builders.download import fetch, folder
 
@@ -94,6 +94,6 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return path, archive.namelist(), archive.read  # read where they lie: nothing is extracted to the disk
 
     def _generate_examples(self, split, pairs, read):
-        for name, label in track(pairs, f"Preparing {self.name}, {split}", len(pairs)):
+        for name, label in with_progress(pairs, f"Preparing {self.name}, {split}", len(pairs)):
             file = name.rsplit("/", 1)[-1]
             yield file, {"image": io.BytesIO(read(name)), "label": label, "file_name": file}

@@ -1,0 +1,84 @@
+"""Progress moves on a terminal, is a plain line now and then in a log file, and absent where work is short."""
+
+import os
+import shutil
+import sys
+import time
+
+import pytest
+
+from hsakd_jax.core.console import Console, Progress, duration, table, with_progress
+
+
+def test_durations():
+    assert [duration(s) for s in (0, 59.4, 60, 3725, 90_000)] == ["0 s", "59 s", "1 min 0 s", "1 h 2 min", "25 h 0 min"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress(monkeypatch, capsys, terminal):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    with Progress("Reading", 1000) as progress:
+        for second in range(31):
+            now[0] = second
+            progress.update(10 * second)
+    lines = capsys.readouterr().err
+    assert "Reading: 3 %, 30 of 1000 images, 10 images/s, 1 min 37 s left" in lines
+    if terminal:
+        assert lines.count("\r") == 28  # each second after the first three
+        assert lines.endswith("\n")
+    else:
+        assert "\r" not in lines
+        assert lines.count("\n") == 3  # at 3, 13 and 23 seconds
+
+
+@pytest.mark.parametrize(("terminal", "shown"), [(True, "\rone\rtwo\r   \rend\n"), (False, "one\nend\n")])
+def test_waiting_is_shown_where_lines_move(monkeypatch, capsys, terminal, shown):
+    """Elsewhere it would keep the next line back for ten seconds."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
+    console = Console()
+    console.progress("one")
+    console.wait("two")
+    console.line("end")
+    assert capsys.readouterr().out == shown
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_short_work_is_silent(monkeypatch, capsys, terminal):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    assert list(with_progress(iter("abc"), "Reading", 3)) == ["a", "b", "c"]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("total", "line"),
+    [
+        (4_000_000, "File: 75 %, 3.0 of 4.0 MB, 0.20 MB/s, 5 s left\n"),
+        (None, "File: 3.0 MB, 0.20 MB/s\n"),
+    ],
+)
+def test_a_resumed_download(monkeypatch, capsys, total, line):
+    """What was there before does not count for the rate."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with Progress("File", total, "MB", start=1_000_000, patience=0) as progress:
+        progress.update(1_000_000)
+        now[0] = 10.0
+        progress.update(3_000_000)
+    assert capsys.readouterr().err.splitlines(keepends=True)[1:] == [line]
+
+
+def test_a_long_line_is_cut_at_the_edge_of_the_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((10, 5)))
+    console = Console()
+    console.progress("123456789 123456789")
+    console.end()
+    assert capsys.readouterr().out == "\r123456789\n"
+
+
+def test_a_table_is_aligned():
+    assert table(["run", "top-1"], [["a", "9.10"], ["abcd", "10.20"]]) == (
+        "run   top-1\n----  -----\na      9.10\nabcd  10.20"
+    )

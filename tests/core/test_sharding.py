@@ -1,0 +1,78 @@
+"""Where arrays are placed, and how the processes of a run find one another."""
+
+import jax
+import pytest
+
+from hsakd_jax.core import runtime, sharding
+from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.sharding import Devices, initialize_distributed, report_lost_process
+
+
+def test_programs_on_cpu_have_the_memory_schedulers_order(monkeypatch):
+    known = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+    assert sharding._compiler_options("cpu") == (known if runtime._has_flag("xla_cpu_scheduler_type") else None)
+    assert sharding._compiler_options("gpu") is None
+
+    def refuse(*_, **__):
+        raise jax.errors.JaxRuntimeError("No such compile option")
+
+    monkeypatch.setattr(jax, "jit", refuse)
+    assert sharding._compiler_options.__wrapped__("cpu") is None
+
+
+def test_a_batch_must_fit_the_devices():
+    with pytest.raises(
+        UserError, match="batch is 30, which can't be split.* over 8 devices.*multiple of 8, such as 32"
+    ):
+        Devices().check_batch(30)
+    with pytest.raises(UserError, match="2 micro-batches: set it to a multiple of 16"):
+        Devices().check_batch(24, accumulate=2)
+    Devices().check_batch(32, accumulate=2)
+
+
+def test_a_lost_process_is_told_from_other_failures(monkeypatch):
+    lost, full = (
+        jax.errors.JaxRuntimeError(text) for text in ("UNKNOWN: Gloo all-reduce failed", "RESOURCE_EXHAUSTED")
+    )
+
+    def fail(error):
+        with report_lost_process():
+            raise error
+
+    for processes, error, kind in ((1, lost, type(lost)), (2, full, type(full)), (2, lost, UserError)):
+        monkeypatch.setattr(jax, "process_count", lambda processes=processes: processes)
+        with pytest.raises(kind) as told:
+            fail(error)
+    assert str(told.value).endswith("(UNKNOWN: Gloo all-reduce failed): start the same command again in all of them")
+
+
+def test_a_process_has_neighbouring_rows(monkeypatch):
+    """Whatever the order in which JAX lists the devices."""
+    everything = jax.devices()
+    monkeypatch.setattr(jax, "devices", lambda: everything[::2] + everything[1::2])
+    assert list(Devices().mesh.devices) == everything
+    assert Devices().local_slice(16) == slice(0, 16)
+
+
+def test_how_processes_find_one_another(monkeypatch):
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *given: calls.append(given))
+    initialize_distributed(env={})
+    step = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}
+    initialize_distributed(env={**step, "SLURM_NTASKS": "1"})
+    # In a batch script, outside srun.
+    initialize_distributed(env={"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"})
+    assert not calls
+    initialize_distributed(env={**step, "SLURM_NTASKS": "4"})
+    initialize_distributed(env={"OMPI_COMM_WORLD_SIZE": "2"})
+    initialize_distributed("host:1", 2, 1, env={})
+    assert calls == [(), (), ("host:1", 2, 1)]
+    monkeypatch.setattr("hsakd_jax.core.sharding._on_tpu", lambda: True)
+    initialize_distributed(env={})
+    initialize_distributed(env={"COLAB_RELEASE_TAG": "release"})
+    assert calls.pop() == ()
+    assert len(calls) == 3
+    with pytest.raises(UserError, match="set all three or none"):
+        initialize_distributed("host:1", env={})
+    with pytest.raises(UserError, match="they count from 0 to 1"):
+        initialize_distributed("host:1", 2, 2, env={})
