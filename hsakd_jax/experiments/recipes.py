@@ -14,7 +14,7 @@ class Recipe(NamedTuple):
     Attributes:
       title: what tables call it.
       network: 'teacher' or 'student': the section of the config that names it.
-      objective: a key of `objectives.OBJECTIVES`, or 'rival' for the terms of `rivals`.
+      objective: a key of `objectives.OBJECTIVES`, or 'methods' for terms of `methods.TERMS`.
       terms: the terms of its objective, with their options.
       branches: whether it trains with auxiliary classifiers.
       rotated: whether it sees all four rotations of a batch.
@@ -45,7 +45,7 @@ TASK = {"weight": 1.0}
 JOINT = {"weight": 1.0, "branches": ()}
 KL_AUX = {"weight": 1.0, "temperature": 3.0, "branches": ()}
 KL_FINAL = {"weight": 1.0, "temperature": 3.0, "upright_only": False}
-# Plain distillation beside a rival's own term, as the paper's table has it; its weight there is not published, this is
+# Plain distillation beside a method's own term, as the paper's table has it; its weight there is not published, this is
 # that of CRD's "+KD" runs.
 KL = {"weight": 1.0, "temperature": 4.0}
 # The paper's student has no joint-label term; its ablation shows that one costs accuracy.
@@ -59,9 +59,9 @@ def _student(title: str, teacher: str = "teacher", **terms: dict) -> Recipe:
     return Recipe(title, "student", "student", changed, branches=True, rotated=True, teacher=teacher)
 
 
-def _rival(title: str, **terms: dict) -> Recipe:
-    """A student that a plain teacher teaches, with the published weights of a rival's terms."""
-    return Recipe(title, "student", "rival", {"task": TASK, "kl": KL, **terms}, teacher="backbone")
+def _method(title: str, **terms: dict) -> Recipe:
+    """A student that a plain teacher teaches, with the published weights of another method's terms."""
+    return Recipe(title, "student", "methods", {"task": TASK, "kl": KL, **terms}, teacher="backbone")
 
 
 OFF = {"weight": 0.0}
@@ -85,21 +85,21 @@ RECIPES = {
     "teacher_online": Recipe("teacher, online", "teacher", "mutual", MUTUAL, branches=True, rotated=True),
     "baseline": Recipe("student alone", "student", "baseline", {"task": TASK}),
     "kd": Recipe("KD", "student", "kd", {"task": TASK, "kl": {"weight": 1.0, "temperature": 3.0}}, teacher="backbone"),
-    "fitnet": _rival("FitNet", fitnet={"weight": 100.0, "stage": 2}),
-    "at": _rival("AT", at={"weight": 1000.0}),
-    "vid": _rival("VID", vid={"weight": 1.0}),
-    "rkd": _rival("RKD", rkd={"weight": 1.0}),
-    "sp": _rival("SP", sp={"weight": 3000.0}),
-    "cc": _rival("CC", cc={"weight": 0.02}),
-    "pkt": _rival("PKT", pkt={"weight": 30000.0}),
+    "fitnet": _method("FitNet", fitnet={"weight": 100.0, "stage": 2}),
+    "at": _method("AT", at={"weight": 1000.0}),
+    "vid": _method("VID", vid={"weight": 1.0}),
+    "rkd": _method("RKD", rkd={"weight": 1.0}),
+    "sp": _method("SP", sp={"weight": 3000.0}),
+    "cc": _method("CC", cc={"weight": 0.02}),
+    "pkt": _method("PKT", pkt={"weight": 30000.0}),
     # It takes the place of KD. Its authors tune beta by the pair, 2 for resnet56/resnet20 to 8; 20 epochs of warm-up.
-    "dkd": _rival("DKD", kl=OFF, dkd={"weight": 1.0, "alpha": 1.0, "beta": 8.0, "temperature": 4.0, "warmup": 20}),
-    "crd": _rival("CRD", crd={"weight": 0.8, "negatives": 16384, "temperature": 0.07}),
+    "dkd": _method("DKD", kl=OFF, dkd={"weight": 1.0, "alpha": 1.0, "beta": 8.0, "temperature": 4.0, "warmup": 20}),
+    "crd": _method("CRD", crd={"weight": 0.8, "negatives": 16384, "temperature": 0.07}),
     # Its authors train the head for 60 epochs; here it has the schedule of branches on a frozen backbone.
     "sskd_teacher": Recipe(
         "teacher, SSKD's head",
         "teacher",
-        "rival",
+        "methods",
         {"sskd_head": {"weight": 1.0}},
         rotated=True,
         init="backbone",
@@ -109,7 +109,7 @@ RECIPES = {
     "sskd": Recipe(
         "SSKD",
         "student",
-        "rival",
+        "methods",
         {
             "task": {"weight": 0.1},
             "kl": {"weight": 0.9, "temperature": 4.0, "upright_only": True},

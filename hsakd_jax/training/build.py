@@ -174,8 +174,8 @@ def make_objective(config: dict[str, Any]) -> Any:
     if not any(options is not None for options in terms.values()):
         raise UserError("every term of the objective has weight 0: give one a weight")
     kind = RECIPES[config["recipe"]].objective
-    if kind == "rival":
-        return methods.Rival({name: options for name, options in terms.items() if options is not None})
+    if kind == "methods":
+        return methods.Methods({name: options for name, options in terms.items() if options is not None})
     return partial(objectives.OBJECTIVES[kind], **terms)
 
 

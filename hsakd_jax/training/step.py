@@ -81,7 +81,7 @@ def make_step(
     Returns:
       `init(variables) -> State` and `step(state, teacher_variables, images, labels, sample=None) -> State`, with images
       in floating point and ready for the network, [B, ...] or [4B, ...], labels integers [B], and a `sample` for
-      objectives that are modules (see `rivals.Sample`).
+      objectives that are modules (see `methods.Sample`).
     """
 
     def judge(variables, outputs, labels, taught, sample):
