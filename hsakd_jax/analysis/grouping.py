@@ -147,7 +147,7 @@ def words_of(recipe: str) -> str:
         "teacher": "has branches that learn to tell class and rotation",
         "student": "learns from the labels and from its teacher's classes and branches, in four rotations",
         "mutual": "trains several networks that teach one another, whose mean is shown",
-        "rival": "learns from the labels and from its teacher by another method",
+        "methods": "learns from the labels and from its teacher by another method",
     }.get(RECIPES[recipe].objective if recipe in RECIPES else "", "")
 
 

@@ -211,7 +211,7 @@ def make_objective(objective: Objective) -> Any:
     if not on:
         raise UserError("every term of the objective has weight 0: set a weight above 0")
     if objective.kind == "methods":
-        return methods.Rival(on)
+        return methods.Methods(on)
     return partial(objectives.OBJECTIVES[objective.kind], **{name: on.get(name) for name in objective.terms})
 
 

@@ -1,4 +1,4 @@
-"""Rivals against NumPy, written from the formulas of their papers and of CRD's benchmark."""
+"""Each method against NumPy, written from the formulas of its paper and of CRD's benchmark."""
 
 import itertools
 import math
@@ -10,7 +10,7 @@ import pytest
 
 from hsakd_jax import create
 from hsakd_jax.distillation import methods
-from hsakd_jax.distillation.methods import Rival, Sample
+from hsakd_jax.distillation.methods import Methods, Sample, contrastive, self_supervised
 from hsakd_jax.experiments.recipes import RECIPES
 from hsakd_jax.models.network import Outputs
 
@@ -39,7 +39,7 @@ def outputs(seed, stages, rows=B):
 
 def start(term, s, t, **options):
     """A term's variables as they start."""
-    return jax.jit(Rival({term: options}).init)(jax.random.key(0), s, LABELS, t, SAMPLE)
+    return jax.jit(Methods({term: options}).init)(jax.random.key(0), s, LABELS, t, SAMPLE)
 
 
 def filled(g, make, *given):
@@ -47,17 +47,17 @@ def filled(g, make, *given):
     return jax.tree.map(lambda x: jnp.asarray(g.uniform(0.05, 0.15, x.shape), x.dtype), jax.eval_shape(make, *given))
 
 
-def apply(rival, *given):
+def apply(objective, *given):
     """As the train step does."""
     # What is given are arguments, since XLA would spend seconds on computing with constants.
-    return jax.jit(lambda *given: rival.apply(*given, mutable=["batch_stats"]))(*given)
+    return jax.jit(lambda *given: objective.apply(*given, mutable=["batch_stats"]))(*given)
 
 
 def value(term, s, t, variables=None, sample=SAMPLE, **options):
     """The term's value, its variables before and what it remembers after."""
-    rival = Rival({term: options})
+    objective = Methods({term: options})
     variables = start(term, s, t, **options) if variables is None else variables
-    found, kept = apply(rival, variables, s, LABELS, t, sample)
+    found, kept = apply(objective, variables, s, LABELS, t, sample)
     assert found[term].shape == ()
     return float(found[term]), variables, kept
 
@@ -226,14 +226,14 @@ def test_pkt():
 
 
 def test_negatives_are_of_other_classes():
-    drawn = np.asarray(methods.draw_negatives(SAMPLE, 4000))
+    drawn = np.asarray(contrastive.draw_negatives(SAMPLE, 4000))
     for row, index in zip(drawn, SAMPLE.index, strict=True):
         others = np.flatnonzero(CLASSES[index] != CLASSES)
-        shares = np.bincount(row, minlength=IMAGES)[others] / 4000
+        frequencies = np.bincount(row, minlength=IMAGES)[others] / 4000
         assert set(row) == set(others)
-        np.testing.assert_allclose(shares, 1 / len(others), atol=0.03)
+        np.testing.assert_allclose(frequencies, 1 / len(others), atol=0.03)
     part = Sample(SAMPLE.index[2:], SAMPLE.classes, SAMPLE.key)
-    np.testing.assert_array_equal(methods.draw_negatives(part, 4000), drawn[2:])
+    np.testing.assert_array_equal(contrastive.draw_negatives(part, 4000), drawn[2:])
 
 
 def test_crd():
@@ -245,7 +245,7 @@ def test_crd():
     assert all(bank.shape == (IMAGES, 128) and 0.14 < abs(bank).max() < (3 / 128) ** 0.5 for bank in banks.values())
     layers = wide(variables["params"]["crd"])
     for _ in range(2):
-        drawn, index = np.asarray(methods.draw_negatives(sample, count)), np.asarray(sample.index)
+        drawn, index = np.asarray(contrastive.draw_negatives(sample, count)), np.asarray(sample.index)
         anchors = {
             side: unit(wide(x.embedding) @ layers[side]["kernel"] + layers[side]["bias"])
             for x, side in ((s, "student"), (t, "teacher"))
@@ -271,21 +271,21 @@ def test_crd():
         s, t = outputs(2, STUDENT), outputs(3, TEACHER)
 
 
-def kept_rows(scores, targets, share):
-    """Rows in the order of the target's rank; all right ones, then a share of the wrong ones."""
+def kept_rows(scores, targets, fraction):
+    """Rows in the order of the target's rank; all right ones, then a fraction of the wrong ones."""
     ranks = [list(np.argsort(-row)).index(y) for row, y in zip(scores, targets, strict=True)]
     wrong = sum(rank > 0 for rank in ranks)
     rows = sorted(range(len(ranks)), key=lambda i: ranks[i])
-    return rows[: len(ranks) - wrong + int(wrong * share)], wrong
+    return rows[: len(ranks) - wrong + int(wrong * fraction)], wrong
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 0.75, 1.0])
-def test_keep(share):
+@pytest.mark.parametrize("fraction", [0.0, 0.5, 0.75, 1.0])
+def test_selected_rows(fraction):
     g = np.random.default_rng(3)
     scores, targets = g.normal(size=(23, 4)), g.integers(0, 4, 23)
-    rows, wrong = kept_rows(scores, targets, share)
+    rows, wrong = kept_rows(scores, targets, fraction)
     assert 10 < wrong < 23
-    found = methods.keep(jnp.asarray(scores, jnp.float32), jnp.asarray(targets, jnp.int32), share)
+    found = self_supervised.selected_rows(jnp.asarray(scores, jnp.float32), jnp.asarray(targets, jnp.int32), fraction)
     np.testing.assert_array_equal(np.flatnonzero(found), sorted(rows))
 
 
@@ -295,10 +295,10 @@ TURNED = [i for i in range(4 * B) if i % 4]
 def test_sskd_kl():
     s, t = outputs(0, STUDENT, 4 * B), outputs(1, TEACHER, 4 * B)
     a, b = wide(s.logits)[TURNED], wide(t.logits)[TURNED]
-    for share in (1.0, 0.5):
-        rows, _ = kept_rows(b, np.repeat(LABELS, 3), share)
+    for fraction in (1.0, 0.5):
+        rows, _ = kept_rows(b, np.repeat(LABELS, 3), fraction)
         expected = 16 * kl(softmax(b[rows] / 4), softmax(a[rows] / 4)).mean()
-        np.testing.assert_allclose(value("sskd_kl", s, t, kept=share)[0], expected, rtol=1e-4)
+        np.testing.assert_allclose(value("sskd_kl", s, t, kept=fraction)[0], expected, rtol=1e-4)
 
 
 def test_sskd_ss_and_the_teachers_head():
@@ -328,12 +328,12 @@ OPTIONS = {"crd": {"negatives": 8}}
 
 
 def case(terms):
-    """A rival, its variables and what it takes; SSKD's batches are rotated."""
+    """An objective, its variables and the outputs it takes; SSKD's batches are rotated."""
     rows = 4 * B if any(term.startswith("sskd") for term in terms) else B
     s, t = outputs(0, STUDENT, rows), outputs(1, TEACHER, rows)
     t = None if "sskd_head" in terms else t
-    rival = Rival({term: OPTIONS.get(term, {}) for term in terms})
-    return rival, filled(np.random.default_rng(2), rival.init, jax.random.key(0), s, LABELS, t, SAMPLE), s, t
+    objective = Methods({term: OPTIONS.get(term, {}) for term in terms})
+    return objective, filled(np.random.default_rng(2), objective.init, jax.random.key(0), s, LABELS, t, SAMPLE), s, t
 
 
 SETS = [*([name] for name in PLAIN), ["sskd_kl"], ["sskd_ss"], ["sskd_head"]]
@@ -341,12 +341,12 @@ SETS = [*([name] for name in PLAIN), ["sskd_kl"], ["sskd_ss"], ["sskd_head"]]
 
 @pytest.mark.parametrize("terms", SETS, ids=lambda terms: terms[0])
 def test_gradients_reach_the_student_alone(terms):
-    rival, variables, s, t = case(terms)
+    objective, variables, s, t = case(terms)
 
     @jax.jit
     def gradients(variables, s, labels, t, sample):
         def loss(variables, s, t):
-            return rival.apply(variables, s, labels, t, sample, mutable=["batch_stats"])[0][terms[0]]
+            return objective.apply(variables, s, labels, t, sample, mutable=["batch_stats"])[0][terms[0]]
 
         return jax.grad(loss, (0, 1, 2))(variables, s, t)
 
@@ -369,10 +369,10 @@ def test_gradients_reach_the_student_alone(terms):
 @pytest.mark.parametrize("name", ["float64", "bfloat16"])
 def test_dtypes(terms, name):
     """Float64 stays; maps in bfloat16 give float32."""
-    rival, *given = case(terms)
+    objective, *given = case(terms)
 
     def apply(variables, s, t):
-        return rival.apply(variables, s, LABELS, t, SAMPLE, mutable=["batch_stats"])
+        return objective.apply(variables, s, LABELS, t, SAMPLE, mutable=["batch_stats"])
 
     with enable_x64(name == "float64"):
         if name == "float64":
@@ -392,9 +392,9 @@ def test_all_methods_on_what_networks_give(rotated):
     networks = [create(name, N, False) for name in ("resnet8_quarter", "resnet8_half")]
     s, t = (filled(g, lambda n=n: n.init_with_output(key, images)[0]) for n in networks)
     kl = {"temperature": 4.0, "upright_only": rotated}
-    rival = Rival({"task": {}, "kl": kl, **{name: OPTIONS.get(name, {}) for name in names}})
-    variables = filled(g, rival.init, key, s, LABELS, t, SAMPLE)
-    found, _ = apply(rival, variables, s, LABELS, t, SAMPLE)
+    objective = Methods({"task": {}, "kl": kl, **{name: OPTIONS.get(name, {}) for name in names}})
+    variables = filled(g, objective.init, key, s, LABELS, t, SAMPLE)
+    found, _ = apply(objective, variables, s, LABELS, t, SAMPLE)
     assert set(found) == {"task", "kl", *names}
     assert all(np.isfinite(x) for x in found.values())
 
@@ -407,6 +407,8 @@ def test_every_term_has_a_recipe_with_its_published_weight():
     found = {name: term["weight"] for r in RECIPES.values() for name, term in r.terms.items() if name in methods.TERMS}
     assert found == weights
     # As in the paper's table beside plain distillation, whose place DKD takes; SSKD weighs its own.
-    plain = {name: r.terms["kl"]["weight"] for name, r in RECIPES.items() if r.objective == "rival" and "kl" in r.terms}
+    plain = {
+        name: r.terms["kl"]["weight"] for name, r in RECIPES.items() if r.objective == "methods" and "kl" in r.terms
+    }
     assert plain == {name: {"dkd": 0, "sskd": 0.9}.get(name.partition("_")[0], 1) for name in plain}
     assert set(weights) == set(methods.TERMS)

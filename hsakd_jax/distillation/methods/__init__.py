@@ -1,0 +1,81 @@
+"""The distillation methods that HSAKD is compared with, as named terms of one objective.
+
+A term is a function `term(outputs, labels, teacher, sample, **options)` that returns a scalar in at least float32.
+SSKD's terms take a rotated batch of 4B rows, the others a plain one of B rows. `Methods` calls them, so they may create
+layers, which start as PyTorch's do.
+
+Each file has the losses first, as functions of arrays, and then the terms that find these arrays in the outputs. The
+defaults of the options, and the weights in `experiments/recipes.py`, are the published ones: those of CRD's benchmark
+(Tian et al. 2020, arXiv 1910.10699) unless a docstring names another source. HSAKD's table combines the methods with
+plain distillation.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from hsakd_jax.distillation import objectives
+from hsakd_jax.distillation.methods.common import Sample
+from hsakd_jax.distillation.methods.contrastive import crd
+from hsakd_jax.distillation.methods.features import at, fitnet, vid
+from hsakd_jax.distillation.methods.logits import dkd
+from hsakd_jax.distillation.methods.relations import cc, pkt, rkd, sp
+from hsakd_jax.distillation.methods.self_supervised import sskd_head, sskd_kl, sskd_ss
+from hsakd_jax.models.network import Outputs
+
+__all__ = ["TERMS", "Methods", "Sample"]
+
+Array = jax.Array
+
+TERMS: dict[str, Callable[..., Array]] = {
+    "dkd": dkd,
+    "fitnet": fitnet,
+    "at": at,
+    "sp": sp,
+    "cc": cc,
+    "vid": vid,
+    "rkd": rkd,
+    "pkt": pkt,
+    "crd": crd,
+    "sskd_head": sskd_head,
+    "sskd_kl": sskd_kl,
+    "sskd_ss": sskd_ss,
+}
+
+
+class Methods(nn.Module):
+    """An objective with parameters and memory of its own.
+
+    Its parameters are in 'params' and its memory in 'batch_stats', under the name of the method.
+
+    Attributes:
+      terms: name -> options, without weights; names are keys of `TERMS` or of `objectives.TERMS`.
+    """
+
+    terms: Mapping[str, Mapping[str, Any]]
+
+    @nn.compact
+    def __call__(self, outputs: Outputs, labels: Array, teacher: Outputs | None, sample: Sample) -> dict[str, Array]:
+        """Computes the terms, unweighted.
+
+        Args:
+          outputs: of the network that learns, for B or 4B rows.
+          labels: [B], integers.
+          teacher: outputs of the teacher, which get no gradient, or None.
+          sample: the training images of the batch.
+
+        Returns:
+          Name -> scalar in at least float32.
+
+        Raises:
+          ValueError: a term does not fit these outputs.
+        """
+        teacher = jax.lax.stop_gradient(teacher)
+        return {
+            name: TERMS[name](outputs, labels, teacher, sample, **options)
+            if name in TERMS
+            else objectives.TERMS[name](outputs, labels, teacher, **options)
+            for name, options in self.terms.items()
+        }

@@ -1,0 +1,92 @@
+"""What several methods share: the sample, pairs of stages, unit rows, inner products, a linear layer."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from hsakd_jax.models.layers import torch_bias, torch_kernel
+from hsakd_jax.models.network import Outputs
+from hsakd_jax.models.ops import at_least_float32
+
+Array = jax.Array
+# Maps of student and teacher, by the student's stage, counted from 1.
+StagePairs = dict[int, tuple[Array, Array]]
+
+
+class Sample(NamedTuple):
+    """The training images of a batch.
+
+    Attributes:
+      index: [B], int32, their positions in the training set.
+      classes: [n], int32, the labels of all training images.
+      key: random key of this step.
+    """
+
+    index: Array  # pyright: ignore[reportIncompatibleMethodOverride]: tuples have a method of this name
+    classes: Array
+    key: Array
+
+
+def embedding(outputs: Outputs) -> Array:
+    """The embedding [B, D] in at least float32.
+
+    Raises:
+      ValueError: the outputs have none.
+    """
+    if outputs.embedding is None:
+        raise ValueError("the outputs have no embedding")
+    return at_least_float32(outputs.embedding)
+
+
+def stage_pairs(outputs: Outputs, teacher: Outputs) -> StagePairs:
+    """Pairs of maps [B, H, W, C] in at least float32, paired from the deepest stage backwards.
+
+    A stage of the deeper network that has no partner takes no part.
+    """
+    ahead = len(teacher.features) - len(outputs.features)
+    return {
+        l: (at_least_float32(student_map), at_least_float32(teacher.features[l + ahead - 1]))
+        for l, student_map in enumerate(outputs.features, 1)
+        if l + ahead > 0
+    }
+
+
+def equal_size_stage_pairs(outputs: Outputs, teacher: Outputs) -> StagePairs:
+    """`stage_pairs`, with the larger map of each pair average-pooled to the size of the smaller one.
+
+    Raises:
+      ValueError: a height or width does not divide that of its partner.
+    """
+
+    def equal_size(student_map: Array, teacher_map: Array) -> tuple[Array, Array]:
+        height, width = (min(student_map.shape[axis], teacher_map.shape[axis]) for axis in (1, 2))
+        return _average_pool(student_map, height, width), _average_pool(teacher_map, height, width)
+
+    return {l: equal_size(*pair) for l, pair in stage_pairs(outputs, teacher).items()}
+
+
+def _average_pool(x: Array, height: int, width: int) -> Array:
+    """[B, H, W, C] -> [B, height, width, C], over windows that do not overlap."""
+    batch, h, w, channels = x.shape
+    if h % height or w % width:
+        raise ValueError(f"maps of {h}x{w} and {height}x{width} do not compare: one must divide the other")
+    return x.reshape(batch, height, h // height, width, w // width, channels).mean((2, 4))
+
+
+def unit_rows(x: Array) -> Array:
+    """Rows (last axis) scaled to length 1; a row of zeros stays zero and gets no gradient."""
+    square = jnp.square(x).sum(-1, keepdims=True)
+    return x * jnp.where(square > 0, jax.lax.rsqrt(jnp.where(square > 0, square, 1)), 0)
+
+
+def inner_products(a: Array, b: Array) -> Array:
+    """Inner products of rows: [..., R, D], [..., S, D] -> [..., R, S]."""
+    # The losses take small differences of these, which the short mantissa of accelerators' default would lose.
+    return jnp.einsum("...rd,...sd->...rs", a, b, precision="highest")
+
+
+def linear(x: Array, features: int, name: str) -> Array:
+    """Linear layer that starts as PyTorch's does: [R, D] -> [R, features]. Call it inside a Linen module."""
+    return nn.Dense(features, kernel_init=torch_kernel, bias_init=torch_bias(x.shape[-1]), name=name)(x)
