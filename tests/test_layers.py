@@ -13,18 +13,21 @@ PACKAGE = ROOT / "hsakd_jax"
 # Other folders of the package, then packages. What no row has, nobody may import: TensorFlow and clu are on no machine
 # that the package must run on.
 MAY_IMPORT = {
-    "core": ("", "jax numpy"),
+    "core": ("", "jax msgspec numpy"),
     "models": ("core", "flax jax numpy"),
     "distillation": ("models", "flax jax optax"),
     "data": ("core", "PIL absl jax numpy sklearn tensorflow_datasets"),
-    "runs": ("core models", "flax jax numpy orbax"),
-    "evaluation": ("core data models runs", "jax numpy"),
-    "training": ("core data distillation evaluation models runs", "flax jax numpy optax tensorboardX trackio wandb"),
-    "experiments": ("core data evaluation models runs training", "ml_collections"),
+    "runs": ("core models", "flax jax msgspec numpy orbax"),
+    "evaluation": ("core data models runs", "jax msgspec numpy"),
+    "training": (
+        "core data distillation evaluation models runs",
+        "flax jax msgspec numpy optax tensorboardX trackio wandb",
+    ),
+    "experiments": ("core data evaluation models runs training", "ml_collections msgspec"),
     "interop": ("core data models runs", "flax jax jax2onnx numpy onnxruntime safetensors torch"),
-    "analysis": ("core data evaluation experiments runs", "PIL matplotlib numpy"),
+    "analysis": ("core evaluation experiments runs", "PIL matplotlib numpy"),
     # The public interface and the commands: flags in, one call out.
-    "": ("analysis core data evaluation experiments interop models runs", "absl ml_collections"),
+    "": ("analysis core evaluation experiments interop models runs", "absl matplotlib ml_collections"),
     "configs": ("data experiments", ""),
 }
 COMMANDS = {"main", "evaluate", "results", "report", "summary", "predict", "export", "convert"}
