@@ -106,24 +106,7 @@ def export(
     variables = variables if branches else without_branches(variables)
     arch = config.network.arch
     exported = Export(arch, network, variables, config, preprocess)
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        # Accelerators round more by default, each in its way.
-        with jax.default_device("cpu"):
-            difference, greatest = compare(exported, write(exported, draft))
-        if not np.isfinite(greatest):
-            raise UserError(f"the outputs of {workdir} are not finite: choose another checkpoint")
-        if not difference <= TOLERANCE * greatest:
-            raise UserError(
-                f"the {file_format} file differs by {difference:.1e} from the network (outputs up to {greatest:.1e}): "
-                "it was not kept; please report it"
-            )
-        os.replace(draft, path)
-    except OSError as error:
-        raise UserError(f"can't write {path} ({error.strerror or error}): free some space or name another") from error
-    finally:
-        with suppress(OSError):
-            draft.unlink()
+    difference, greatest = _write(exported, write, path, f"the {file_format} file of {workdir}")
     return {
         "format": file_format,
         "arch": arch,
@@ -132,6 +115,29 @@ def export(
         "greatest_difference": difference,
         "greatest_output": greatest,
     }
+
+
+def _write(exported: Export, write: Callable[[Export, Path], Run], path: Path, what: str) -> tuple[float, float]:
+    """Writes a draft, compares it with the network, and gives it its name; (greatest difference, greatest output)."""
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        # Accelerators round more by default, each in its way.
+        with jax.default_device("cpu"):
+            difference, greatest = compare(exported, write(exported, draft))
+        if not np.isfinite(greatest):
+            raise UserError(f"the outputs of {what} are not finite: choose another checkpoint")
+        if not difference <= TOLERANCE * greatest:
+            raise UserError(
+                f"{what} differs by {difference:.1e} from the network (outputs up to {greatest:.1e}): it was not kept; "
+                "please report it"
+            )
+        os.replace(draft, path)
+    except OSError as error:
+        raise UserError(f"can't write {path} ({error.strerror or error}): free some space or name another") from error
+    finally:
+        with suppress(OSError):
+            draft.unlink()
+    return difference, greatest
 
 
 def compare(exported: Export, run: Run) -> tuple[float, float]:

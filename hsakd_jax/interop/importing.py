@@ -31,19 +31,19 @@ def convert(
     """Makes a run directory of a checkpoint, which `evaluate`, `restore` and a student's config accept.
 
     Args:
-      checkpoint: a file, see `weights.load_torch`.
+      checkpoint: a file, see `torch_weights.load_torch`.
       output: the run directory to make.
       console: where it is said what was found.
       arch: name of the network; '' finds it.
       data: name of its dataset; '' takes the one with that many classes that published networks are trained on.
-      data_dir: where the data lies, see `data.load`.
+      data_dir: where the data lies, see `datasets.load`.
       image_size: side of its images; 0 for 224 of ImageNet's networks and 32 of others.
       mean: of the normalisation, one number a channel; () takes that of `data`, or else of CIFAR-100 or ImageNet.
       std: likewise.
       classes: a file with the name of a class in each line; '' leaves them without names.
 
     Raises:
-      UserError: see `state_dicts.read` and `weights.recognise`; nothing has been written then. Or `output` holds
+      UserError: see `torch_files.read` and `torch_weights.recognise`; nothing has been written then. Or `output` holds
         something else.
     """
     if arch:
@@ -51,32 +51,29 @@ def convert(
     tensors, foreign = torch_weights.unwrap(torch_files.read(checkpoint))
     found = torch_weights.recognise(tensors, arch, str(checkpoint))
     big = found.name.endswith("_imagenet")
-    usual = ({1000: "imagenet2012"} if big else {100: "cifar100", 10: "cifar10"}).get(found.num_classes, "")
-    data = data or usual
-    normal = NORMALISATION.get(data, NORMALISATION["imagenet2012" if big else "cifar100"])
-    if bool(mean) != bool(std):
-        raise UserError("mean and std belong together: give both, --mean and --std, or neither")
-    normal = {"mean": mean, "std": std} if mean else normal
-    for name, numbers in normal.items():
-        if len(numbers) != found.channels:
-            raise UserError(
-                f"{name} has {len(numbers)} numbers, the network's images {found.channels} channels: give --{name}"
-            )
-    classes_of_data = {"digits": 10, "cifar10": 10, "cifar100": 100, "imagenet2012": 1000}.get(data, found.num_classes)
-    if classes_of_data != found.num_classes:
-        raise UserError(f"the network has {found.num_classes} classes and {data} has {classes_of_data}: check --data")
+    data = data or _usual_data(found.num_classes, big)
+    _check_classes(data, found.num_classes)
+    normal = _normalisation(data, big, mean, std, found.channels)
     side = image_size or (224 if big else 8 if data == "digits" else 32)
-    shape = [side, side, found.channels]
-    if not all(0 < number < float("inf") for number in normal["std"]):
-        raise UserError(f"std {list(normal['std'])} can't be divided by: give positive numbers")
-    network = found.network()
     try:
-        sizes = profile.sizes(network, tuple(shape))
+        sizes = profile.sizes(found.network(), (side, side, found.channels))
     except ValueError as error:
         raise UserError(str(error)) from error
-    with Path(checkpoint).expanduser().open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    names = read_names(classes, found.num_classes) if classes else []
+    config = ConvertedConfig(
+        source=Path(checkpoint).name,
+        sha256=_sha256(checkpoint),
+        network=Network(
+            arch=found.name,
+            dtype="float32",
+            branches=found.branches,
+            peers=(),
+            num_classes=found.num_classes,
+            image_shape=(side, side, found.channels),
+        ),
+        classes=tuple(read_names(classes, found.num_classes)) if classes else (),
+        data=_data(data or None, data_dir or None, side, big, normal),
+        eval_batch=500,
+    )
     console.line(
         f"{checkpoint}: {found.name}, {'with' if found.branches else 'without'} branches, {found.num_classes} classes"
         f"{'' if arch else ' (found from its tensors)'}"
@@ -87,28 +84,50 @@ def convert(
         f"data {data or 'not known (--data)'}"
     )
     directory = RunDirectory(output)
-    directory.acquire(
-        ConvertedConfig(
-            source=Path(checkpoint).name,
-            sha256=digest,
-            network=Network(
-                arch=found.name,
-                dtype="float32",
-                branches=found.branches,
-                peers=(),
-                num_classes=found.num_classes,
-                image_shape=(side, side, found.channels),
-            ),
-            classes=tuple(names),
-            data=_data(data or None, data_dir or None, side, big, normal),
-            eval_batch=500,
-        )
-    )
+    directory.acquire(config)
     checkpoints = Checkpoints(directory.checkpoints)
     if not checkpoints.steps():
         checkpoints.save(0, torch_weights.to_variables(tensors, found))
     checkpoints.close()
     console.line(f"{directory.path}: {sizes['parameters']['with_branches']:,} parameters")
+
+
+def _usual_data(num_classes: int, big: bool) -> str:
+    """The dataset with that many classes that published networks are trained on; '' for none."""
+    return ({1000: "imagenet2012"} if big else {100: "cifar100", 10: "cifar10"}).get(num_classes, "")
+
+
+def _check_classes(data: str, num_classes: int) -> None:
+    expected = {"digits": 10, "cifar10": 10, "cifar100": 100, "imagenet2012": 1000}.get(data, num_classes)
+    if expected != num_classes:
+        raise UserError(f"the network has {num_classes} classes and {data} has {expected}: check --data")
+
+
+def _normalisation(
+    data: str, big: bool, mean: Sequence[float], std: Sequence[float], channels: int
+) -> dict[str, Sequence[float]]:
+    """The given mean and std, or those of the dataset.
+
+    Raises:
+      UserError: one without the other, another number of channels, or a std that can't be divided by.
+    """
+    if bool(mean) != bool(std):
+        raise UserError("mean and std belong together: give both, --mean and --std, or neither")
+    usual = NORMALISATION.get(data, NORMALISATION["imagenet2012" if big else "cifar100"])
+    normal = {"mean": mean, "std": std} if mean else dict(usual)
+    for name, numbers in normal.items():
+        if len(numbers) != channels:
+            raise UserError(
+                f"{name} has {len(numbers)} numbers, the network's images {channels} channels: give --{name}"
+            )
+    if not all(0 < number < float("inf") for number in normal["std"]):
+        raise UserError(f"std {list(normal['std'])} can't be divided by: give positive numbers")
+    return normal
+
+
+def _sha256(path: str | Path) -> str:
+    with Path(path).expanduser().open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _data(name: str | None, folder: str | None, side: int, big: bool, normal: Mapping[str, Sequence[float]]) -> Data:
