@@ -44,7 +44,8 @@ from hsakd_jax.data.augment import normalise
 from hsakd_jax.evaluation import accuracy
 from hsakd_jax.experiments import pipeline, recipes
 from hsakd_jax.interop import importing, torch_weights
-from hsakd_jax.models import create, profile
+from hsakd_jax.models import create
+from hsakd_jax.runs import provenance
 from hsakd_jax.training import loop
 
 BATCH, EVAL_BATCH = 64, 500
@@ -209,7 +210,8 @@ def main() -> None:
     theirs = their_epochs(args.pair, splits, args.epochs) if args.against != "none" else []
     evaluated = evaluation_share(args.pair.split(":")[1], test)
     result = {
-        "environment": profile.environment(), "pair": args.pair, "images": args.images, "test_images": args.test_images,
+        "environment": provenance.environment(),
+        "pair": args.pair, "images": args.images, "test_images": args.test_images,
         "epoch_s": epochs, "torch_epoch_s": theirs, "step_s": alone, "images_per_s": rate,
         "evaluation_s": evaluated, "start_s": start,
     }  # fmt: skip

@@ -11,6 +11,7 @@ from hsakd_jax.core.files import read_names
 from hsakd_jax.experiments.recipes import NORMALISATION
 from hsakd_jax.interop import torch_files, torch_weights
 from hsakd_jax.models import create, profile
+from hsakd_jax.runs import provenance
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.directory import RunDirectory
 
@@ -113,7 +114,7 @@ def convert(
     if not checkpoints.steps():
         checkpoints.save(0, torch_weights.to_variables(tensors, found))
     checkpoints.close()
-    results = {"recipe": RECIPE, "arch": found.name, **sizes, **profile.environment()}
+    results = {"recipe": RECIPE, "arch": found.name, **sizes, **provenance.environment()}
     directory.finish(results)
     console.line(f"{directory.path}: {results['parameters']['with_branches']:,} parameters")
     return results

@@ -17,6 +17,7 @@ from hsakd_jax.evaluation import accuracies
 from hsakd_jax.evaluation import accuracy as evaluation
 from hsakd_jax.experiments.recipes import RECIPES
 from hsakd_jax.models import profile
+from hsakd_jax.runs import provenance
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.restore import chosen, peers
@@ -160,7 +161,7 @@ def run(
         "test_images": len(splits.test.labels),
         **profile.sizes(network, config["network"]["image_shape"]),
         "images_per_s": _typical_rate(directory),
-        **profile.environment(),
+        **provenance.environment(),
     }
     directory.finish(results)
     console.line(f"{directory.path}: done, {accuracies.describe(results['last'])}")
