@@ -31,7 +31,7 @@ from benchmarks import Parser, file_name, warn_if_busy
 from benchmarks.step import save
 from hsakd_jax.data.image_files import EXTENSIONS
 from hsakd_jax.data.streaming import Photos, centre_crops, stream
-from hsakd_jax.models import profile
+from hsakd_jax.runs import provenance
 
 SIZE, RESIZE = 224, 256
 SKIPPED = 4  # batches at the start of a round, which were decoded while the other side had its turn
@@ -157,7 +157,7 @@ def main() -> None:
     found = {workers: measure(paths, args.batch, args.batches, workers, args.rounds) for workers in args.workers}
     golden = compare(args.images, args.golden) if args.golden else None
     result = {
-        "environment": profile.environment(), "pillow": PIL.__version__, "torch": torch.__version__,
+        "environment": provenance.environment(), "pillow": PIL.__version__, "torch": torch.__version__,
         "libjpeg_turbo": features.version("libjpeg_turbo"), "load": os.getloadavg(), "images": len(paths),
         "batch": args.batch, "batches": args.batches, "rates": found, "golden": golden,
     }  # fmt: skip

@@ -46,7 +46,8 @@ from hsakd_jax.data.statistics import NORMALISATION
 from hsakd_jax.evaluation import accuracy
 from hsakd_jax.experiments.resolve import resolve
 from hsakd_jax.interop import importing, torch_weights
-from hsakd_jax.models import create, profile
+from hsakd_jax.models import create
+from hsakd_jax.runs import provenance
 from hsakd_jax.runs.config import RunConfig
 from hsakd_jax.training import loop
 
@@ -217,7 +218,8 @@ def main() -> None:
     theirs = their_epochs(args.pair, splits, args.epochs) if args.against != "none" else []
     evaluated = evaluation_share(args.pair.split(":")[1], test)
     result = {
-        "environment": profile.environment(), "pair": args.pair, "images": args.images, "test_images": args.test_images,
+        "environment": provenance.environment(),
+        "pair": args.pair, "images": args.images, "test_images": args.test_images,
         "epoch_s": epochs, "torch_epoch_s": theirs, "step_s": alone, "images_per_s": rate,
         "evaluation_s": evaluated, "start_s": start,
     }  # fmt: skip

@@ -58,6 +58,7 @@ from hsakd_jax.data.statistics import NORMALISATION
 from hsakd_jax.experiments.resolve import resolve
 from hsakd_jax.models import create, profile
 from hsakd_jax.models.rotations import ROTATIONS
+from hsakd_jax.runs import provenance
 from hsakd_jax.training import build, teachers
 from hsakd_jax.training.multi_step import make_advance
 
@@ -318,7 +319,7 @@ def peak(dtype: str) -> float:
 def make_side(name: str, pair: str, args: argparse.Namespace) -> tuple[Step, dict]:
     """A side's function that is timed, and what is known of it before: ours, 'torch VARIANT', or a piece of ours."""
     if name == OURS:
-        about = {"environment": profile.environment(), "peak_flops": peak(args.dtype)}
+        about = {"environment": provenance.environment(), "peak_flops": peak(args.dtype)}
         step, compiled = ours(pair, args.batch, args.dtype, args.steps, args.remat)
         return step, about | compiled
     if name.startswith("torch "):

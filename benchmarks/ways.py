@@ -1,4 +1,4 @@
-"""What each form of computing in `nets/kernels.py` gains on this backend: a student's forward and backward pass.
+"""What each form in `models/cpu_ops.py` gains on this backend: a student's forward and backward pass.
 
     python -m benchmarks.ways [NAME...] [--batch 64] [--rounds 5]
 
@@ -21,7 +21,7 @@ from benchmarks.exports import network_name, random_variables
 from benchmarks.step import measure
 from hsakd_jax.core.sharding import Devices
 from hsakd_jax.models import create, layers, ops
-from hsakd_jax.models.ops import at_least_float32
+from hsakd_jax.models.numerics import at_least_float32
 from hsakd_jax.models.rotations import ROTATIONS
 
 # Which convolutions are left to jax.lax: (size, stride, groups, depth) -> bool.
@@ -48,7 +48,7 @@ def leaving(which):
 
 
 def plain_norm(x, scale, bias, centre):
-    """`parts.normalise_batch` without a derivative of its own."""
+    """`layers.normalise_batch` without a derivative of its own."""
     del centre
     wide, axes = at_least_float32(x), tuple(range(x.ndim - 1))
     mean, var = wide.mean(axes), wide.var(axes)

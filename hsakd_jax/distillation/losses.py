@@ -3,7 +3,7 @@
 import jax
 import optax
 
-from hsakd_jax.models.ops import at_least_float32
+from hsakd_jax.models.numerics import at_least_float32
 
 Array = jax.Array
 

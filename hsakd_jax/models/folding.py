@@ -14,7 +14,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.ad_checkpoint import checkpoint_name
 
 from hsakd_jax.models.layers import BatchNorm, inverse_deviation, rows
-from hsakd_jax.models.ops import at_least_float32, convolve
+from hsakd_jax.models.numerics import at_least_float32
+from hsakd_jax.models.ops import convolve
 
 Array = jax.Array
 Path = tuple[str, ...]

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import normal, variance_scaling, zeros
 
-from hsakd_jax.models.ops import at_least_float32, channel_sums, convolve, relu, window_sums
+from hsakd_jax.models.numerics import at_least_float32
+from hsakd_jax.models.ops import channel_sums, convolve, relu, window_sums
 
 Array = jax.Array
 Train = bool | str
@@ -96,7 +97,7 @@ class BatchNorm(nn.Module):
         # The pattern speaks of parameters, so the layer asks about its own scale.
         if is_trainable(self.train, "/".join((*self.path, "scale"))):
             if self.groups == 1:
-                # Traced once for all layers of a shape, see `kernels`.
+                # Traced once for all layers of a shape, see `cpu_ops`.
                 y, mean, var = jax.jit(normalise_batch)(x, scale, bias, running_mean.value)
             else:
                 parts = x.reshape(self.groups, -1, *x.shape[1:])

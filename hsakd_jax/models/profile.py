@@ -1,10 +1,6 @@
-"""What a result must say about itself: sizes of the network, versions, device, code."""
+"""Sizes of a network: output shapes, parameters, multiply-adds, activation memory."""
 
 import math
-import re
-import subprocess
-from importlib import metadata
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -12,9 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from hsakd_jax.models.network import Network, Peers
-
-PACKAGES = ("hsakd_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "numpy")
-VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}
 
 
 class Part(NamedTuple):
@@ -96,46 +89,3 @@ def sizes(network: nn.Module, image_shape: tuple[int, ...]) -> dict[str, Any]:
     networks = {"with_branches": network, "backbone": deployed(branches=False)}
     found = {name: totals(n, image_shape) for name, n in networks.items()}
     return {key: {name: found[name][key] for name in found} for key in ("parameters", "multiply_adds")}
-
-
-def environment() -> dict[str, Any]:
-    """Versions, devices and the commit of the code, '' where git does not know it."""
-    devices = jax.devices()
-    kind = devices[0].device_kind
-    return {
-        "versions": {name: _version(name) for name in PACKAGES},
-        "device": f"{len(devices)} x {kind}" + (_processor() if kind == "cpu" else ""),
-        "git": _git_hash(),
-    }
-
-
-def _processor() -> str:
-    """' (NAME, widest vectors)' of an x86 processor on Linux, since speeds depend on both; '' elsewhere."""
-    try:
-        found = dict(re.findall(r"^(model name|flags)\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.M))
-    except OSError:
-        return ""
-    if found.keys() != {"model name", "flags"}:
-        return ""
-    vectors = [name for flag, name in VECTORS.items() if flag in found["flags"].split()]
-    return f" ({', '.join([found['model name'], *vectors[:1]])})"
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
-        return ""
-
-
-def _git_hash() -> str:
-    def git(*args):
-        command = ["git", "-C", str(Path(__file__).parent), *args]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        # An installed copy may lie inside somebody else's repository.
-        git("ls-files", "--error-unmatch", Path(__file__).name)
-        return git("describe", "--always", "--dirty", "--abbrev=40")
-    except (OSError, subprocess.SubprocessError):
-        return ""

@@ -18,6 +18,7 @@ from hsakd_jax.data.datasets import Splits
 from hsakd_jax.evaluation import accuracies
 from hsakd_jax.evaluation.accuracy import make_evaluate
 from hsakd_jax.models import profile
+from hsakd_jax.runs import provenance
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.config import RunConfig
 from hsakd_jax.runs.directory import RunDirectory
@@ -290,7 +291,7 @@ def _finish(session: Session, state: State) -> Results:
         images_per_s=statistics.median(rates) if rates else None,
         parameters=Sizes(**sizes["parameters"]),
         multiply_adds=Sizes(**sizes["multiply_adds"]),
-        **profile.environment(),
+        **provenance.environment(),
     )
     directory.finish(results)
     session.console.line(f"{directory.path}: done, {accuracies.describe(results.last)}")

@@ -269,17 +269,3 @@ def test_peers_share_nothing():
     params = start(peers, (8, 8, 1), 0)["params"]
     assert set(params) == {"peer1", "peer2"}
     assert (params["peer1"]["stem"]["conv1"]["kernel"] != params["peer2"]["stem"]["conv1"]["kernel"]).all()
-
-
-@pytest.mark.parametrize(
-    ("lines", "words"),
-    [
-        (["model name\t: Some CPU @ 2 GHz", "flags\t\t: sse avx2 avx512f"], " (Some CPU @ 2 GHz, AVX-512)"),
-        (["model name\t: Some CPU", "flags\t\t: sse avx2"], " (Some CPU, AVX2)"),
-        (["model name\t: Old CPU", "flags\t\t: sse avx2_no"], " (Old CPU)"),
-        (["Features\t: asimd"], ""),
-    ],
-)
-def test_a_result_names_the_processor(monkeypatch, lines, words):
-    monkeypatch.setattr(profile.Path, "read_text", lambda _: "\n".join(["processor\t: 0", *lines, ""]))
-    assert profile._processor() == words

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hsakd_jax.models import ops
+from hsakd_jax.models import cpu_ops, ops
 from hsakd_jax.models.layers import normalise_batch
 
 
@@ -81,20 +81,20 @@ def test_no_form_of_lax_is_left_where_another_is_faster():
 @pytest.mark.parametrize(
     ("channels", "shape", "dtype", "form"),
     [
-        (4, (2, 2), jnp.float32, "_whole"),
-        (4, (2, 2), jnp.bfloat16, "_whole"),
-        (4, (2, 1), jnp.float32, "_whole"),
-        (4, (1, 1), jnp.float32, "_whole"),
+        (4, (2, 2), jnp.float32, "_dense_3x3_of_2x2"),
+        (4, (2, 2), jnp.bfloat16, "_dense_3x3_of_2x2"),
+        (4, (2, 1), jnp.float32, "_dense_3x3_of_2x2"),
+        (4, (1, 1), jnp.float32, "_dense_3x3_of_2x2"),
         (32, (4, 4), jnp.float32, "_winograd"),
         (128, (6, 5), jnp.float32, "_winograd"),
         (32, (3, 1), jnp.float32, "_winograd"),
         (32, (7, 9), jnp.float32, "_winograd"),
         (32, (9, 2), jnp.float32, "_winograd"),
         (64, (20, 16), jnp.float32, "_winograd"),
-        (64, (8, 8), jnp.bfloat16, "_plain"),
-        (32, (20, 16), jnp.float32, "_plain"),
-        (32, (1, 3), jnp.float32, "_plain"),
-        (16, (8, 8), jnp.float32, "_plain"),
+        (64, (8, 8), jnp.bfloat16, "_by_lax"),
+        (32, (20, 16), jnp.float32, "_by_lax"),
+        (32, (1, 3), jnp.float32, "_by_lax"),
+        (16, (8, 8), jnp.float32, "_by_lax"),
     ],
 )
 def test_dense_3x3_convolutions(channels, shape, dtype, form, monkeypatch):
@@ -107,8 +107,8 @@ def test_dense_3x3_convolutions(channels, shape, dtype, form, monkeypatch):
     # bfloat16 has 8 bits: both sides round, in another order.
     tolerance = 2e-6 if dtype == jnp.float32 else 2e-2
     assert_close(derivatives(ours, x, kernel), derivatives(lax, x, kernel), tolerance)
-    taken, chosen = [], getattr(ops, form)
-    monkeypatch.setattr(ops, form, lambda *a: taken.append(form) or chosen(*a))
+    taken, chosen = [], getattr(cpu_ops, form)
+    monkeypatch.setattr(cpu_ops, form, lambda *a: taken.append(form) or chosen(*a))
     jax.clear_caches()  # or what is traced already would not call it
     ours(x, kernel)
     assert taken

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from hsakd_jax.models.layers import torch_bias, torch_kernel
 from hsakd_jax.models.network import Outputs
-from hsakd_jax.models.ops import at_least_float32
+from hsakd_jax.models.numerics import at_least_float32
 
 Array = jax.Array
 # Maps of student and teacher, by the student's stage, counted from 1.

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from hsakd_jax.distillation import losses
 from hsakd_jax.distillation.methods.common import Sample
 from hsakd_jax.models.network import Outputs
-from hsakd_jax.models.ops import at_least_float32
+from hsakd_jax.models.numerics import at_least_float32
 
 Array = jax.Array
 

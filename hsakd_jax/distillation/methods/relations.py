@@ -7,7 +7,7 @@ import optax
 
 from hsakd_jax.distillation.methods.common import Sample, embedding, inner_products, linear, unit_rows
 from hsakd_jax.models.network import Outputs
-from hsakd_jax.models.ops import at_least_float32
+from hsakd_jax.models.numerics import at_least_float32
 
 Array = jax.Array
 
