@@ -16,29 +16,31 @@ Ctrl-C with the state saved.
 """
 
 from absl import flags
-from ml_collections import config_flags
 
-from hsakd_jax.cli import command
-
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "a file of configs/, with ':recipe' behind it.", lock_config=True
-)
-_WORKDIR = flags.DEFINE_string("workdir", "", "where the run or the runs are kept.")
-_COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of the first process.")
-_PROCESSES = flags.DEFINE_integer("processes", 0, "how many processes there are.")
-_PROCESS = flags.DEFINE_integer("process", -1, "which one this is, from 0.")
+from hsakd_jax.cli import Command, start
 
 
-def main() -> None:
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the flags."""
+    flags.DEFINE_string("config", None, "a file of configs/, with ':recipe' behind it.", values)
+    flags.DEFINE_string("workdir", "", "where the run or the runs are kept.", values)
+    flags.DEFINE_string("coordinator", "", "HOST:PORT of the first process.", values)
+    flags.DEFINE_integer("processes", 0, "how many processes there are.", flag_values=values)
+    flags.DEFINE_integer("process", -1, "which one this is, from 0.", flag_values=values)
+
+
+def main(values: flags.FlagValues) -> None:
     """Trains."""
     from hsakd_jax.core.console import Console
     from hsakd_jax.core.sharding import connect, is_first_process, together
     from hsakd_jax.experiments import pipeline
 
-    connect(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    connect(values.coordinator, values.processes, values.process)
     with together():
-        pipeline.execute(_CONFIG.value.to_dict(), _WORKDIR.value, Console(silent=not is_first_process()))
+        pipeline.execute(values.config.to_dict(), values.workdir, Console(silent=not is_first_process()))
 
+
+COMMAND = Command(main, __doc__, define_flags, required=("config", "workdir"))
 
 if __name__ == "__main__":
-    command(main, __doc__, "config", "workdir")
+    start(COMMAND)

@@ -20,11 +20,11 @@ MAY_IMPORT = {
     "runs": ("core models", "flax jax numpy orbax"),
     "evaluation": ("core data models runs", "jax numpy"),
     "training": ("core data distillation evaluation models runs", "flax jax numpy optax tensorboardX trackio wandb"),
-    "experiments": ("core data evaluation models runs training", "ml_collections"),
+    "experiments": ("core data evaluation models runs training", "absl ml_collections"),
     "interop": ("core data models runs", "flax jax jax2onnx numpy onnxruntime safetensors torch"),
     "analysis": ("core data evaluation experiments runs", "PIL matplotlib numpy"),
     # The public interface and the commands: flags in, one call out.
-    "": ("analysis core data evaluation experiments interop models runs", "absl ml_collections"),
+    "": ("analysis core data evaluation experiments interop models runs", "absl"),
     "configs": ("data experiments", ""),
 }
 COMMANDS = {"main", "evaluate", "results", "report", "summary", "predict", "export", "convert"}
