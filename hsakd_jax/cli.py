@@ -1,12 +1,13 @@
-"""How every command starts and ends: flags read, errors in one line, exit statuses."""
+"""How every command starts and ends: flags parsed, errors in one line, exit statuses."""
 
 import os
 import re
 import signal
 import sys
 import warnings
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from absl import flags
 from absl import logging as absl_logging
@@ -14,19 +15,127 @@ from absl import logging as absl_logging
 from hsakd_jax.core import runtime
 from hsakd_jax.core.errors import Stopped, UserError
 
+HELP = {"--help", "-h", "-help"}
+# Python's reasons for refusing a word as a number, and what a person can do.
+REMEDIES = {"invalid literal for int()": "give a whole number", "could not convert string to float": "give a number"}
 
-def command(main: Callable[..., None], usage: str | None, *required: str, words: str = "") -> None:
-    """Reads the flags, runs `main` and exits.
+
+@dataclass(frozen=True)
+class Command:
+    """A command, `python -m hsakd_jax.NAME`.
+
+    Attributes:
+      main: the work. It gets the flags, as attributes, and, where `words` is set, the list of words without a flag.
+      usage: the text of `--help`.
+      define_flags: defines the command's flags in the `FlagValues` that it gets. A flag `config` is a config file.
+      required: names of the flags that must be set.
+      words: the placeholder of the words without a flag, such as 'CHECKPOINT', or 'IMAGE...' for one or more.
+      takes_argv: whether `main` also gets the words of the command line, to record them.
+    """
+
+    main: Callable[..., None]
+    usage: str | None
+    define_flags: Callable[[flags.FlagValues], None]
+    required: tuple[str, ...] = ()
+    words: str = ""
+    takes_argv: bool = False
+
+
+def start(command: Command) -> None:
+    """Runs a command as its own process: sets up the process, runs the command and exits with its status."""
+    if not HELP & set(sys.argv[1:]):
+        _set_up_process()
+    try:
+        status = run(command, sys.argv[1:])
+    except BrokenPipeError:  # the reader has seen enough, such as `| head`
+        os._exit(128 + signal.SIGPIPE)
+    if status == 2:
+        os._exit(2)  # threads of TensorStore would report a failed write a second time, below the error
+    sys.exit(status)
+
+
+def run(command: Command, argv: Sequence[str]) -> int:
+    """Runs a command in this process, whose signals, threads and exit it leaves alone.
 
     Args:
-      main: the command.
-      usage: what `--help` prints.
-      *required: flags that must be given.
-      words: what is given without a flag, such as 'CHECKPOINT', or 'IMAGE...' for one or more; `main` gets the list.
+      command: the command.
+      argv: the words after its name.
+
+    Returns:
+      The exit status: 0 done, 2 bad input, 128 plus a signal's number where that signal stopped a run. The last two
+      print one line to stderr.
     """
-    if {"--help", "-h", "-help"} & set(sys.argv[1:]):
-        print((usage or "").strip())
-        sys.exit(0)
+    if HELP & set(argv):
+        print((command.usage or "").strip())
+        return 0
+    status = 0
+    try:
+        values, words = parse(command, argv)
+        command.main(values, *([words] if command.words else []), *([argv] if command.takes_argv else []))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        status = 2
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        status = 128 + stop.signal
+    sys.stdout.flush()
+    return status
+
+
+def parse(command: Command, argv: Sequence[str]) -> tuple[flags.FlagValues, list[str]]:
+    """The flags of a command, and the words without a flag.
+
+    Args:
+      command: the command.
+      argv: the words after its name.
+
+    Raises:
+      UserError: an unknown flag or config key, a wrong value, a missing or an unexpected word.
+    """
+    # absl's flags have underscores only; people type dashes.
+    argv = [re.sub(r"^--[\w-]+", lambda flag: f"--{flag[0][2:].replace('-', '_')}", word) for word in argv]
+    values = flags.FlagValues()
+    command.define_flags(values)
+    try:
+        config = _load_config(values, argv) if "config" in values else None
+        words = values(["", *argv])[1:]
+    except (flags.Error, ValueError) as error:
+        raise UserError(_explain(error)) from error
+    if config is not None:
+        values["config"].value = config
+    most = len(words) if command.words.endswith("...") else bool(command.words)
+    if len(words) > most:
+        raise UserError(f"unexpected argument {words[most]!r}: flags begin with --, see --help")
+    if command.words and not words:
+        raise UserError(f"{command.words.removesuffix('...')} is missing: see --help")
+    for name in command.required:
+        if values[name].value in (None, ""):
+            raise UserError(f"--{name} is missing: see --help")
+    return values, words
+
+
+def _load_config(values: flags.FlagValues, argv: list[str]) -> Any:
+    """The config of `--config`, None without; a flag is defined for each of its keys that the command line sets."""
+    from hsakd_jax.experiments import config_file
+
+    values(["", *argv], known_only=True)  # finds --config among the words
+    if not values["config"].value:
+        return None
+    config = config_file.load(values["config"].value)
+    config_file.define_overrides(values, config, argv)
+    return config
+
+
+def _explain(error: Exception) -> str:
+    text = " ".join(str(error).split()).removeprefix("flag ")
+    for reason, remedy in REMEDIES.items():
+        setting, found, _ = text.partition(f": {reason}")
+        if found:
+            return f"{setting}: {remedy}"
+    return text
+
+
+def _set_up_process() -> None:
     runtime.configure_runtime(restart=True)
     # Python's exception for Ctrl-C would be lost in a callback of JAX's, or crash its threads. A run that has a state
     # to save first uses `preemption.catch_stop_signals`.
@@ -36,64 +145,6 @@ def command(main: Callable[..., None], usage: str | None, *required: str, words:
     sys.excepthook = _without_echoes
     # What a full disk does to the cache of compiled programs costs time, nothing else.
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
-    try:
-        given = _read_flags(required, words)
-        main(*([given] if words else []))
-        sys.stdout.flush()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        os._exit(2)  # threads of TensorStore would report a failed write a second time, below the error
-    except Stopped as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(128 + stop.signal)
-    except BrokenPipeError:  # the reader has seen enough, such as `| head`
-        os._exit(128 + signal.SIGPIPE)
-
-
-def _read_flags(required: tuple[str, ...], words: str) -> list[str]:
-    # absl's flags have underscores only; people type dashes.
-    argv = [re.sub(r"^--[\w-]+", lambda flag: f"--{flag[0][2:].replace('-', '_')}", word) for word in sys.argv]
-    # Of a key that is given twice the last one counts; of lists the flags' library would make one.
-    keys = [word.partition("=")[0] if word.startswith("--config.") and "=" in word else word for word in argv]
-    argv = [word for i, word in enumerate(argv) if word == keys[i] or keys[i] not in keys[i + 1 :]]
-    try:
-        rest = flags.FLAGS([re.sub(r"^(--config=)?(configs/\w+\.py)", _find_config, word) for word in argv])[1:]
-        missing = [name for name in required if flags.FLAGS[name].value in (None, "")]
-        for name in required:  # a config that failed to load says so when it is first touched
-            getattr(flags.FLAGS[name].value, "recipe", None)
-    except Exception as error:  # a config is code: what it raises, for an unknown key or recipe, is of any kind
-        raise UserError(_explain(error)) from error
-    most = len(rest) if words.endswith("...") else bool(words)
-    if len(rest) > most:
-        raise UserError(f"unexpected argument {rest[most]!r}: flags begin with --, see --help")
-    if words and not rest:
-        raise UserError(f"{words.removesuffix('...')} is missing: see --help")
-    if missing:
-        raise UserError(f"--{missing[0]} is missing: see --help")
-    return rest
-
-
-def _find_config(word: re.Match[str]) -> str:
-    """A file of configs/ that is not in the working directory is the one that is installed with the package."""
-    installed = Path(__file__).parent / word[2]
-    return f"{word[1] or ''}{installed}" if installed.exists() and not Path(word[2]).exists() else word[0]
-
-
-def _explain(error: Exception) -> str:
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, KeyError):
-        cause = cause.__cause__ or cause.__context__
-    if cause is not None:  # ml_collections has the key quoted, and a suggestion behind it, in one string
-        key, *near = re.findall(r"^\W*(\w+)|Did you mean \W*(\w+)", str(cause.args[0]).replace("\\n", " "))
-        hint = f"did you mean {near[0][1]!r}?" if near else "docs/config.md has them all"
-        return f"unknown config key {key[0]!r}: {hint}"
-    text = " ".join(str(error).split())
-    if wrong := re.fullmatch(r"flag --(\S+?)=(.*): (invalid literal for|could not convert string to).*", text):
-        return f"--{wrong[1]}={wrong[2]}: give a {'whole ' if wrong[3].startswith('invalid') else ''}number"
-    if attempt := re.search(r"Failed loading config file.*?Attempted \[[^]]*\]: (\S+) (.*)", text):
-        return f"the config file {attempt[1]} can't be loaded ({attempt[2]}): name one of configs/"
-    return text.rsplit("Error: ", 1)[1] if "Traceback" in text else text
 
 
 def _without_echoes(kind, value, trace) -> None:

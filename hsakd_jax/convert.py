@@ -11,41 +11,46 @@ evaluate, export and predict. --classes names a file with one class a line.
 
 from absl import flags
 
-from hsakd_jax.cli import command
-
-_OUTPUT = flags.DEFINE_string("output", "", "the run directory to make.")
-_ARCH = flags.DEFINE_string("arch", "", "the network; found from the tensors by default.")
-_DATA = flags.DEFINE_string("data", "", "its dataset.")
-_DATA_DIR = flags.DEFINE_string("data_dir", "", "where the data lies.")
-_IMAGE_SIZE = flags.DEFINE_integer("image_size", 0, "side of its images.", lower_bound=0)
-_MEAN = flags.DEFINE_list("mean", [], "of the normalisation, 0 to 1.")
-_STD = flags.DEFINE_list("std", [], "likewise.")
-_CLASSES = flags.DEFINE_string("classes", "", "a file with the classes' names.")
+from hsakd_jax.cli import Command, start
 
 
-def main(words: list[str]) -> None:
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the flags."""
+    flags.DEFINE_string("output", "", "the run directory to make.", values)
+    flags.DEFINE_string("arch", "", "the network; found from the tensors by default.", values)
+    flags.DEFINE_string("data", "", "its dataset.", values)
+    flags.DEFINE_string("data_dir", "", "where the data lies.", values)
+    flags.DEFINE_integer("image_size", 0, "side of its images.", lower_bound=0, flag_values=values)
+    flags.DEFINE_list("mean", [], "of the normalisation, 0 to 1.", values)
+    flags.DEFINE_list("std", [], "likewise.", values)
+    flags.DEFINE_string("classes", "", "a file with the classes' names.", values)
+
+
+def main(values: flags.FlagValues, words: list[str]) -> None:
     """Converts."""
     from hsakd_jax.core.console import Console
     from hsakd_jax.core.errors import UserError
     from hsakd_jax.interop import importing
 
     try:
-        mean, std = ([float(number) for number in flag.value] for flag in (_MEAN, _STD))
+        mean, std = ([float(number) for number in numbers] for numbers in (values.mean, values.std))
     except ValueError as error:
         raise UserError(f"--mean and --std are numbers with commas between them: {error}") from error
     importing.convert(
         words[0],
-        _OUTPUT.value,
+        values.output,
         Console(),
-        arch=_ARCH.value,
-        data=_DATA.value,
-        data_dir=_DATA_DIR.value,
-        image_size=_IMAGE_SIZE.value,
+        arch=values.arch,
+        data=values.data,
+        data_dir=values.data_dir,
+        image_size=values.image_size,
         mean=mean,
         std=std,
-        classes=_CLASSES.value,
+        classes=values.classes,
     )
 
 
+COMMAND = Command(main, __doc__, define_flags, required=("output",), words="CHECKPOINT")
+
 if __name__ == "__main__":
-    command(main, __doc__, "output", words="CHECKPOINT")
+    start(COMMAND)

@@ -16,15 +16,18 @@ from pathlib import Path
 
 from absl import flags
 
-from hsakd_jax.cli import command
-
-_WORKDIR = flags.DEFINE_string("workdir", "", "the run.")
-_CHECKPOINT = flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "which checkpoint.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "where the data lies, if not where the run found it.")
-_JSON = flags.DEFINE_bool("json", False, "print JSON.")
+from hsakd_jax.cli import Command, start
 
 
-def main() -> None:
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the flags."""
+    flags.DEFINE_string("workdir", "", "the run.", values)
+    flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "which checkpoint.", values)
+    flags.DEFINE_string("data_dir", None, "where the data lies, if not where the run found it.", values)
+    flags.DEFINE_bool("json", False, "print JSON.", values)
+
+
+def main(values: flags.FlagValues) -> None:
     """Evaluates."""
     from hsakd_jax.core import runtime
     from hsakd_jax.evaluation import accuracy
@@ -32,7 +35,7 @@ def main() -> None:
     from hsakd_jax.runs.directory import RunDirectory
 
     runtime.configure_compilation()
-    root = Path(_WORKDIR.value).expanduser()
+    root = Path(values.workdir).expanduser()
     runs = [root] if (root / "config.json").exists() else [p.parent for p in root.glob("*/config.json")] or [root]
     if len(runs) > 1:  # the teacher first, as in the table of the training
         order = {recipe: i for i, recipe in enumerate(RECIPES)}
@@ -41,12 +44,14 @@ def main() -> None:
             for run in sorted({*runs} - {*begun}):
                 print(f"{run}: no checkpoint yet", file=sys.stderr)
             runs = begun
-    measured = {str(run): accuracy.evaluate_run(run, _CHECKPOINT.value, _DATA_DIR.value) for run in runs}
-    if _JSON.value:
+    measured = {str(run): accuracy.evaluate_run(run, values.checkpoint, values.data_dir) for run in runs}
+    if values.json:
         print(json.dumps(measured[str(root)] if runs == [root] else measured, indent=2))
     else:
         print("\n\n".join(accuracy.report(run, result) for run, result in measured.items()))
 
 
+COMMAND = Command(main, __doc__, define_flags, required=("workdir",))
+
 if __name__ == "__main__":
-    command(main, __doc__, "workdir")
+    start(COMMAND)

@@ -15,34 +15,39 @@ uint8 images and gives probabilities; without it takes (x / 255 - mean) / std an
 
 from absl import flags
 
-from hsakd_jax.cli import command
-
-_WORKDIR = flags.DEFINE_string("workdir", "", "the run.")
-_FORMAT = flags.DEFINE_string("format", "", "torch, safetensors, stablehlo or onnx.")
-_OUTPUT = flags.DEFINE_string("output", "", "the file to write.")
-_CHECKPOINT = flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "which checkpoint.")
-_BRANCHES = flags.DEFINE_bool("with_branches", False, "with the auxiliary classifiers.")
-_PREPROCESS = flags.DEFINE_bool("preprocess", False, "uint8 in, probabilities out.")
+from hsakd_jax.cli import Command, start
 
 
-def main() -> None:
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the flags."""
+    flags.DEFINE_string("workdir", "", "the run.", values)
+    flags.DEFINE_string("format", "", "torch, safetensors, stablehlo or onnx.", values)
+    flags.DEFINE_string("output", "", "the file to write.", values)
+    flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "which checkpoint.", values)
+    flags.DEFINE_bool("with_branches", False, "with the auxiliary classifiers.", values)
+    flags.DEFINE_bool("preprocess", False, "uint8 in, probabilities out.", values)
+
+
+def main(values: flags.FlagValues) -> None:
     """Exports."""
     from hsakd_jax.interop import exporters
 
     report = exporters.export(
-        _WORKDIR.value,
-        _OUTPUT.value,
-        _FORMAT.value,
-        checkpoint=_CHECKPOINT.value,
-        branches=_BRANCHES.value,
-        preprocess=_PREPROCESS.value,
+        values.workdir,
+        values.output,
+        values.format,
+        checkpoint=values.checkpoint,
+        branches=values.with_branches,
+        preprocess=values.preprocess,
     )
     print(
-        f"{_OUTPUT.value}: {report['arch']}, {report['bytes'] / 1e6:.2f} MB, {report['parameters']:,} parameters, "
+        f"{values.output}: {report['arch']}, {report['bytes'] / 1e6:.2f} MB, {report['parameters']:,} parameters, "
         f"{report['multiply_adds']:,} multiply-adds; read back, its outputs differ by at most "
         f"{report['greatest_difference']:.1e} (they reach {report['greatest_output']:.3g})"
     )
 
 
+COMMAND = Command(main, __doc__, define_flags, required=("workdir", "format", "output"))
+
 if __name__ == "__main__":
-    command(main, __doc__, "workdir", "format", "output")
+    start(COMMAND)

@@ -15,23 +15,23 @@ Running a command again continues it. Exit status: 0 done, 2 bad input, 143 or 1
 Ctrl-C with the state saved.
 """
 
-import sys
+from collections.abc import Sequence
 
 from absl import flags
-from ml_collections import config_flags
 
-from hsakd_jax.cli import command
-
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "a file of configs/, with ':recipe' behind it.", lock_config=True
-)
-_WORKDIR = flags.DEFINE_string("workdir", "", "where the run or the runs are kept.")
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process.")
-_PROCESSES = flags.DEFINE_integer("processes", None, "the number of processes.", lower_bound=1)
-_PROCESS = flags.DEFINE_integer("process", None, "the index of this process, from 0.", lower_bound=0)
+from hsakd_jax.cli import Command, start
 
 
-def main() -> None:
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the flags."""
+    flags.DEFINE_string("config", None, "a file of configs/, with ':recipe' behind it.", values)
+    flags.DEFINE_string("workdir", "", "where the run or the runs are kept.", values)
+    flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process.", values)
+    flags.DEFINE_integer("processes", None, "the number of processes.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("process", None, "the index of this process, from 0.", lower_bound=0, flag_values=values)
+
+
+def main(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Trains."""
     from hsakd_jax.core import runtime
     from hsakd_jax.core.console import Console
@@ -39,11 +39,13 @@ def main() -> None:
     from hsakd_jax.experiments import pipeline
 
     runtime.configure_compilation()
-    initialize_distributed(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    initialize_distributed(values.coordinator, values.processes, values.process)
     with report_lost_process():
         console = Console(silent=not is_first_process())
-        pipeline.execute(_CONFIG.value.to_dict(), _WORKDIR.value, console, sys.argv[1:])
+        pipeline.execute(values.config.to_dict(), values.workdir, console, argv)
 
+
+COMMAND = Command(main, __doc__, define_flags, required=("config", "workdir"), takes_argv=True)
 
 if __name__ == "__main__":
-    command(main, __doc__, "config", "workdir")
+    start(COMMAND)

@@ -10,28 +10,33 @@ import sys
 
 from absl import flags
 
-from hsakd_jax.cli import command
-
-_WORKDIR = flags.DEFINE_string("workdir", "", "the run.")
-_TOP = flags.DEFINE_integer("top", 5, "classes an image.", lower_bound=1)
-_CHECKPOINT = flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "which checkpoint.")
-_FORMAT = flags.DEFINE_enum("format", "table", ["table", "csv", "json"], "how predictions are printed.")
+from hsakd_jax.cli import Command, start
 
 
-def main(words: list[str]) -> None:
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the flags."""
+    flags.DEFINE_string("workdir", "", "the run.", values)
+    flags.DEFINE_integer("top", 5, "classes an image.", lower_bound=1, flag_values=values)
+    flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "which checkpoint.", values)
+    flags.DEFINE_enum("format", "table", ["table", "csv", "json"], "how predictions are printed.", values)
+
+
+def main(values: flags.FlagValues, words: list[str]) -> None:
     """Predicts."""
     from hsakd_jax.core.errors import UserError
     from hsakd_jax.evaluation import classify
 
     paths = classify.find(words)
-    predictions, skipped = classify.predict(_WORKDIR.value, paths, _TOP.value, _CHECKPOINT.value)
+    predictions, skipped = classify.predict(values.workdir, paths, values.top, values.checkpoint)
     if predictions:
-        print(classify.SHOWN_AS[_FORMAT.value](predictions))
+        print(classify.SHOWN_AS[values.format](predictions))
     for line in skipped:
         print(f"skipped: {line}", file=sys.stderr)
     if skipped:
         raise UserError(f"skipped {len(skipped)} of {len(paths)} files, those named above")
 
 
+COMMAND = Command(main, __doc__, define_flags, required=("workdir",), words="IMAGE...")
+
 if __name__ == "__main__":
-    command(main, __doc__, "workdir", words="IMAGE...")
+    start(COMMAND)

@@ -13,25 +13,29 @@ pip install 'hsakd_jax[report]'.
 """
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 from absl import flags
 
-from hsakd_jax.cli import command
-
-_OUTPUT = flags.DEFINE_string("output", "", "the page, FILE.html.")
-_PNG = flags.DEFINE_string("png", "", "a folder for the figures as PNG.")
-_CLASSES = flags.DEFINE_string("classes", "", "a file with the classes' names.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "where the data lies, if not where the run found it.")
+from hsakd_jax.cli import Command, start
 
 
-def main(folders: list[str]) -> None:
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the flags."""
+    flags.DEFINE_string("output", "", "the page, FILE.html.", values)
+    flags.DEFINE_string("png", "", "a folder for the figures as PNG.", values)
+    flags.DEFINE_string("classes", "", "a file with the classes' names.", values)
+    flags.DEFINE_string("data_dir", None, "where the data lies, if not where the run found it.", values)
+
+
+def main(values: flags.FlagValues, folders: list[str]) -> None:
     """Writes the report."""
     from hsakd_jax.analysis import page, run_index
     from hsakd_jax.core.errors import UserError
     from hsakd_jax.core.files import check_folder, write_files
 
-    output, pngs = Path(_OUTPUT.value).expanduser(), Path(_PNG.value).expanduser() if _PNG.value else None
+    output, pngs = Path(values.output).expanduser(), Path(values.png).expanduser() if values.png else None
     if output.suffix not in (".html", ".htm") or os.path.isdir(output):
         raise UserError(f"--output={output}: name a file that ends in .html")
     check_folder(output)
@@ -47,11 +51,9 @@ def main(folders: list[str]) -> None:
         raise UserError(
             waiting if unfinished else f"{', '.join(folders)}: no run there (it has a config.json): check the path"
         )
-    try:
-        import matplotlib as _  # noqa: F401
-    except ImportError as error:
-        raise UserError("a report needs matplotlib: pip install 'hsakd_jax[report]'") from error
-    content, pictures = page.make(runs, unfinished, _DATA_DIR.value, _CLASSES.value)
+    if not find_spec("matplotlib"):
+        raise UserError("a report needs matplotlib: pip install 'hsakd_jax[report]'")
+    content, pictures = page.make(runs, unfinished, values.data_dir, values.classes)
     drawn = {pngs / f"{name}.png": draw() for name, draw in pictures.items()} if pngs else {}
     try:
         if pngs:
@@ -63,5 +65,7 @@ def main(folders: list[str]) -> None:
     print(f"{output}: {amount}" + (f", also in {pngs}" if pngs else ""))
 
 
+COMMAND = Command(main, __doc__, define_flags, required=("output",), words="RUN...")
+
 if __name__ == "__main__":
-    command(main, __doc__, "output", words="RUN...")
+    start(COMMAND)

@@ -14,36 +14,41 @@ import sys
 
 from absl import flags
 
-from hsakd_jax.cli import command
-
-_ALL = flags.DEFINE_bool("all", False, "all tables of the paper.")
-_MARKDOWN = flags.DEFINE_bool("markdown", False, "print Markdown.")
-_CSV = flags.DEFINE_bool("csv", False, "print CSV.")
-_JSON = flags.DEFINE_bool("json", False, "print JSON.")
+from hsakd_jax.cli import Command, start
 
 
-def main(folders: list[str]) -> None:
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the flags."""
+    flags.DEFINE_bool("all", False, "all tables of the paper.", values)
+    flags.DEFINE_bool("markdown", False, "print Markdown.", values)
+    flags.DEFINE_bool("csv", False, "print CSV.", values)
+    flags.DEFINE_bool("json", False, "print JSON.", values)
+
+
+def main(values: flags.FlagValues, folders: list[str]) -> None:
     """Shows results."""
     from hsakd_jax.analysis import rendering, run_index, tables
     from hsakd_jax.core.errors import UserError
 
-    asked = [flag.name for flag in (_MARKDOWN, _CSV, _JSON) if flag.value]
+    asked = [name for name in ("markdown", "csv", "json") if values[name].value]
     if len(asked) > 1:
         raise UserError(f"--{' and --'.join(asked)}: give one of them")
     runs, unfinished = run_index.find(folders)
-    if not (runs or unfinished or _ALL.value):
+    if not (runs or unfinished or values.all):
         raise UserError(f"{', '.join(folders)}: no run there (a run's folder has a config.json): check the path")
-    shown = tables.compare(runs, _ALL.value)
+    shown = tables.compare(runs, values.all)
     if asked == ["csv"]:
         print(rendering.as_csv(shown))
     elif asked == ["json"]:
         print(rendering.as_json(shown))
     else:
-        print((rendering.as_markdown if asked else rendering.as_text)(shown, _ALL.value))
+        print((rendering.as_markdown if asked else rendering.as_text)(shown, values.all))
     if unfinished:
         line = f"{len(unfinished)} unfinished and not shown: {', '.join(map(str, unfinished))}"
         print(f"\n{line}", file=sys.stderr if asked in (["csv"], ["json"]) else sys.stdout)
 
 
+COMMAND = Command(main, __doc__, define_flags, words="RUNS...")
+
 if __name__ == "__main__":
-    command(main, __doc__, words="RUNS...")
+    start(COMMAND)

@@ -13,18 +13,19 @@ from typing import Any
 
 from absl import flags
 
-from hsakd_jax.cli import command
-
-_CLASSES = flags.DEFINE_integer("num_classes", 0, "classes; 1000 of ImageNet's networks, 100 of others.", lower_bound=0)
-_SIZE = flags.DEFINE_integer(
-    "image_size", 0, "side of the images; 224 of ImageNet's networks, 32 of others.", lower_bound=0
-)
-_CHANNELS = flags.DEFINE_integer("channels", 3, "of the images.", lower_bound=1)
-_BATCH = flags.DEFINE_integer("batch", 64, "images a step.", lower_bound=1)
-_DTYPE = flags.DEFINE_string("dtype", "float32", "compute dtype.")
+from hsakd_jax.cli import Command, start
 
 
-def main(words: list[str]) -> None:
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the flags."""
+    flags.DEFINE_integer("num_classes", 0, "classes; by default as published.", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer("image_size", 0, "side of the images, likewise.", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer("channels", 3, "of the images.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("batch", 64, "images a step.", lower_bound=1, flag_values=values)
+    flags.DEFINE_string("dtype", "float32", "compute dtype.", values)
+
+
+def main(values: flags.FlagValues, words: list[str]) -> None:
     """Shows a network."""
     from hsakd_jax.models import NETWORKS, create
     from hsakd_jax.runs.directory import RunDirectory
@@ -36,10 +37,10 @@ def main(words: list[str]) -> None:
         built = create(name, network.num_classes, network.branches, network.dtype)
     else:
         classes, side = (1000, 224) if word.endswith("_imagenet") else (100, 32)
-        built = create(word, _CLASSES.value or classes, True, _DTYPE.value)
-        side = _SIZE.value or side
-        name, shape = word, (side, side, _CHANNELS.value)
-    print(describe(name, built, shape, _BATCH.value))
+        built = create(word, values.num_classes or classes, True, values.dtype)
+        side = values.image_size or side
+        name, shape = word, (side, side, values.channels)
+    print(describe(name, built, shape, values.batch))
 
 
 def describe(name: str, network: Any, image_shape: tuple[int, ...], batch: int) -> str:
@@ -78,5 +79,7 @@ def describe(name: str, network: Any, image_shape: tuple[int, ...], batch: int) 
     )
 
 
+COMMAND = Command(main, __doc__, define_flags, words="NAME_OR_RUN")
+
 if __name__ == "__main__":
-    command(main, __doc__, words="NAME_OR_RUN")
+    start(COMMAND)

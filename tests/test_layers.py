@@ -23,11 +23,11 @@ MAY_IMPORT = {
         "core data distillation evaluation models runs",
         "flax jax msgspec numpy optax tensorboardX trackio wandb",
     ),
-    "experiments": ("core data evaluation models runs training", "ml_collections msgspec"),
+    "experiments": ("core data evaluation models runs training", "absl ml_collections msgspec"),
     "interop": ("core data models runs", "flax jax jax2onnx numpy onnxruntime safetensors torch"),
     "analysis": ("core evaluation experiments runs", "PIL matplotlib numpy"),
     # The public interface and the commands: flags in, one call out.
-    "": ("analysis core evaluation experiments interop models runs", "absl matplotlib ml_collections"),
+    "": ("analysis core evaluation experiments interop models runs", "absl matplotlib"),
     "configs": ("data experiments", ""),
 }
 COMMANDS = {"main", "evaluate", "results", "report", "summary", "predict", "export", "convert"}
