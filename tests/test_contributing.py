@@ -22,7 +22,7 @@ from hsakd_jax.distillation import objectives
 from hsakd_jax.experiments import pipeline, recipes
 from hsakd_jax.interop import torch_weights
 from hsakd_jax.models.network import Outputs
-from hsakd_jax.runs.restore import start
+from hsakd_jax.runs.restore import initialise
 
 TEXT = "".join((ROOT / f"docs/own_{what}.md").read_text() for what in ("network", "objective", "data"))
 # A block begins with a comment: the file, and the dict in it, that the code goes to.
@@ -100,7 +100,7 @@ def test_network(new_file, new_lines):
         assert [f.shape for f in outputs.features] == [(1, 32, 32, 16), (1, 16, 16, 32), (1, 8, 8, 64)]
     # PyTorch's checkpoints of the others are still told apart.
     resnet = create("resnet8", 10, branches=False)
-    variables = start(resnet, (32, 32, 3), 0)
+    variables = initialise(resnet, (32, 32, 3), 0)
     tensors = torch_weights.to_state_dict("resnet8", resnet, variables)
     jax.tree.map(np.testing.assert_array_equal, torch_weights.load_torch(tensors), dict(variables))
     for refused in (

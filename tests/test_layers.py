@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "interop": ("core data models runs", "flax jax jax2onnx numpy onnxruntime safetensors torch"),
     "analysis": ("core evaluation experiments runs", "PIL matplotlib numpy"),
     # The public interface and the commands: flags in, one call out.
-    "": ("analysis core evaluation experiments interop models runs", "absl matplotlib"),
+    "": ("analysis core evaluation experiments interop models runs", "absl"),
     "configs": ("data experiments", ""),
 }
 COMMANDS = {"main", "evaluate", "results", "report", "summary", "predict", "export", "convert"}

@@ -9,7 +9,7 @@ from hsakd_jax.data import sampling
 from hsakd_jax.evaluation import metrics
 from hsakd_jax.evaluation.accuracy import make_evaluate, report
 from hsakd_jax.models.network import Outputs
-from hsakd_jax.runs.restore import start
+from hsakd_jax.runs.restore import initialise
 
 
 def test_correct_against_numpy():
@@ -49,7 +49,7 @@ def test_every_image_counts_once_whatever_the_batch(batch):
     images = g.integers(0, 256, (37, 8, 8, 1)).astype(np.uint8)
     labels = g.integers(0, 4, 37).astype(np.int32)
     network = create("resnet8_quarter", 4, branches=False)
-    variables = start(network, (8, 8, 1), 0)
+    variables = initialise(network, (8, 8, 1), 0)
     outputs = network.apply(variables, jnp.asarray((images / 255 - 0.3) / 0.4, jnp.float32))
     expected = 100 * np.mean(np.argmax(outputs.logits, -1) == labels)
     devices = Devices()

@@ -24,18 +24,19 @@ from hsakd_jax.data.augment import augment, normalise
 from hsakd_jax.core.sharding import Devices
 from hsakd_jax.training.multi_step import make_advance
 from hsakd_jax.models.rotations import rotate
-from hsakd_jax.training.step import make_step
-from hsakd_jax.runs.restore import start
+from hsakd_jax.training.step import Batch, TrainStep
+from hsakd_jax.runs.restore import initialise
 import jax.numpy as jnp
 
 network = create("resnet8_quarter", 10)
-variables = jax.tree.map(lambda x: np.asarray(x, np.float64), start(network, (8, 8, 1), 0))
+variables = jax.tree.map(lambda x: np.asarray(x, np.float64), initialise(network, (8, 8, 1), 0))
 weights = dict.fromkeys(("task", "joint"), 1.0)
-init, update = make_step(network, objectives.teacher, weights, optim.sgd(0.05, 0.9, 5e-4, True))
+update = TrainStep(network, objectives.teacher, weights, optim.sgd(0.05, 0.9, 5e-4, True))
 
 def step(state, _, images, labels, index):
     images = augment(jax.random.fold_in(jax.random.key(0), state.step), images, crop="pad", pad=1, flip=True, size=8)
-    return update(state, None, rotate(normalise(images, (0.3,), (0.4,), jnp.float64)), labels)
+    images = rotate(normalise(images, (0.3,), (0.4,), jnp.float64))
+    return update(state, None, Batch(images, labels))
 
 sharding._compiler_options = lambda platform: None  # as on accelerators, which make many steps a call
 g = np.random.default_rng(0)
@@ -45,7 +46,7 @@ for many, count in ((False, 1), (True, 1), (True, 8)):
     devices = Devices(jax.devices()[:count])
     compiled = devices.jit(step, replicated=2, donate=True)
     advance = make_advance(compiled, dataset, devices, 16, 3, many)
-    state, done, calls = devices.replicate(init(variables)), 0, 0
+    state, done, calls = devices.replicate(update.init(variables)), 0, 0
     for until in (4, 7):  # two pieces of one program, over the end of an epoch
         while done < until:
             state, done = advance(state, None, done, until)
@@ -95,4 +96,4 @@ def test_a_step_is_traced_once_for_its_rehearsal_and_its_run(recipe, monkeypatch
         results = pipeline.execute(command.to_dict(), str(tmp_path), Console(silent=True))
     assert len(traced) == len(results) == 2
     # Counted on networks that are traced already.
-    assert all(found["multiply_adds"]["with_branches"] for found in results.values())
+    assert all(found.multiply_adds.with_branches for found in results.values())

@@ -64,7 +64,7 @@ for many in (False, True):
     done = 0
     while done < 5:
         state, done = advance(state, taught, done, 5)
-    found += jax.tree.leaves(jax.device_get((state.params, state.batch_stats, state.window.sums)))
+    found += jax.tree.leaves(jax.device_get((state.params, state.batch_stats, state.metrics.sums)))
 assert all(x.dtype == np.float64 for x in found)
 if is_first_process():
     np.savez(out, *found)

@@ -21,9 +21,9 @@ from hsakd_jax.distillation import objectives
 from hsakd_jax.distillation.methods import Sample
 from hsakd_jax.models import profile
 from hsakd_jax.models.rotations import rotate
-from hsakd_jax.runs.restore import start
+from hsakd_jax.runs.restore import initialise
 from hsakd_jax.training import optim
-from hsakd_jax.training.step import NEVER, make_step
+from hsakd_jax.training.step import NEVER, Batch, TrainStep
 
 STEPS = reference.read("steps.json")["steps"]
 
@@ -71,31 +71,33 @@ def test_first_golden_step_in_float32(monkeypatch, backend):
     variables, taught = (reference.variables(a, dtype=np.float32) for a in (arch, teacher_arch))
     images, labels = reference.inputs(f"student/{record['student']}/0", record["batch"], 32, 100)
     terms = dict.fromkeys(("task", "kl_aux", "kl_final"), 1.0)
-    init, step = make_step(network, objectives.student, terms, optim.sgd(0.05, 0.9, 5e-4, True), True, teacher)
-    state = jax.jit(step)(init(variables), taught, rotate(jnp.asarray(images, jnp.float32)), jnp.asarray(labels))
+    step = TrainStep(network, objectives.student, terms, optim.sgd(0.05, 0.9, 5e-4, True), True, teacher)
+    state = jax.jit(step)(
+        step.init(variables), taught, Batch(rotate(jnp.asarray(images, jnp.float32)), jnp.asarray(labels))
+    )
     for name, value in record["log"][0].items():
         tolerance = {"grad_norm": 1e-3, "task": 1e-5, "loss": 1e-5}.get(name, 1e-4)
         absolute = 1e-6 if name.startswith("kl") else 0
-        assert abs(float(state.window.sums[name]) - value) <= tolerance * value + absolute, name
+        assert abs(float(state.metrics.sums[name]) - value) <= tolerance * value + absolute, name
 
 
 def small(branches=False, train=True, accumulate=1, remat=False):
-    """(init, step, variables, images [4B], labels) of a small network."""
+    """A step on a small network, variables to start from, and a rotated batch."""
     network = create("resnet8_quarter", 10, branches).clone(remat=remat)
     objective, terms = (objectives.teacher, ("task", "joint")) if branches else (objectives.baseline, ("task",))
     optimizer = optim.sgd(0.1, 0.9, 5e-4, True)
-    init, step = make_step(network, objective, dict.fromkeys(terms, 1.0), optimizer, train, accumulate=accumulate)
+    step = TrainStep(network, objective, dict.fromkeys(terms, 1.0), optimizer, train, accumulate=accumulate)
     g = np.random.default_rng(0)
     images = rotate(jnp.asarray(g.normal(size=(16, 8, 8, 1)), jnp.float32))
-    variables = jax.device_get(start(network, (8, 8, 1), 0))
-    return init, step, variables, images, jnp.asarray(g.integers(0, 10, 16), jnp.int32)
+    variables = jax.device_get(initialise(network, (8, 8, 1), 0))
+    return step, variables, Batch(images, jnp.asarray(g.integers(0, 10, 16), jnp.int32))
 
 
 def test_what_is_not_trainable_is_fixed():
-    init, step, variables, images, labels = small(True, "^branch")
-    state = init(variables)
+    step, variables, batch = small(True, "^branch")
+    state = step.init(variables)
     for _ in range(2):
-        state = jax.jit(step)(state, None, images, labels)
+        state = jax.jit(step)(state, None, batch)
     for collection, tree in variables.items():
         for part, before in tree.items():
             after = state.variables[collection][part]
@@ -108,15 +110,15 @@ def test_what_is_not_trainable_is_fixed():
 
 
 def test_a_pattern_that_matches_nothing_is_refused():
-    init, _, variables, *_ = small(True, "^banch")
+    step, variables, _ = small(True, "^banch")
     with pytest.raises(UserError, match="no parameter matches trainable='\\^banch'"):
-        init(variables)
+        step.init(variables)
 
 
 def test_batch_norm_groups_are_batches_of_their_own():
     """Each group's rows come out as from a batch that is this group alone; running statistics are the groups' mean."""
     network = create("resnet8_quarter", 10, branches=False)
-    variables, g = start(network, (8, 8, 1), 0), np.random.default_rng(0)
+    variables, g = initialise(network, (8, 8, 1), 0), np.random.default_rng(0)
     images = jnp.asarray(g.normal(size=(12, 8, 8, 1)), jnp.float32)
     apply = partial(network.apply, variables, train=True, mutable=["batch_stats"])
     each = [apply(part) for part in jnp.split(images, 3)]
@@ -129,10 +131,10 @@ def test_batch_norm_groups_are_batches_of_their_own():
 def test_a_weight_may_follow_the_step():
     network, g = create("resnet8_quarter", 10, branches=False), np.random.default_rng(0)
     optimizer = optim.sgd(0.0, 0.0, 0.0, False)
-    init, step = make_step(network, objectives.baseline, {"task": lambda step: (step + 1) / 2}, optimizer)
+    step = TrainStep(network, objectives.baseline, {"task": lambda step: (step + 1) / 2}, optimizer)
     images, labels = jnp.asarray(g.normal(size=(4, 8, 8, 1)), jnp.float32), jnp.zeros(4, jnp.int32)
-    state = jax.jit(step)(init(start(network, (8, 8, 1), 0)), None, images, labels)
-    assert state.window.sums["loss"] == pytest.approx(float(state.window.sums["task"]) / 2)
+    state = jax.jit(step)(step.init(initialise(network, (8, 8, 1), 0)), None, Batch(images, labels))
+    assert state.metrics.sums["loss"] == pytest.approx(float(state.metrics.sums["task"]) / 2)
 
 
 class Doubled(nn.Module):
@@ -148,25 +150,27 @@ class Doubled(nn.Module):
 
 def test_an_objective_may_have_parameters_and_memory_of_its_own():
     network, g = create("resnet8_quarter", 10, branches=False), np.random.default_rng(0)
-    variables = start(network, (8, 8, 1), 0)
+    variables = initialise(network, (8, 8, 1), 0)
     variables = {
         "params": {**variables["params"], "objective": {"factor": jnp.float32(2)}},
         "batch_stats": {**variables["batch_stats"], "objective": {"seen": jnp.int32(0)}},
     }
-    init, step = make_step(network, Doubled(), {"task": 1.0}, optim.sgd(0.1, 0.9, 0.0, False), accumulate=2)
+    step = TrainStep(network, Doubled(), {"task": 1.0}, optim.sgd(0.1, 0.9, 0.0, False), accumulate=2)
     images, labels = jnp.asarray(g.normal(size=(4, 8, 8, 1)), jnp.float32), jnp.zeros(4, jnp.int32)
-    state = jax.jit(step)(init(variables), None, images, labels, Sample(jnp.arange(4), labels, jax.random.key(0)))
+    state = jax.jit(step)(
+        step.init(variables), None, Batch(images, labels, Sample(jnp.arange(4), labels, jax.random.key(0)))
+    )
     assert state.batch_stats["objective"]["seen"] == 6
-    assert state.params["objective"]["factor"] == pytest.approx(2 - 0.1 * float(state.window.sums["task"]) / 2)
+    assert state.params["objective"]["factor"] == pytest.approx(2 - 0.1 * float(state.metrics.sums["task"]) / 2)
 
 
 def test_micro_batches_average_the_gradient():
     """Without BatchNorm coupling, two micro-batches give the gradient of the whole batch."""
     results = []
     for accumulate in (1, 2, 4):
-        init, step, variables, images, labels = small(False, "head/fc/bias", accumulate)
-        state = jax.jit(step)(init(variables), None, images, labels)
-        results.append(jax.device_get((state.params, state.window.sums)))
+        step, variables, batch = small(False, "head/fc/bias", accumulate)
+        state = jax.jit(step)(step.init(variables), None, batch)
+        results.append(jax.device_get((state.params, state.metrics.sums)))
     for other in results[1:]:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), results[0], other)
 
@@ -174,34 +178,34 @@ def test_micro_batches_average_the_gradient():
 def test_computing_activations_again_gives_the_same_and_keeps_less():
     results, kept = [], []
     for remat in (False, True):
-        init, step, variables, images, labels = small(True, remat=remat)
+        step, variables, batch = small(True, remat=remat)
         kept.append(profile.activation_bytes(create("resnet8_quarter", 10).clone(remat=remat), (8, 8, 1), 64))
-        results.append(jax.device_get(jax.jit(step)(init(variables), None, images, labels).params))
+        results.append(jax.device_get(jax.jit(step)(step.init(variables), None, batch).params))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *results)
     assert kept[1] < kept[0] / 2
 
 
 def test_the_first_step_that_is_not_finite_is_remembered_by_term():
-    init, step, variables, images, labels = small()
-    state, step = init(variables), jax.jit(step)
-    state = step(state, None, images, labels)
-    assert {int(at) for at in state.window.first_bad.values()} == {NEVER}
+    step, variables, batch = small()
+    state, step = step.init(variables), jax.jit(step)
+    state = step(state, None, batch)
+    assert {int(at) for at in state.metrics.first_non_finite.values()} == {NEVER}
     state.params["head"]["fc"]["bias"] = state.params["head"]["fc"]["bias"].at[0].set(jnp.nan)
-    state = step(state, None, images, labels)
-    state = step(state, None, images, labels)
-    assert {name: int(at) for name, at in state.window.first_bad.items()} == {
+    state = step(state, None, batch)
+    state = step(state, None, batch)
+    assert {name: int(at) for name, at in state.metrics.first_non_finite.items()} == {
         "task": 1, "loss": 1, "grad_norm": 1, "top1": NEVER
     }  # fmt: skip
 
 
 def test_eight_devices_compute_what_one_computes_in_float32():
-    init, step, variables, images, labels = small()
+    step, variables, batch = small()
     results = []
     for count in (1, 8):
         devices = Devices(jax.devices()[:count])
         compiled = devices.jit(step, replicated=2, donate=True)
-        state = compiled(devices.replicate(init(variables)), None, *devices.shard((images, labels)))
-        results.append(jax.device_get((state.params, state.window.sums)))
+        state = compiled(devices.replicate(step.init(variables)), None, devices.shard(batch))
+        results.append(jax.device_get((state.params, state.metrics.sums)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *results)
 
 
@@ -223,7 +227,7 @@ for count in (1, 8):
     for batch in batches:
         state = compiled(state, taught, *devices.shard(batch))
     results.append(jax.device_get(state))
-    assert all(x.dtype == np.float64 for x in jax.tree.leaves((state.params, state.batch_stats, state.window.sums)))
+    assert all(x.dtype == np.float64 for x in jax.tree.leaves((state.params, state.batch_stats, state.metrics.sums)))
 worst = 0
 for other in results[1:]:
     for a, b in zip(jax.tree.leaves(results[0]), jax.tree.leaves(other)):
