@@ -29,7 +29,7 @@ class Devices:
       batch_sharded: the sharding of an array [B, ...] whose rows are split over the devices.
     """
 
-    def __init__(self, devices: Sequence[jax.Device] | None = None):
+    def __init__(self, devices: Sequence[Any] | None = None):
         # A process's devices are neighbours, so that its rows of a batch are one slice.
         ordered = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
         self.mesh = Mesh(np.asarray(ordered if devices is None else devices), ("data",))
