@@ -20,7 +20,7 @@ class Recipe(NamedTuple):
       rotated: whether it sees all four rotations of a batch.
       teacher: the recipe that trains its teacher, where the config names no run; '' where it is taught by none.
       init: the recipe whose run it starts from, where the config names no run; '' for a fresh start.
-      trainable: what learns, where the config says nothing (see `nets.parts.is_trainable`).
+      trainable: what learns, where the config says nothing (see `layers.is_trainable`).
       schedule: the section of the config with its epochs and learning rate; '' for that of its network.
       share: of the training images that it sees.
     """

@@ -35,7 +35,7 @@ class Assembly(NamedTuple):
 
     Attributes:
       network: Linen module.
-      teacher: Linen module, `nets.folded.Folded`, or None.
+      teacher: Linen module, `folding.Folded`, or None.
       teacher_variables: its variables, or None.
       taught_by: the teacher's run, or None.
       schedule: learning rate by step.
@@ -57,7 +57,7 @@ class Rehearsed(NamedTuple):
     """What a rehearsal has traced, so that the run need not again.
 
     Attributes:
-      teacher: Linen module, `nets.folded.Folded`, or None.
+      teacher: Linen module, `folding.Folded`, or None.
       init: starts a state.
       step: as in `Assembly`.
     """
@@ -187,7 +187,7 @@ def compile_step(
     Args:
       config: of a run.
       network: Linen module.
-      teacher: Linen module, `nets.folded.Folded`, or None.
+      teacher: Linen module, `folding.Folded`, or None.
       devices: where it runs.
       schedule: learning rate by step.
       train: training images.

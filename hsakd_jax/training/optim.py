@@ -40,7 +40,7 @@ def sgd(lr: optax.ScalarOrSchedule, momentum: float, weight_decay: float, nester
 
 
 def trainable(train: Train, params: Any) -> Any:
-    """Which leaves of `params` learn, as a tree of bools (see `nets.parts.is_trainable`).
+    """Which leaves of `params` learn, as a tree of bools (see `layers.is_trainable`).
 
     Raises:
       UserError: none does, or the pattern is no regular expression.

@@ -74,8 +74,8 @@ def make_step(
         of its own, a Linen module that takes `sample` besides. They lie under 'objective' among the network's.
       weights: the weight of every term that `objective` gives, a number or a function of the step.
       optimizer: of the trainable parameters.
-      train: which parameters learn (see `nets.parts.is_trainable`); the others are fixed, BatchNorm included.
-      teacher: Linen module or `nets.folded.Folded`, run in eval mode without gradient, or None.
+      train: which parameters learn (see `layers.is_trainable`); the others are fixed, BatchNorm included.
+      teacher: Linen module or `folding.Folded`, run in eval mode without gradient, or None.
       accumulate: micro-batches a step; each has its own BatchNorm statistics, the gradient is their mean.
 
     Returns:
