@@ -1,12 +1,11 @@
 """All networks by name; one file per family."""
 
-import difflib
 from collections.abc import Callable
 from functools import cache
 
 import jax.numpy as jnp
 
-from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.errors import UserError, did_you_mean
 from hsakd_jax.models import mobilenet, resnet, shufflenet, vgg, wrn
 from hsakd_jax.models.network import Architecture, Network
 
@@ -33,9 +32,8 @@ def create(name: str, num_classes: int, branches: bool = True, dtype: str = "flo
       UserError: unknown name or dtype, or fewer than two classes.
     """
     if name not in NETWORKS:
-        near = difflib.get_close_matches(name, NETWORKS, 1)
-        hint = f"did you mean {near[0]!r}? There" if near else "there"
-        raise UserError(f"unknown network {name!r}: {hint} are {', '.join(NETWORKS)}")
+        hint = did_you_mean(name, NETWORKS)
+        raise UserError(f"unknown network {name!r}: {f'{hint} There' if hint else 'there'} are {', '.join(NETWORKS)}")
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"unknown compute dtype {dtype!r}: choose float32 or bfloat16")
     if num_classes < 2:
