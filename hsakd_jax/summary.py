@@ -55,7 +55,7 @@ def describe(name: str, network: Any, image_shape: tuple[int, ...], batch: int) 
     from hsakd_jax.models.rotations import ROTATIONS
 
     try:
-        found = profile.parts(network, image_shape)
+        found = profile.modules(network, image_shape)
     except ValueError as error:
         raise UserError(str(error)) from error
 

@@ -1,5 +1,8 @@
 """Exceptions whose message a command prints in one line, without a traceback."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """Bad input that the user can fix, such as a wrong name, a missing file or a full disk.
@@ -18,3 +21,18 @@ class Stopped(Exception):
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.signal = signal
+
+
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """A hint for the message about an unknown name.
+
+    Args:
+      name: the unknown name.
+      known: the names that exist.
+      cutoff: the least similarity of a suggestion, 0 to 1 (see `difflib.get_close_matches`).
+
+    Returns:
+      "did you mean 'resnet20'?" with the most similar known name, or '' if none is similar.
+    """
+    similar = difflib.get_close_matches(name, list(known), 1, cutoff)
+    return f"did you mean {similar[0]!r}?" if similar else ""

@@ -3,7 +3,6 @@
 TensorFlow is never imported: TFDS finds and reads array_record without it (see `records`).
 """
 
-import difflib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import tensorflow_datasets as tfds
 
-from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.errors import UserError, did_you_mean
 from hsakd_jax.data import image_tree
 from hsakd_jax.data.builders import BUILDERS, image_folder
 from hsakd_jax.data.builders.prepare import is_prepared, place, prepare
@@ -201,10 +200,10 @@ def _prepared(name: str, root: Path) -> Path:
         return max(found[configs[0]])[1]
     if configs:
         raise UserError(f"{root / name} has several configs: name one of {', '.join(configs)}")
-    close = difflib.get_close_matches(name, [*BUILDERS, IMAGE_TREE, *found], 1)
+    hint = did_you_mean(name, [*BUILDERS, IMAGE_TREE, *found])
     raise UserError(
         f"no dataset {name!r}"
-        + (f" (did you mean {close[0]!r}?)" if close else "")
+        + (f" ({hint})" if hint else "")
         + f": hsakd_jax prepares {', '.join(BUILDERS)} and reads {IMAGE_TREE}; "
         f"in {root} lie {', '.join(sorted(found)) or 'no others'}"
     )

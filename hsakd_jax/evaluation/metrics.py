@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from hsakd_jax.models.network import Outputs
-from hsakd_jax.models.rotations import ROTATIONS, fold, joint_labels, upright
+from hsakd_jax.models.rotations import ROTATIONS, class_logits, joint_labels, upright
 
 Array = jax.Array
 
@@ -42,7 +42,7 @@ def correct(outputs: Outputs, labels: Array, mask: Array) -> dict[str, Array]:
     counts = {f"top{k}": in_top(logits, labels, k) & mask for k in (1, 5)}
     for l, joint_logits in enumerate(outputs.aux_logits, 1):
         counts[f"joint_{l}"] = in_top(joint_logits, joint_labels(labels)) & rows
-        counts[f"class_{l}"] = in_top(fold(joint_logits), jnp.repeat(labels, ROTATIONS)) & rows
+        counts[f"class_{l}"] = in_top(class_logits(joint_logits), jnp.repeat(labels, ROTATIONS)) & rows
     return {name: right.sum(dtype=jnp.int32) for name, right in counts.items()}
 
 

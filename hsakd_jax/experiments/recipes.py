@@ -1,12 +1,12 @@
 """What each recipe is: an objective, on which network, taught by whom; the numbers are in `configs/`."""
 
 import copy
-import difflib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from hsakd_jax.core.errors import did_you_mean
 from hsakd_jax.data.statistics import NORMALISATION
 
 
@@ -22,7 +22,7 @@ class Recipe(NamedTuple):
       rotated: whether it sees all four rotations of a batch.
       teacher: the recipe that trains its teacher, where the config names no run; '' where it is taught by none.
       init: the recipe whose run it starts from, where the config names no run; '' for a fresh start.
-      trainable: what learns, where the config says nothing (see `nets.parts.is_trainable`).
+      trainable: what learns, where the config says nothing (see `layers.is_trainable`).
       schedule: the section of the config with its epochs and learning rate; '' for that of its network.
       fraction: of the training images that it uses.
       select_by: accuracy that selects the best epoch (see `runs.config.Evaluation`).
@@ -247,10 +247,9 @@ def make(
 def unknown(recipe: str, known: Iterable[str], tiny: bool = False) -> str:
     """What an error says of a recipe that is not among those that are known; `tiny`: each may have _tiny behind it."""
     known = list(known)
-    near = difflib.get_close_matches(recipe, [*known, *(f"{name}_tiny" for name in known)], 1)
-    near = near if tiny else [name.removesuffix("_tiny") for name in near]
-    hint = f"did you mean {near[0]!r}? There" if near else "there"
-    return f"unknown recipe {recipe!r}: {hint} are {', '.join(known)}"
+    hint = did_you_mean(recipe, [*known, *(f"{name}_tiny" for name in known)])
+    hint = hint if tiny else hint.replace("_tiny'", "'")
+    return f"unknown recipe {recipe!r}: {f'{hint} There' if hint else 'there'} are {', '.join(known)}"
 
 
 def parents(recipe: str) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ class Export:
     """
 
     def __init__(self, arch: str, network: Any, variables: Any, config: Config, preprocess: bool):
-        network = network.clone(portable=True)  # a file is for every backend
+        network = network.clone(for_export=True)
         self.arch, self.network, self.variables = arch, network, variables
         self.shape = config.network.image_shape
         self.dtype = jnp.uint8 if preprocess else jnp.float32

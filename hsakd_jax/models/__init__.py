@@ -1,34 +1,39 @@
-"""All networks by name; one file a family."""
+"""All networks by name; one file per family."""
 
-import difflib
+from collections.abc import Callable
 from functools import cache
 
 import jax.numpy as jnp
 
-from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.errors import UserError, did_you_mean
 from hsakd_jax.models import mobilenet, resnet, shufflenet, vgg, wrn
 from hsakd_jax.models.network import Architecture, Network
 
-NETWORKS = {**resnet.NETWORKS, **wrn.NETWORKS, **vgg.NETWORKS, **mobilenet.NETWORKS, **shufflenet.NETWORKS}
+NETWORKS: dict[str, Callable[[], Architecture]] = {
+    **resnet.NETWORKS,
+    **wrn.NETWORKS,
+    **vgg.NETWORKS,
+    **mobilenet.NETWORKS,
+    **shufflenet.NETWORKS,
+}
 
 
 def create(name: str, num_classes: int, branches: bool = True, dtype: str = "float32") -> Network:
-    """Makes a network.
+    """Creates a network.
 
     Args:
       name: a key of `NETWORKS`.
-      num_classes: N, how many classes.
-      branches: whether it has its auxiliary classifiers.
-      dtype: compute dtype of its convolutions, 'float32' or 'bfloat16'. Parameters, statistics and logits keep at
-        least float32; nothing is cast down but by 'bfloat16', so that float64 variables give float64 outputs.
+      num_classes: N, the number of classes.
+      branches: whether it has auxiliary classifiers.
+      dtype: compute dtype of the convolutions. 'bfloat16' leaves parameters, statistics and logits in at least float32.
+        'float32' casts nothing, so float64 variables compute in float64.
 
     Raises:
       UserError: unknown name or dtype, or fewer than two classes.
     """
     if name not in NETWORKS:
-        near = difflib.get_close_matches(name, NETWORKS, 1)
-        hint = f"did you mean {near[0]!r}? There" if near else "there"
-        raise UserError(f"unknown network {name!r}: {hint} are {', '.join(NETWORKS)}")
+        hint = did_you_mean(name, NETWORKS)
+        raise UserError(f"unknown network {name!r}: {f'{hint} There' if hint else 'there'} are {', '.join(NETWORKS)}")
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"unknown compute dtype {dtype!r}: choose float32 or bfloat16")
     if num_classes < 2:
@@ -37,10 +42,10 @@ def create(name: str, num_classes: int, branches: bool = True, dtype: str = "flo
 
 
 def architecture(name: str) -> Architecture:
-    """What `NETWORKS` has under a name, the same object each time, so that networks of one name are equal."""
+    """The architecture of a key of `NETWORKS`; the same object in each call, so that networks of one name are equal."""
     return _made(NETWORKS[name])
 
 
 @cache
-def _made(recipe):
-    return recipe()
+def _made(make: Callable[[], Architecture]) -> Architecture:
+    return make()

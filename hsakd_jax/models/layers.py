@@ -1,7 +1,7 @@
 """Convolution, normalisation and linear layers that compute and start as PyTorch's do.
 
-A `Parts` is made once for the backbone and once for the branches (they start differently, see `Init`) and is
-handed to every stem, stage and head, so that no network file decides on dtypes, initialisers or BatchNorm modes.
+Every stem, stage and head gets a `LayerFactory`, one for the backbone and one for the branches, whose initialisers
+differ. So no network file decides on dtypes, initialisers or BatchNorm modes.
 """
 
 import re
@@ -23,17 +23,24 @@ Initializer = Callable[..., Array]
 
 
 def is_trainable(train: Train, path: str) -> bool:
-    """Whether the parameter or layer at `path` ('branch1/head/fc/kernel') learns.
+    """Whether a parameter is trained.
 
     Args:
-      train: True (everything), False (nothing), or a regular expression searched for in the path.
-      path: module or parameter names joined by '/'.
+      train: True (every parameter), False (none), or a regular expression that is searched for in the path.
+      path: names of modules and of the parameter, joined by '/': 'branch1/head/fc/kernel'.
     """
     return bool(re.search(train, path)) if isinstance(train, str) else train
 
 
 class Init(NamedTuple):
-    """Initialisers of one part of a network, biases by fan-in; BatchNorm always starts at scale 1, bias 0."""
+    """Initialisers of a backbone or of branches; BatchNorm always starts at scale 1, bias 0.
+
+    Attributes:
+      conv: of convolution kernels, HWIO.
+      conv_bias: fan-in -> initialiser of convolution biases.
+      fc: of the kernels of linear layers, [D, features].
+      fc_bias: fan-in -> initialiser of the biases of linear layers.
+    """
 
     conv: Initializer
     conv_bias: Callable[[int], Initializer]
@@ -44,7 +51,7 @@ class Init(NamedTuple):
 def torch_bias(fan_in: int) -> Initializer:
     """PyTorch's default bias: U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
 
-    def init(key, shape, dtype=jnp.float32):
+    def init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
         return jax.random.uniform(key, shape, dtype, -1, 1) / fan_in**0.5
 
     return init
@@ -56,8 +63,8 @@ def zero_bias(fan_in: int) -> Initializer:
     return zeros
 
 
-def he(key, shape, dtype=jnp.float32):
-    """He et al. 2015, fan-out: N(0, 2 / (k k C_out)) for an HWIO kernel; groups are not considered."""
+def he(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """He et al. 2015 (arXiv 1502.01852), fan-out: N(0, 2 / (k k C_out)) for an HWIO kernel, whatever its groups."""
     height, width, _, features = shape
     return jax.random.normal(key, shape, dtype) * (2 / (height * width * features)) ** 0.5
 
@@ -72,16 +79,18 @@ TORCH = Init(torch_kernel, torch_bias, torch_kernel, torch_bias)
 
 
 class BatchNorm(nn.Module):
-    """BatchNorm over all axes but the last, equal to PyTorch's (momentum 0.1, eps 1e-5).
+    """BatchNorm over all axes except the last, equal to PyTorch's with momentum 0.1 and eps 1e-5.
 
-    The running variance is the unbiased one, n / (n - 1) times the variance that normalises, as in PyTorch;
-    Flax's own BatchNorm keeps the biased one. Statistics are computed in at least float32 and the result has the
-    input's dtype. Under `jax.jit` over a mesh the statistics are those of the global batch.
+    The running variance is the unbiased one, n / (n - 1) times the variance that normalises, as in PyTorch; Flax's own
+    BatchNorm stores the biased one. Statistics are computed in at least float32, and the result has the dtype of the
+    input. Under `jax.jit` over a mesh the statistics are those of the global batch.
 
     Attributes:
-      train: whether this layer uses and updates batch statistics (see `is_trainable`, matched on its path).
-      groups: parts of neighbouring rows that are normalised each by its own statistics ("ghost" BatchNorm, Hoffer et
-        al. 2017, arXiv 1705.08741), on any number of devices; the running statistics take the parts' mean.
+      train: whether this layer uses and updates batch statistics; a pattern is matched with the path of its scale, see
+        `is_trainable`.
+      groups: number of groups of neighbouring rows, each of which is normalised by its own statistics ("ghost"
+        BatchNorm, Hoffer et al. 2017, arXiv 1705.08741), on any number of devices. The running statistics take the mean
+        over the groups.
     """
 
     train: Train
@@ -89,112 +98,122 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        """[B, ..., C] -> [B, ..., C].
+
+        Raises:
+          ValueError: in training, a group has one value per channel, whose variance is not defined.
+        """
         features = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, features)
         bias = self.param("bias", zeros, features)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, features)
         running_var = self.variable("batch_stats", "var", jnp.ones, features)
-        # The pattern speaks of parameters, so the layer asks about its own scale.
         if is_trainable(self.train, "/".join((*self.path, "scale"))):
             if self.groups == 1:
-                # Traced once for all layers of a shape, see `cpu_ops`.
+                # Jitted, so that JAX traces it once for all layers of a shape.
                 y, mean, var = jax.jit(normalise_batch)(x, scale, bias, running_mean.value)
             else:
-                parts = x.reshape(self.groups, -1, *x.shape[1:])
+                grouped = x.reshape(self.groups, -1, *x.shape[1:])
                 shared = scale, bias, running_mean.value
-                y, mean, var = jax.vmap(normalise_batch, (0, None, None, None))(parts, *shared)
+                y, mean, var = jax.vmap(normalise_batch, (0, None, None, None))(grouped, *shared)
                 y, mean, var = y.reshape(x.shape), mean.mean(0), var.mean(0)
             if not self.is_initializing():
                 n = x.size // x.shape[-1] // self.groups
                 if n < 2:
-                    raise ValueError("BatchNorm in training mode needs more than one value a channel: larger batch")
+                    raise ValueError("BatchNorm in training mode needs more than one value per channel: larger batch")
                 running_mean.value = 0.9 * running_mean.value + 0.1 * mean
                 running_var.value = 0.9 * running_var.value + 0.1 * (n / (n - 1)) * var
             return y
-        mean, gain, bias = rows(x, running_mean.value, inverse_deviation(running_var.value) * scale, bias)
+        mean, gain, bias = per_channel(x, running_mean.value, inverse_std(running_var.value) * scale, bias)
         return ((at_least_float32(x) - mean) * gain + bias).astype(x.dtype)
 
 
-def inverse_deviation(var: Array) -> Array:
-    """What BatchNorm divides by, inverted, [C]."""
+def inverse_std(var: Array) -> Array:
+    """1 / sqrt(variance + eps), [C], by which BatchNorm multiplies."""
     return jax.lax.rsqrt(var + 1e-5)
 
 
-def rows(x: Array, *vectors: Array) -> list[Array]:
-    """Vectors [C] as [1, ..., 1, C], since strict promotion aligns no ranks."""
+def per_channel(x: Array, *vectors: Array) -> list[Array]:
+    """Vectors [C] as [1, ..., 1, C], of the rank of `x`, since strict rank promotion does not align them."""
     return [v.reshape((1,) * (x.ndim - 1) + v.shape) for v in vectors]
 
 
 @jax.custom_vjp
 def normalise_batch(x: Array, scale: Array, bias: Array, centre: Array) -> tuple[Array, Array, Array]:
-    """BatchNorm by the batch's own statistics (Ioffe and Szegedy 2015), computed in at least float32.
+    """BatchNorm by the statistics of the batch (Ioffe and Szegedy 2015, arXiv 1502.03167), in at least float32.
 
-    Its derivative is written out, since JAX's own passes over the maps twice as often and keeps more of them.
+    Its derivative is written out: JAX's own reads the maps twice as often, and stores more of them.
 
     Args:
-      x: [B, ..., C].
+      x: [B, ..., C], floating point.
       scale: [C].
       bias: [C].
-      centre: [C], about the mean, which no gradient passes through. Both sums are of `x - centre`, so that they need
-        one pass over the map and, over several devices, one exchange; far from the mean, the variance loses precision.
+      centre: [C], near the mean; it gets no gradient. Sum and sum of squares are those of `x - centre`, so that they
+        need one pass over the map and, over several devices, one exchange. If `centre` is far from the mean, the
+        variance loses precision.
 
     Returns:
-      [B, ..., C] in the dtype of `x`, and mean and biased variance, [C], which no gradient passes through.
+      The result, [B, ..., C] in the dtype of `x`; the mean, [C]; the biased variance, [C]. Only the result passes a
+      gradient.
     """
     (mean, gain, shift), var = _statistics(x, scale, bias, centre)
     return ((at_least_float32(x) - mean) * gain + shift).astype(x.dtype), mean.reshape(-1), var
 
 
-def _statistics(x, scale, bias, centre):
+def _statistics(x: Array, scale: Array, bias: Array, centre: Array) -> tuple[list[Array], Array]:
+    """([mean, gain, shift], variance); the first three are [1, ..., 1, C], so that y = (x - mean) * gain + shift."""
     n = x.size // x.shape[-1]
-    off = at_least_float32(x) - rows(x, centre)[0]
+    off = at_least_float32(x) - per_channel(x, centre)[0]
     mean, square = (total / n for total in channel_sums(off, jnp.square(off)))
     var = jnp.maximum(square - jnp.square(mean), 0)
-    return rows(x, centre + mean, inverse_deviation(var) * scale, bias), var
+    return per_channel(x, centre + mean, inverse_std(var) * scale, bias), var
 
 
-def _normalise_forward(x, scale, bias, centre):
+def _normalise_forward(
+    x: Array, scale: Array, bias: Array, centre: Array
+) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
     y, mean, var = normalise_batch(x, scale, bias, centre)
-    return (y, mean, var), (x, scale, mean, inverse_deviation(var))
+    return (y, mean, var), (x, scale, mean, inverse_std(var))
 
 
-def _normalise_backward(kept, cotangents):
+def _normalise_backward(kept: tuple[Array, ...], cotangents: tuple[Array, ...]) -> tuple[Array | None, ...]:
     x, scale, mean, inverse = kept
     n = x.size // x.shape[-1]
-    mean, inverse, scale = rows(x, mean, inverse, scale)
+    mean, inverse, scale = per_channel(x, mean, inverse, scale)
     g, normal = at_least_float32(cotangents[0]), (at_least_float32(x) - mean) * inverse
     dbias, dscale = channel_sums(g, g * normal)
-    mean_g, mean_gx = rows(x, dbias / n, dscale / n)
+    mean_g, mean_gx = per_channel(x, dbias / n, dscale / n)
     return (scale * inverse * (g - mean_g - normal * mean_gx)).astype(x.dtype), dscale, dbias, None
 
 
 normalise_batch.defvjp(_normalise_forward, _normalise_backward)
 
 
-def _check_size(x: Array, stride: int, what: str) -> None:
+def _check_size(x: Array, stride: int, operation: str) -> None:
     if min(x.shape[1:3]) < stride:
         raise ValueError(
-            f"image too small for the network: {what} of stride {stride} meets a map of {x.shape[1]}x{x.shape[2]}; "
-            "give larger images or a network with fewer strides"
+            f"image too small for the network: {operation} of stride {stride} meets a map of "
+            f"{x.shape[1]}x{x.shape[2]}; use larger images or a network with fewer strides"
         )
 
 
-class Parts(NamedTuple):
-    """Layer makers shared by one part of a network.
+class LayerFactory(NamedTuple):
+    """Makes and applies the layers of a backbone or of branches; call its methods inside a Linen module.
 
     Attributes:
       init: initialisers.
-      dtype: dtype of convolutions; None computes in the parameters' own dtype.
-      train: mode of every BatchNorm (see `is_trainable`).
-      portable: whether layers are computed as `jax.lax` has them, not in the form that suits this backend.
-      groups: of BatchNorm.
+      dtype: dtype of convolutions; None computes in the dtype of the parameters.
+      train: mode of every BatchNorm, see `is_trainable`.
+      for_export: whether layers are computed as `jax.lax` has them, for other backends and formats, and not in the form
+        that suits this backend.
+      batch_norm_groups: see `BatchNorm.groups`.
     """
 
     init: Init
     dtype: Any
     train: Train
-    portable: bool
-    groups: int = 1
+    for_export: bool
+    batch_norm_groups: int = 1
 
     def conv(
         self,
@@ -207,7 +226,19 @@ class Parts(NamedTuple):
         groups: int = 1,
         bias: bool = False,
     ) -> Array:
-        """Square convolution of NHWC maps, padded by kernel // 2 on every side as in PyTorch (not 'SAME').
+        """Square convolution, padded by kernel // 2 on every side as in PyTorch (not 'SAME').
+
+        Args:
+          x: [B, H, W, C], floating point.
+          features: channels of the result.
+          kernel: side of the kernel.
+          stride: along both axes.
+          name: of the layer's variables.
+          groups: of channels that are convolved separately.
+          bias: whether a bias is added.
+
+        Returns:
+          [B, ceil(H / stride), ceil(W / stride), features] for odd kernels, in `dtype` or that of the parameters.
 
         Raises:
           ValueError: the map is smaller than the stride.
@@ -223,37 +254,45 @@ class Parts(NamedTuple):
             kernel_init=self.init.conv,
             bias_init=self.init.conv_bias(kernel * kernel * x.shape[-1] // groups),
             dtype=self.dtype,
-            conv_general_dilated=jax.lax.conv_general_dilated if self.portable else convolve,
+            conv_general_dilated=jax.lax.conv_general_dilated if self.for_export else convolve,
             name=name,
         )(x)
 
     def norm(self, x: Array, *, name: str) -> Array:
-        """BatchNorm."""
-        return BatchNorm(self.train, self.groups, name=name)(x)
+        """`BatchNorm`: [B, ..., C] -> [B, ..., C]."""
+        return BatchNorm(self.train, self.batch_norm_groups, name=name)(x)
 
     def relu(self, x: Array) -> Array:
-        """max(x, 0), faster than `nn.relu` on CPU, but in networks with depthwise convolutions."""
-        return nn.relu(x) if self.portable else relu(x)
+        """max(x, 0); on CPU faster than `nn.relu`, except in networks with depthwise convolutions."""
+        return nn.relu(x) if self.for_export else relu(x)
 
     def avg_pool(self, x: Array, window: int, stride: int) -> Array:
-        """Average pool of NHWC maps, padded by (window - 1) // 2, the padding counted in the mean.
+        """Average pool, [B, H, W, C] -> [B, H', W', C], padded by (window - 1) // 2 zeros that count in the mean.
 
         Raises:
           ValueError: the map is smaller than the stride.
         """
         _check_size(x, stride, "an average pool")
-        sums = _pool(x, 0.0, jax.lax.add, window, stride) if self.portable else window_sums(x, window, stride)
+        sums = _pool(x, 0.0, jax.lax.add, window, stride) if self.for_export else window_sums(x, window, stride)
         return sums / window**2
 
     def pool_fc(self, x: Array, features: int) -> tuple[Array, Array]:
-        """Global average pool and linear layer 'fc': [B, H, W, C] -> [B, features] and [B, C], in at least float32."""
+        """Global average pool and the linear layer 'fc'.
+
+        Args:
+          x: [B, H, W, C], floating point.
+          features: outputs of the linear layer.
+
+        Returns:
+          Its outputs, [B, features], and its inputs, [B, C], both in at least float32.
+        """
         x = at_least_float32(x).mean((1, 2))
         bias_init = self.init.fc_bias(x.shape[-1])
         return nn.Dense(features, kernel_init=self.init.fc, bias_init=bias_init, name="fc")(x), x
 
 
 def max_pool(x: Array, window: int, stride: int) -> Array:
-    """Max-pool of NHWC maps, padded by (window - 1) // 2 as the reference's pools are.
+    """Max-pool, [B, H, W, C] -> [B, H', W', C], padded by (window - 1) // 2 as the reference's pools are.
 
     Raises:
       ValueError: the map is smaller than the stride.
@@ -262,8 +301,8 @@ def max_pool(x: Array, window: int, stride: int) -> Array:
     return _pool(x, -jnp.inf, jax.lax.max, window, stride)
 
 
-def _pool(x, start, reduce, window, stride):
-    # Padded first, since the ONNX export knows no pool with padding; XLA folds the padding into the forward pool.
+def _pool(x: Array, start: float, reduce: Callable[..., Any], window: int, stride: int) -> Array:
+    # Padded first, since the ONNX export has no pool with padding; XLA merges the padding into the forward pool.
     if pad := (window - 1) // 2:
         x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=start)
     return nn.pool(x, start, reduce, (window, window), (stride, stride), "VALID")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
-from hsakd_jax.models.layers import Init, Parts, Train
+from hsakd_jax.models.layers import Init, LayerFactory, Train
 from hsakd_jax.models.rotations import ROTATIONS
 
 Array = jax.Array
@@ -16,13 +16,13 @@ OBJECTIVE = "objective"
 
 
 class Outputs(NamedTuple):
-    """What a network gives for B images.
+    """The outputs of a network for B images.
 
     Attributes:
       logits: [B, N], at least float32.
       aux_logits: L arrays [B, 4N], at least float32, joint logits of class and rotation; empty without branches.
       features: L arrays [B, H, W, C], the map after each stage, in the compute dtype.
-      embedding: [B, D], at least float32, what the last linear layer takes: the pooled map.
+      embedding: [B, D], at least float32, the input of the last linear layer: the pooled map.
     """
 
     logits: Array
@@ -32,12 +32,12 @@ class Outputs(NamedTuple):
 
 
 class Architecture(NamedTuple):
-    """A network's recipes; each call of a recipe makes fresh layers, so branches share nothing.
+    """The modules of a network, as functions that make them; each call makes fresh layers, so branches share none.
 
     Attributes:
-      stem: `stem(parts, name=...)` -> module, or None where the first stage takes the image.
-      stages: each `stage(parts, name=...)` -> module; `stage(parts, stride=1, name=...)` is its copy at stride 1.
-      head: `head(parts, num_outputs, name=...)` -> module that gives logits and what its linear layer took.
+      stem: `stem(layers, name=...)` -> module, or None if the first stage takes the image.
+      stages: each `stage(layers, name=...)` -> module; `stage(layers, stride=1, name=...)` is its copy at stride 1.
+      head: `head(layers, num_outputs, name=...)` -> module that returns logits and the input of its linear layer.
       init: initialisers of the backbone.
       branch_init: initialisers of the branches.
     """
@@ -57,21 +57,20 @@ class Network(nn.Module):
 
     Attributes:
       architecture: stem, stages and head.
-      num_classes: N, how many classes.
+      num_classes: N, the number of classes.
       branches: whether auxiliary classifiers exist.
-      dtype: compute dtype of convolutions; None computes in the parameters' dtype.
-      portable: whether layers are computed as `jax.lax` has them, for a program that other backends run, and not in the
-        form that suits this one.
-      remat: whether a stage's inside is computed again for its backward pass instead of kept (Chen et al. 2016, arXiv
-        1604.06174), which takes less memory and more time.
-      batch_norm_groups: parts of the batch with statistics of their own (see `parts.BatchNorm`).
+      dtype: compute dtype of convolutions; None computes in the dtype of the parameters.
+      for_export: see `layers.LayerFactory`.
+      remat: whether the activations inside a stage are recomputed in its backward pass instead of stored (Chen et al.
+        2016, arXiv 1604.06174), which takes less memory and more time.
+      batch_norm_groups: groups of the batch with statistics of their own, see `layers.BatchNorm`.
     """
 
     architecture: Architecture
     num_classes: int
     branches: bool = True
     dtype: Any = None
-    portable: bool = False
+    for_export: bool = False
     remat: bool = False
     batch_norm_groups: int = 1
 
@@ -81,24 +80,24 @@ class Network(nn.Module):
 
         Args:
           images: [B, H, W, C], floating point.
-          train: BatchNorm mode: True (batch statistics), False (running ones), or a pattern over parameter paths
-            that picks the layers in training mode.
+          train: BatchNorm mode: True (batch statistics), False (running ones), or a pattern that is searched for in
+            parameter paths and selects the layers in training mode, see `layers.is_trainable`.
 
         Raises:
-          ValueError: H or W is too small for the strides.
+          ValueError: H or W is too small for the strides, or a BatchNorm in training mode gets one value per channel.
         """
         stem, stages, head, init, branch_init = self.architecture
         stages = tuple(map(_rematerialised, stages)) if self.remat else stages
         # Flax traces one image to make the variables.
         groups = 1 if self.is_initializing() else self.batch_norm_groups
-        backbone, branch = (Parts(i, self.dtype, train, self.portable, groups) for i in (init, branch_init))
+        backbone, branch = (LayerFactory(i, self.dtype, train, self.for_export, groups) for i in (init, branch_init))
         x = stem(backbone, name="stem")(images) if stem else images
-        features = []
+        features: list[Array] = []
         for l, stage in enumerate(stages, 1):
             x = stage(backbone, name=f"stage{l}")(x)
             features.append(x)
         logits, embedding = head(backbone, self.num_classes, name="head")(x)
-        aux_logits = []
+        aux_logits: list[Array] = []
         if self.branches:
             for l, x in enumerate(features, 1):
                 tail = {f"stage{m}": stage for m, stage in enumerate(stages, 1) if m > l}
@@ -108,33 +107,42 @@ class Network(nn.Module):
 
 
 def _rematerialised(stage: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    recipe = partial(stage)
-    return partial(nn.remat(recipe.func), *recipe.args, **recipe.keywords)
+    bound = partial(stage)
+    return partial(nn.remat(bound.func), *bound.args, **bound.keywords)
 
 
 class Branch(nn.Module):
-    """Auxiliary classifier: the stages left after stage l, or the last one once more at stride 1, and the head."""
+    """Auxiliary classifier: the stages left after stage l, or the last one once more at stride 1, and the head.
+
+    Attributes:
+      tail: name -> the stages after stage l, as in `Architecture`.
+      last: the last stage, which the branch after it takes at stride 1.
+      head: as in `Architecture`.
+      num_outputs: 4N.
+      layers: of all branches.
+    """
 
     tail: dict[str, Callable[..., nn.Module]]
     last: Callable[..., nn.Module]
     head: Callable[..., nn.Module]
     num_outputs: int
-    parts: Parts
+    layers: LayerFactory
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
+        """The map after stage l, [B, H, W, C], -> joint logits, [B, 4N], in at least float32."""
         for name, stage in self.tail.items():
-            x = stage(self.parts, name=name)(x)
+            x = stage(self.layers, name=name)(x)
         if not self.tail:
-            x = self.last(self.parts, stride=1, name="stage")(x)
-        return self.head(self.parts, self.num_outputs, name="head")(x)[0]
+            x = self.last(self.layers, stride=1, name="stage")(x)
+        return self.head(self.layers, self.num_outputs, name="head")(x)[0]
 
 
 class Peers(nn.Module):
     """Networks that learn together; parameter paths begin with 'peer1', 'peer2', ...
 
     Attributes:
-      networks: recipes, each `network(branches=..., name=...)` -> Network.
+      networks: functions that make them, each `network(branches=..., name=...)` -> Network.
       branches: whether they have auxiliary classifiers.
     """
 
@@ -143,5 +151,6 @@ class Peers(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array, train: Train = False) -> tuple[Outputs, ...]:
+        """The outputs of each network; arguments and errors are those of `Network`."""
         peers = (network(branches=self.branches, name=f"peer{i}") for i, network in enumerate(self.networks, 1))
         return tuple(peer(images, train) for peer in peers)

@@ -1,107 +1,127 @@
 """ResNets of He et al. 2016 (arXiv 1512.03385) for CIFAR and ImageNet."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import flax.linen as nn
+import jax
 
-from hsakd_jax.models.layers import HE_TORCH, HE_ZERO, Init, Parts, max_pool
+from hsakd_jax.models.layers import HE_TORCH, HE_ZERO, Init, LayerFactory, max_pool
 from hsakd_jax.models.network import Architecture
+
+Array = jax.Array
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut."""
+    """Two 3x3 convolutions and a shortcut: [B, H, W, C] -> [B, H / stride, W / stride, features]."""
 
-    parts: Parts
+    layers: LayerFactory
     features: int
     stride: int
 
     expansion = 1
 
     @nn.compact
-    def __call__(self, x):
-        parts, out = self.parts, self.features
-        y = parts.relu(parts.norm(parts.conv(x, out, 3, self.stride, name="conv1"), name="bn1"))
-        y = parts.norm(parts.conv(y, out, 3, name="conv2"), name="bn2")
-        return parts.relu(y + shortcut(parts, x, out, self.stride))
+    def __call__(self, x: Array) -> Array:
+        layers, out = self.layers, self.features
+        y = layers.relu(layers.norm(layers.conv(x, out, 3, self.stride, name="conv1"), name="bn1"))
+        y = layers.norm(layers.conv(y, out, 3, name="conv2"), name="bn2")
+        return layers.relu(y + shortcut(layers, x, out, self.stride))
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (with the stride, as torchvision has it) and 1x1 convolutions, four times wider outside."""
+    """1x1, 3x3 and 1x1 convolutions and a shortcut; the 3x3 has the stride, as in torchvision.
 
-    parts: Parts
+    The result has four times as many channels as the convolutions inside, `features`.
+    """
+
+    layers: LayerFactory
     features: int
     stride: int
 
     expansion = 4
 
     @nn.compact
-    def __call__(self, x):
-        parts, out = self.parts, self.expansion * self.features
-        y = parts.relu(parts.norm(parts.conv(x, self.features, 1, name="conv1"), name="bn1"))
-        y = parts.relu(parts.norm(parts.conv(y, self.features, 3, self.stride, name="conv2"), name="bn2"))
-        y = parts.norm(parts.conv(y, out, 1, name="conv3"), name="bn3")
-        return parts.relu(y + shortcut(parts, x, out, self.stride))
+    def __call__(self, x: Array) -> Array:
+        layers, out = self.layers, self.expansion * self.features
+        y = layers.relu(layers.norm(layers.conv(x, self.features, 1, name="conv1"), name="bn1"))
+        y = layers.relu(layers.norm(layers.conv(y, self.features, 3, self.stride, name="conv2"), name="bn2"))
+        y = layers.norm(layers.conv(y, out, 1, name="conv3"), name="bn3")
+        return layers.relu(y + shortcut(layers, x, out, self.stride))
 
 
-def shortcut(parts: Parts, x, features: int, stride: int):
-    """The identity, or a projection where the shape changes."""
+def shortcut(layers: LayerFactory, x: Array, features: int, stride: int) -> Array:
+    """The identity, or a 1x1 convolution and BatchNorm if the shape changes."""
     if stride == 1 and x.shape[-1] == features:
         return x
-    return parts.norm(parts.conv(x, features, 1, stride, name="shortcut_conv"), name="shortcut_bn")
+    return layers.norm(layers.conv(x, features, 1, stride, name="shortcut_conv"), name="shortcut_bn")
 
 
 class Stage(nn.Module):
-    """`depth` blocks `block(parts, features, stride, name=...)`, the first one with the stride."""
+    """`depth` blocks `block(layers, features, stride, name=...)`, of which the first one has the stride."""
 
-    parts: Parts
+    layers: LayerFactory
     block: Callable[..., nn.Module]
     depth: int
     features: int
     stride: int
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Array) -> Array:
         for i in range(self.depth):
-            x = self.block(self.parts, self.features, self.stride if i == 0 else 1, name=f"block{i}")(x)
+            x = self.block(self.layers, self.features, self.stride if i == 0 else 1, name=f"block{i}")(x)
         return x
 
 
 class Stem(nn.Module):
     """3x3 convolution, BatchNorm, ReLU."""
 
-    parts: Parts
+    layers: LayerFactory
     features: int
 
     @nn.compact
-    def __call__(self, x):
-        return self.parts.relu(self.parts.norm(self.parts.conv(x, self.features, 3, name="conv1"), name="bn1"))
+    def __call__(self, x: Array) -> Array:
+        return self.layers.relu(self.layers.norm(self.layers.conv(x, self.features, 3, name="conv1"), name="bn1"))
 
 
 class ImageNetStem(nn.Module):
     """7x7/2 convolution, BatchNorm, ReLU, 3x3/2 max-pool."""
 
-    parts: Parts
+    layers: LayerFactory
 
     @nn.compact
-    def __call__(self, x):
-        x = self.parts.relu(self.parts.norm(self.parts.conv(x, 64, 7, 2, name="conv1"), name="bn1"))
+    def __call__(self, x: Array) -> Array:
+        x = self.layers.relu(self.layers.norm(self.layers.conv(x, 64, 7, 2, name="conv1"), name="bn1"))
         return max_pool(x, 3, 2)
 
 
 class Head(nn.Module):
     """Global average pool and linear layer."""
 
-    parts: Parts
+    layers: LayerFactory
     num_outputs: int
 
     @nn.compact
-    def __call__(self, x):
-        return self.parts.pool_fc(x, self.num_outputs)
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        return self.layers.pool_fc(x, self.num_outputs)
 
 
-def resnet(block, depths, widths, stem, branch_init: Init = HE_TORCH) -> Architecture:
-    """Stages of `depths` blocks at `widths`, every stage but the first at stride 2."""
+def resnet(
+    block: type[BasicBlock] | type[Bottleneck],
+    depths: Sequence[int],
+    widths: Sequence[int],
+    stem: Callable[..., nn.Module],
+    branch_init: Init = HE_TORCH,
+) -> Architecture:
+    """A ResNet.
+
+    Args:
+      block: the module of its blocks.
+      depths: blocks per stage.
+      widths: `features` of the blocks, per stage; every stage except the first has stride 2.
+      stem: as in `Architecture`.
+      branch_init: initialisers of the branches.
+    """
     stages = (
         partial(Stage, block=block, depth=depth, features=width, stride=1 if l == 0 else 2)
         for l, (depth, width) in enumerate(zip(depths, widths, strict=True))
@@ -110,9 +130,9 @@ def resnet(block, depths, widths, stem, branch_init: Init = HE_TORCH) -> Archite
 
 
 def cifar(depth: int, width: float = 1) -> Architecture:
-    """ResNet of `depth` = 6n + 2 layers, 16-32-64 channels times `width`.
+    """CIFAR ResNet of `depth` = 6n + 2 layers, with 16-32-64 channels times `width`.
 
-    Four times wider networks have a stem of 32 channels (CRD's resnet8x4), others one of 16 * `width`.
+    At width 4 the stem has 32 channels, as CRD's resnet8x4; at any other it has 16 * `width`.
     """
     stem = 32 if width == 4 else int(16 * width)
     widths = [int(features * width) for features in (16, 32, 64)]

@@ -1,4 +1,4 @@
-"""Rotated batches, joint labels, and the way back: image-major order and 4y + j live here and nowhere else."""
+"""Rotated batches and joint labels: the only file that knows the image-major order of rows and the label 4y + j."""
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +8,10 @@ ROTATIONS = 4
 
 
 def rotate(images: Array) -> Array:
-    """All four rotations of every image: [B, S, S, C] -> [4B, S, S, C].
+    """All four rotations of every image: [B, S, S, C] -> [4B, S, S, C], of any dtype.
 
-    Rows are image-major: image 0 by 0, 90, 180, 270 degrees counter-clockwise, then image 1. The four rotations of
-    an image are neighbours, so a batch sharded by images stays so.
+    Rows are image-major: image 0 by 0, 90, 180, 270 degrees counter-clockwise, then image 1. The four rotations of an
+    image are neighbours, so each device keeps its own images of a sharded batch.
 
     Raises:
       ValueError: the images are not square.
@@ -24,15 +24,15 @@ def rotate(images: Array) -> Array:
 
 
 def joint_labels(labels: Array) -> Array:
-    """Joint labels of a rotated batch, 4y + j: integers [B] -> [4B]."""
+    """Joint labels of a rotated batch, 4y + j for rotation j: integers [B] -> [4B]."""
     return (ROTATIONS * labels[:, None] + jnp.arange(ROTATIONS, dtype=labels.dtype)[None]).reshape(-1)
 
 
 def upright(x: Array, batch: int) -> Array:
-    """The rows of un-rotated images: [4B, ...] -> [B, ...]; a batch of B rows is returned as it is."""
+    """The rows of upright images: [4B, ...] -> [B, ...]; a batch of B rows is returned as it is."""
     return x.reshape(batch, -1, *x.shape[1:])[:, 0]
 
 
-def fold(joint_logits: Array) -> Array:
-    """Class logits from joint logits, summed over the four rotations of a class: [..., 4N] -> [..., N]."""
+def class_logits(joint_logits: Array) -> Array:
+    """Class logits: joint logits summed over the four rotations of a class, [..., 4N] -> [..., N]."""
     return joint_logits.reshape(*joint_logits.shape[:-1], -1, ROTATIONS).sum(-1)

@@ -3,16 +3,19 @@
 from functools import partial
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
-from hsakd_jax.models.layers import HE_ZERO, TORCH, Parts
+from hsakd_jax.models.layers import HE_ZERO, TORCH, LayerFactory
 from hsakd_jax.models.mobilenet import Head as ConvHead
 from hsakd_jax.models.network import Architecture
 from hsakd_jax.models.resnet import Head, Stage
 
+Array = jax.Array
 
-def shuffle(x, groups: int):
-    """Channel shuffle: [.., C] seen as [.., groups, C/groups] and transposed."""
+
+def shuffle(x: Array, groups: int) -> Array:
+    """Channel shuffle, [..., C] -> [..., C]: reshapes to [..., groups, C / groups] and transposes these two axes."""
     *outer, channels = x.shape
     return x.reshape(*outer, groups, channels // groups).swapaxes(-1, -2).reshape(x.shape)
 
@@ -20,78 +23,78 @@ def shuffle(x, groups: int):
 class Stem(nn.Module):
     """1x1 convolution to 24 channels, BatchNorm, ReLU."""
 
-    parts: Parts
+    layers: LayerFactory
 
     @nn.compact
-    def __call__(self, x):
-        return nn.relu(self.parts.norm(self.parts.conv(x, 24, 1, name="conv1"), name="bn1"))
+    def __call__(self, x: Array) -> Array:
+        return nn.relu(self.layers.norm(self.layers.conv(x, 24, 1, name="conv1"), name="bn1"))
 
 
 class BlockV1(nn.Module):
-    """Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1; the input is added, or pooled and concatenated at stride 2."""
+    """Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1; adds the input, or at stride 2 appends the pooled input."""
 
-    parts: Parts
+    layers: LayerFactory
     features: int
     stride: int
     groups: int
 
     @nn.compact
-    def __call__(self, x):
-        parts = self.parts
+    def __call__(self, x: Array) -> Array:
+        layers = self.layers
         out = self.features - (x.shape[-1] if self.stride == 2 else 0)
         hidden, groups_in = out // 4, 1 if x.shape[-1] == 24 else self.groups
-        y = nn.relu(parts.norm(parts.conv(x, hidden, 1, groups=groups_in, name="conv1"), name="bn1"))
-        y = parts.conv(shuffle(y, groups_in), hidden, 3, self.stride, groups=hidden, name="conv2")
-        y = parts.conv(nn.relu(parts.norm(y, name="bn2")), out, 1, groups=self.groups, name="conv3")
-        y = parts.norm(y, name="bn3")
-        return nn.relu(jnp.concatenate([y, parts.avg_pool(x, 3, 2)], -1) if self.stride == 2 else y + x)
+        y = nn.relu(layers.norm(layers.conv(x, hidden, 1, groups=groups_in, name="conv1"), name="bn1"))
+        y = layers.conv(shuffle(y, groups_in), hidden, 3, self.stride, groups=hidden, name="conv2")
+        y = layers.conv(nn.relu(layers.norm(y, name="bn2")), out, 1, groups=self.groups, name="conv3")
+        y = layers.norm(y, name="bn3")
+        return nn.relu(jnp.concatenate([y, layers.avg_pool(x, 3, 2)], -1) if self.stride == 2 else y + x)
 
 
 class BlockV2(nn.Module):
-    """One half of the channels passes, the other goes through 1x1, depthwise 3x3, 1x1; then a shuffle."""
+    """Half of the channels unchanged, the other half through 1x1, depthwise 3x3 and 1x1; then a shuffle."""
 
-    parts: Parts
+    layers: LayerFactory
 
     @nn.compact
-    def __call__(self, x):
-        parts, half = self.parts, x.shape[-1] // 2
-        y = nn.relu(parts.norm(parts.conv(x[..., half:], half, 1, name="conv1"), name="bn1"))
-        y = parts.norm(parts.conv(y, half, 3, groups=half, name="conv2"), name="bn2")
-        y = nn.relu(parts.norm(parts.conv(y, half, 1, name="conv3"), name="bn3"))
+    def __call__(self, x: Array) -> Array:
+        layers, half = self.layers, x.shape[-1] // 2
+        y = nn.relu(layers.norm(layers.conv(x[..., half:], half, 1, name="conv1"), name="bn1"))
+        y = layers.norm(layers.conv(y, half, 3, groups=half, name="conv2"), name="bn2")
+        y = nn.relu(layers.norm(layers.conv(y, half, 1, name="conv3"), name="bn3"))
         return shuffle(jnp.concatenate([x[..., :half], y], -1), 2)
 
 
 class DownBlockV2(nn.Module):
-    """Two convolved copies of the input, each half of the output, then a shuffle."""
+    """Two convolutional paths from the input, each to half of the channels of the output; then a shuffle."""
 
-    parts: Parts
+    layers: LayerFactory
     features: int
     stride: int
 
     @nn.compact
-    def __call__(self, x):
-        parts, half, channels = self.parts, self.features // 2, x.shape[-1]
-        a = parts.norm(parts.conv(x, channels, 3, self.stride, groups=channels, name="conv1"), name="bn1")
-        a = nn.relu(parts.norm(parts.conv(a, half, 1, name="conv2"), name="bn2"))
-        b = nn.relu(parts.norm(parts.conv(x, half, 1, name="conv3"), name="bn3"))
-        b = parts.norm(parts.conv(b, half, 3, self.stride, groups=half, name="conv4"), name="bn4")
-        b = nn.relu(parts.norm(parts.conv(b, half, 1, name="conv5"), name="bn5"))
+    def __call__(self, x: Array) -> Array:
+        layers, half, channels = self.layers, self.features // 2, x.shape[-1]
+        a = layers.norm(layers.conv(x, channels, 3, self.stride, groups=channels, name="conv1"), name="bn1")
+        a = nn.relu(layers.norm(layers.conv(a, half, 1, name="conv2"), name="bn2"))
+        b = nn.relu(layers.norm(layers.conv(x, half, 1, name="conv3"), name="bn3"))
+        b = layers.norm(layers.conv(b, half, 3, self.stride, groups=half, name="conv4"), name="bn4")
+        b = nn.relu(layers.norm(layers.conv(b, half, 1, name="conv5"), name="bn5"))
         return shuffle(jnp.concatenate([a, b], -1), 2)
 
 
 class StageV2(nn.Module):
-    """A down block, also at stride 1, and `repeats` basic blocks."""
+    """A `DownBlockV2`, at any stride, and `repeats` times `BlockV2`."""
 
-    parts: Parts
+    layers: LayerFactory
     features: int
     repeats: int
     stride: int = 2
 
     @nn.compact
-    def __call__(self, x):
-        x = DownBlockV2(self.parts, self.features, self.stride, name="block0")(x)
+    def __call__(self, x: Array) -> Array:
+        x = DownBlockV2(self.layers, self.features, self.stride, name="block0")(x)
         for i in range(1, self.repeats + 1):
-            x = BlockV2(self.parts, name=f"block{i}")(x)
+            x = BlockV2(self.layers, name=f"block{i}")(x)
         return x
 
 

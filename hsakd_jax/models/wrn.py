@@ -3,50 +3,53 @@
 from functools import partial
 
 import flax.linen as nn
+import jax
 
-from hsakd_jax.models.layers import HE_ZERO, Parts
+from hsakd_jax.models.layers import HE_ZERO, LayerFactory
 from hsakd_jax.models.network import Architecture
 from hsakd_jax.models.resnet import Stage
 
+Array = jax.Array
+
 
 class Block(nn.Module):
-    """BatchNorm, ReLU, 3x3 convolution, twice, and a shortcut."""
+    """Twice BatchNorm, ReLU and a 3x3 convolution; and a shortcut."""
 
-    parts: Parts
+    layers: LayerFactory
     features: int
     stride: int
 
     @nn.compact
-    def __call__(self, x):
-        parts = self.parts
-        activated = parts.relu(parts.norm(x, name="bn1"))
-        y = parts.conv(activated, self.features, 3, self.stride, name="conv1")
-        y = parts.conv(parts.relu(parts.norm(y, name="bn2")), self.features, 3, name="conv2")
+    def __call__(self, x: Array) -> Array:
+        layers = self.layers
+        activated = layers.relu(layers.norm(x, name="bn1"))
+        y = layers.conv(activated, self.features, 3, self.stride, name="conv1")
+        y = layers.conv(layers.relu(layers.norm(y, name="bn2")), self.features, 3, name="conv2")
         if x.shape[-1] != self.features:
             # The reference projects the activated input here, and adds the raw one below.
-            x = parts.conv(activated, self.features, 1, self.stride, name="shortcut_conv")
+            x = layers.conv(activated, self.features, 1, self.stride, name="shortcut_conv")
         return y + x
 
 
 class Stem(nn.Module):
-    """Bare 3x3 convolution."""
+    """3x3 convolution to 16 channels, without BatchNorm and ReLU."""
 
-    parts: Parts
+    layers: LayerFactory
 
     @nn.compact
-    def __call__(self, x):
-        return self.parts.conv(x, 16, 3, name="conv1")
+    def __call__(self, x: Array) -> Array:
+        return self.layers.conv(x, 16, 3, name="conv1")
 
 
 class Head(nn.Module):
     """BatchNorm, ReLU, global average pool, linear layer."""
 
-    parts: Parts
+    layers: LayerFactory
     num_outputs: int
 
     @nn.compact
-    def __call__(self, x):
-        return self.parts.pool_fc(self.parts.relu(self.parts.norm(x, name="bn1")), self.num_outputs)
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        return self.layers.pool_fc(self.layers.relu(self.layers.norm(x, name="bn1")), self.num_outputs)
 
 
 def wrn(depth: int, width: int) -> Architecture:

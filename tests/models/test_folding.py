@@ -16,7 +16,7 @@ from hsakd_jax.core.console import Console
 from hsakd_jax.experiments import pipeline
 from hsakd_jax.models import create
 from hsakd_jax.models.folding import Folded
-from hsakd_jax.models.layers import HE_TORCH, BatchNorm, Parts
+from hsakd_jax.models.layers import HE_TORCH, BatchNorm, LayerFactory
 from hsakd_jax.training import teachers
 
 
@@ -77,8 +77,8 @@ class Row(nn.Module):
 
     @nn.compact
     def __call__(self, x, _):
-        parts = Parts(HE_TORCH, None, False, True)
-        return parts.norm(parts.conv(x, 4, 3, name="conv"), name="bn"), None
+        layers = LayerFactory(HE_TORCH, None, False, True)
+        return layers.norm(layers.conv(x, 4, 3, name="conv"), name="bn"), None
 
 
 class Odd(nn.Module):
@@ -88,20 +88,20 @@ class Odd(nn.Module):
 
     @nn.compact
     def __call__(self, x, train=False):
-        parts = Parts(HE_TORCH, None, train, True)
-        twice = parts.conv(x, 4, 3, name="read_twice")
-        x = parts.norm(twice, name="bn1") + twice
+        layers = LayerFactory(HE_TORCH, None, train, True)
+        twice = layers.conv(x, 4, 3, name="read_twice")
+        x = layers.norm(twice, name="bn1") + twice
         shared = nn.Conv(4, (3, 3), name="made_twice")
         x = BatchNorm(train, name="bn2")(shared(x)) + BatchNorm(train, name="bn3")(shared(2 * x))
-        x = nn.BatchNorm(use_running_average=True, name="flax")(parts.conv(x, 4, 3, name="before_flax"))
+        x = nn.BatchNorm(use_running_average=True, name="flax")(layers.conv(x, 4, 3, name="before_flax"))
         norm = BatchNorm(train, name="shared")
-        x = norm(parts.conv(x, 4, 3, name="conv1")) + norm(parts.conv(x, 4, 1, name="conv2"))
-        x = parts.norm(Standardised(4, (3, 3), name="standardised")(x), name="bn4")
+        x = norm(layers.conv(x, 4, 3, name="conv1")) + norm(layers.conv(x, 4, 1, name="conv2"))
+        x = layers.norm(Standardised(4, (3, 3), name="standardised")(x), name="bn4")
         rows = nn.scan(Row, variable_axes={"params": 0, "batch_stats": 0}, split_rngs={"params": True}, length=3)
         x, _ = rows(name="rows")(x, None)
-        x = parts.norm(nn.WeightNorm(nn.Conv(4, (3, 3), name="normed"))(x), name="bn6")
-        x = BatchNorm(train, name="bn7")(x=parts.conv(x, 4, 3, name="by_keyword"))
-        return parts.norm(parts.conv(x, 4, 3, name="conv3", bias=True, groups=2), name="bn5")
+        x = layers.norm(nn.WeightNorm(nn.Conv(4, (3, 3), name="normed"))(x), name="bn6")
+        x = BatchNorm(train, name="bn7")(x=layers.conv(x, 4, 3, name="by_keyword"))
+        return layers.norm(layers.conv(x, 4, 3, name="conv3", bias=True, groups=2), name="bn5")
 
 
 def test_what_can_not_be_folded_stays():

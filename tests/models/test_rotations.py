@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hsakd_jax.models.rotations import fold, joint_labels, rotate, upright
+from hsakd_jax.models.rotations import class_logits, joint_labels, rotate, upright
 
 
 def test_rotate_is_image_major_and_counter_clockwise():
@@ -34,5 +34,5 @@ def test_upright():
     assert upright(rows, 8).tolist() == rows.tolist()
 
 
-def test_fold_sums_the_rotations_of_a_class():
-    assert fold(jnp.arange(8.0)[None]).tolist() == [[6.0, 22.0]]
+def test_class_logits_sum_the_rotations_of_a_class():
+    assert class_logits(jnp.arange(8.0)[None]).tolist() == [[6.0, 22.0]]
