@@ -1,9 +1,12 @@
 """The commands as a person uses them: tiny recipes end to end, and every kind of bad input."""
 
+import importlib
 import json
 import os
+import pkgutil
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +14,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, assert_refused, write_photographs
 from PIL import Image
 
 import hsakd_jax
+from hsakd_jax import __main__, cli
 from hsakd_jax.core.console import Clock
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.data import datasets
@@ -71,33 +75,33 @@ def test_pipeline_results(pipeline):
     assert [r["score"] for r in records if "score" in r] == [r["top1"] for r in records if "score" in r]
 
 
-def test_a_finished_pipeline_is_recognised(pipeline, run_command):
-    again = run_command("main", f"{CONFIG}:tiny", f"--workdir={pipeline}")
+def test_a_finished_pipeline_is_recognised(pipeline, call_command):
+    again = call_command("main", f"{CONFIG}:tiny", f"--workdir={pipeline}")
     assert again.returncode == 0
     assert again.stdout.count(": done, ") == 3
     assert "epoch" not in again.stdout.split("run  ")[0]
 
 
-def test_evaluate_restores_on_other_devices(pipeline, run_command):
+def test_evaluate_restores_on_other_devices(pipeline, call_command):
     """Trained on one device, measured on eight, to the same counts."""
-    shown = run_command("evaluate", f"--workdir={pipeline}/teacher", "--json", devices=8)
+    shown = call_command("evaluate", f"--workdir={pipeline}/teacher", "--json")
     assert shown.returncode == 0, shown.stderr
     result = json.loads((pipeline / "teacher" / "results.json").read_text())
     found = json.loads(shown.stdout)
     assert {k: found[k] for k in ("top1", "top5", "joint_2", "class_3")} == {
         k: result["last"][k] for k in ("top1", "top5", "joint_2", "class_3")
     }
-    text = run_command("evaluate", f"--workdir={pipeline}", "--checkpoint=best").stdout
+    text = call_command("evaluate", f"--workdir={pipeline}", "--checkpoint=best").stdout
     assert text.count("top-5") == 3
     assert text.index("teacher: resnet8_half") < text.index("student: resnet8_quarter")
     assert re.search(rf"branch 3 +{result['best']['joint_3']:.2f} ", text)
 
 
-def test_evaluate_names_runs_without_a_checkpoint(pipeline, run_command, tmp_path):
+def test_evaluate_names_runs_without_a_checkpoint(pipeline, call_command, tmp_path):
     (tmp_path / "student").symlink_to(pipeline / "student")
     (tmp_path / "late").mkdir()
     shutil.copy(pipeline / "teacher" / "config.json", tmp_path / "late")
-    shown = run_command("evaluate", f"--workdir={tmp_path}")
+    shown = call_command("evaluate", f"--workdir={tmp_path}")
     assert shown.returncode == 0, shown.stderr
     assert shown.stderr == f"{tmp_path}/late: no checkpoint yet\n"
     assert shown.stdout.startswith(f"{tmp_path}/student: resnet8_quarter, last checkpoint")
@@ -178,20 +182,13 @@ def test_the_log_names_every_term():
 
 def test_the_commands_are_named(run_command):
     done = run_command("__main__")
-    commands = {path.stem for path in (ROOT / "hsakd_jax").glob("*.py") if "command(main, " in path.read_text()}
+    commands = {path.stem for path in (ROOT / "hsakd_jax").glob("*.py") if "\nCOMMAND = " in path.read_text()}
     assert set(re.findall(r"python -m hsakd_jax\.(\w+) +\S", done.stdout)) == commands
 
 
-def test_photographs(run_command, tmp_path):
+def test_photographs(run_command, call_command, tmp_path):
     """ImageNet's recipe on a tree of JPEGs, which is read where it lies."""
-    g = np.random.default_rng(0)
-    for split, count in (("train", 9), ("val", 4)):
-        for wnid in ("n01", "n02", "n03"):
-            (tmp_path / "tree" / split / wnid).mkdir(parents=True)
-            for i in range(count):
-                pixels = g.integers(0, 255, (4, 5, 3), np.uint8)
-                image = Image.fromarray(pixels).resize((60 + i, 48))
-                image.save(tmp_path / "tree" / split / wnid / f"{i}.JPEG")
+    write_photographs(tmp_path / "tree", {"train": 9, "val": 4}, ("n01", "n02", "n03"), "JPEG")
     before = sorted((tmp_path / "tree").rglob("*"))
     sizes = [f"--config.{n}.{k}={v}" for n in ("teacher", "student") for k, v in (("batch", 8), ("epochs", 2))]
     done = run_command(
@@ -205,7 +202,7 @@ def test_photographs(run_command, tmp_path):
     assert (result["train_images"], result["test_images"]) == (27, 12)
     records = [json.loads(line) for line in (tmp_path / "runs/student/metrics.jsonl").read_text().splitlines()]
     assert next(r["lr"] for r in records if "lr" in r) == pytest.approx(0.1 * 8 / 256)
-    found = json.loads(run_command("evaluate", f"--workdir={tmp_path}/runs/student", "--json").stdout)
+    found = json.loads(call_command("evaluate", f"--workdir={tmp_path}/runs/student", "--json").stdout)
     assert found["top1"] == result["last"]["top1"]
 
 
@@ -227,7 +224,9 @@ def alone(run_command, tmp_path_factory):
     return workdir
 
 
-def test_frozen_teacher_starts_from_a_baseline_and_keeps_its_backbone(alone, pipeline, run_command, tmp_path):
+def test_frozen_teacher_starts_from_a_baseline_and_keeps_its_backbone(
+    alone, pipeline, run_command, call_command, tmp_path
+):
     """PAPER's "Teacher": the backbone of a baseline run, only the branches trained."""
     frozen = run_command(
         "main",
@@ -244,7 +243,7 @@ def test_frozen_teacher_starts_from_a_baseline_and_keeps_its_backbone(alone, pip
     results = [json.loads((path / "results.json").read_text()) for path in (alone, tmp_path / "frozen")]
     accuracy = [result["last"]["top1"] for result in results]
     assert accuracy[0] == accuracy[1]
-    wrong = run_command(
+    wrong = call_command(
         "main", f"{CONFIG}:teacher_tiny", f"--workdir={tmp_path / 'x'}", f"--config.teacher.init={pipeline / 'student'}"
     )
     assert_refused(wrong, "is not a run of this network")
@@ -267,15 +266,6 @@ def test_validation_images_choose_the_best_epoch(run_command, tmp_path):
     assert results["best"]["chosen_by"] == "top-1 on validation"
     assert results["train_images"] < 180
     assert results["test_images"] == 896
-
-
-def assert_refused(done, *words):
-    """One line that names thing and remedy, status 2, no traceback."""
-    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    for word in words:
-        assert word in done.stderr
 
 
 BAD = {
@@ -383,26 +373,37 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("what", BAD)
-def test_bad_input(what, run_command, tmp_path):
+def refuse(what, run, folder, **options):
     args, words = BAD[what]
     first = [] if args[0].startswith("--config=") or ":" in args[0] else [f"{CONFIG}:baseline_tiny"]
-    where = [] if args[0].startswith("--workdir") else [f"--workdir={tmp_path}/run"]
-    done = run_command("main", *first, *where, *args, devices=8 if "devices" in what else 1)
-    assert_refused(done, *words)
-    assert not (tmp_path / "run").exists()
+    where = [] if args[0].startswith("--workdir") else [f"--workdir={folder}/run"]
+    assert_refused(run("main", *first, *where, *args, **options), *words)
+    assert not (folder / "run").exists()
 
 
-def test_a_workdir_of_another_config_is_refused(pipeline, run_command):
-    done = run_command(
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input(what, call_command, tmp_path):
+    refuse(what, call_command, tmp_path)
+
+
+# One of each kind: flags, the config file, its keys, its values, devices, folders.
+@pytest.mark.parametrize(
+    "what", ["unknown flag", "unknown config", "unknown key", "wrong type", "batch and devices", "workdir under a file"]
+)
+def test_bad_input_ends_a_process_with_status_2(what, run_command, tmp_path):
+    refuse(what, run_command, tmp_path, devices=8)
+
+
+def test_a_workdir_of_another_config_is_refused(pipeline, call_command):
+    done = call_command(
         "main", f"{CONFIG}:teacher_tiny", f"--workdir={pipeline}/teacher", "--config.teacher.lr=0.1", "--config.seed=1"
     )
     assert_refused(done, "belongs to another config", "seed (0 there, 1 asked for)", "train.lr (0.05 there, 0.1")
 
 
-def test_all_workdirs_are_looked_at_before_anything_trains(pipeline, run_command, tmp_path):
+def test_all_workdirs_are_looked_at_before_anything_trains(pipeline, call_command, tmp_path):
     shutil.copytree(pipeline / "student", tmp_path / "student")
-    done = run_command("main", f"{CONFIG}:tiny", f"--workdir={tmp_path}", "--config.student.epochs=3")
+    done = call_command("main", f"{CONFIG}:tiny", f"--workdir={tmp_path}", "--config.student.epochs=3")
     assert_refused(done, "student belongs to another config: ", "train.epochs (2 there, 3 asked for)")
     assert not (tmp_path / "teacher").exists()
 
@@ -418,37 +419,37 @@ def test_a_workdir_in_use_is_refused(pipeline, run_command, tmp_path):
     assert run_command(*args).returncode == 0
 
 
-def test_a_foreign_workdir_is_refused(run_command, tmp_path):
+def test_a_foreign_workdir_is_refused(call_command, tmp_path):
     (tmp_path / "thesis.tex").write_text("")
-    done = run_command("main", f"{CONFIG}:baseline_tiny", f"--workdir={tmp_path}")
+    done = call_command("main", f"{CONFIG}:baseline_tiny", f"--workdir={tmp_path}")
     assert_refused(done, "is not a run directory")
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_teacher_of_other_classes_is_refused(pipeline, run_command, tmp_path):
+def test_a_teacher_of_other_classes_is_refused(pipeline, call_command, tmp_path):
     foreign = tmp_path / "teacher"
     shutil.copytree(pipeline / "teacher", foreign)
     config = json.loads((foreign / "config.json").read_text())
     config["network"]["num_classes"] = 100
     (foreign / "config.json").write_text(json.dumps(config))
     args = [f"--config.teacher.workdir={foreign}", f"--workdir={tmp_path}/run"]
-    assert_refused(run_command("main", f"{CONFIG}:student_tiny", *args), "knows 100 classes", "the dataset has 10")
+    assert_refused(call_command("main", f"{CONFIG}:student_tiny", *args), "knows 100 classes", "the dataset has 10")
     config["network"]["num_classes"], config["classes"][3] = 10, "zebra"
     (foreign / "config.json").write_text(json.dumps(config))
-    assert_refused(run_command("main", f"{CONFIG}:student_tiny", *args), "knows other classes", "zebra for 3")
+    assert_refused(call_command("main", f"{CONFIG}:student_tiny", *args), "knows other classes", "zebra for 3")
     args = [f"--config.teacher.workdir={pipeline}/teacher", "--config.teacher.peer=2", f"--workdir={tmp_path}/run"]
-    assert_refused(run_command("main", f"{CONFIG}:student_tiny", *args), "has no network 2: name one from 1 to 1")
+    assert_refused(call_command("main", f"{CONFIG}:student_tiny", *args), "has no network 2: name one from 1 to 1")
 
 
-def test_a_teacher_without_branches_is_refused(alone, run_command, tmp_path):
+def test_a_teacher_without_branches_is_refused(alone, call_command, tmp_path):
     args = [f"--config.teacher.workdir={alone}", f"--workdir={tmp_path}/run"]
-    assert_refused(run_command("main", f"{CONFIG}:student_tiny", *args), "has no branches", "recipe 'teacher'")
+    assert_refused(call_command("main", f"{CONFIG}:student_tiny", *args), "has no branches", "recipe 'teacher'")
 
 
-def test_a_pipeline_named_as_teacher_is_refused(pipeline, run_command, tmp_path):
+def test_a_pipeline_named_as_teacher_is_refused(pipeline, call_command, tmp_path):
     args = [f"--config.teacher.workdir={pipeline}", f"--workdir={tmp_path}/run"]
     assert_refused(
-        run_command("main", f"{CONFIG}:student_tiny", *args), "holds the runs baseline, student, teacher: name one"
+        call_command("main", f"{CONFIG}:student_tiny", *args), "holds the runs baseline, student, teacher: name one"
     )
 
 
@@ -466,26 +467,26 @@ def test_a_full_disk_is_reported(run_command, tmp_path, pipeline):
     assert not [p for p in (tmp_path / "run" / "checkpoints").iterdir() if p.name.isdigit()]
 
 
-def test_a_run_leaves_as_safetensors_and_comes_back_as_a_teacher(pipeline, run_command, tmp_path):
+def test_a_run_leaves_as_safetensors_and_comes_back_as_a_teacher(pipeline, run_command, call_command, tmp_path):
     file, back = tmp_path / "teacher.safetensors", tmp_path / "back"
-    out = run_command(
+    out = call_command(
         "export", f"--workdir={pipeline}/teacher", "--format=safetensors", f"--output={file}", "--with-branches"
     )
     assert out.returncode == 0, out.stderr
     assert "read back, its outputs differ by at most 0.0e+00" in out.stdout
-    again = run_command("export", f"--workdir={pipeline}/teacher", "--format=stablehlo", f"--output={file}")
+    again = call_command("export", f"--workdir={pipeline}/teacher", "--format=stablehlo", f"--output={file}")
     assert_refused(again, "exists: name another --output")
     args = ["--data=digits", "--image_size=8", "--mean=0.31", "--std=0.38"]
-    wrong = run_command("convert", file, f"--output={back}", "--data=cifar100", *args[1:])
+    wrong = call_command("convert", file, f"--output={back}", "--data=cifar100", *args[1:])
     assert_refused(wrong, "the network has 10 classes and cifar100 has 100")
     assert not back.exists()
-    made = run_command("convert", file, f"--output={back}", *args)
+    made = call_command("convert", file, f"--output={back}", *args)
     assert made.returncode == 0, made.stderr
     assert "resnet8_half, with branches, 10 classes (found from its tensors)" in made.stdout
-    assert run_command("convert", file, f"--output={back}", *args).returncode == 0  # the same once more
-    other = run_command("convert", file, f"--output={back}", *args[:-1], "--std=0.5")
+    assert call_command("convert", file, f"--output={back}", *args).returncode == 0  # the same once more
+    other = call_command("convert", file, f"--output={back}", *args[:-1], "--std=0.5")
     assert_refused(other, "belongs to another config", "data.std")
-    measured = json.loads(run_command("evaluate", f"--workdir={back}", "--json").stdout)
+    measured = json.loads(call_command("evaluate", f"--workdir={back}", "--json").stdout)
     result = json.loads((pipeline / "teacher" / "results.json").read_text())
     assert {k: measured[k] for k in ("top1", "joint_1", "class_3")} == {
         k: result["last"][k] for k in ("top1", "joint_1", "class_3")
@@ -498,10 +499,10 @@ def test_a_run_leaves_as_safetensors_and_comes_back_as_a_teacher(pipeline, run_c
     assert student["last"] == json.loads((pipeline / "student" / "results.json").read_text())["last"]
 
 
-def test_a_converted_backbone_is_a_start_for_a_frozen_teacher(alone, run_command, tmp_path):
+def test_a_converted_backbone_is_a_start_for_a_frozen_teacher(alone, run_command, call_command, tmp_path):
     file, back = tmp_path / "backbone.safetensors", tmp_path / "back"
-    assert run_command("export", f"--workdir={alone}", "--format=safetensors", f"--output={file}").returncode == 0
-    made = run_command(
+    assert call_command("export", f"--workdir={alone}", "--format=safetensors", f"--output={file}").returncode == 0
+    made = call_command(
         "convert", file, f"--output={back}", "--arch=resnet8_half", "--image_size=8", "--mean=0.31", "--std=0.38"
     )
     assert made.returncode == 0, made.stderr
@@ -514,23 +515,23 @@ def test_a_converted_backbone_is_a_start_for_a_frozen_teacher(alone, run_command
     assert done.returncode == 0, done.stderr
 
 
-def test_convert_bad_input_writes_nothing(run_command, tmp_path):
+def test_convert_bad_input_writes_nothing(call_command, tmp_path):
     (tmp_path / "x.safetensors").write_bytes((8).to_bytes(8, "little") + b"{broken}")
     args = [tmp_path / "x.safetensors", f"--output={tmp_path}/run"]
-    assert_refused(run_command("convert", *args), "x.safetensors is a damaged safetensors file")
-    assert_refused(run_command("convert", *args, "--arch=resnet_20"), "unknown network 'resnet_20'")
-    assert_refused(run_command("convert", *args, "--mean=a,b,c"), "--mean and --std are numbers")
-    assert_refused(run_command("convert", f"--output={tmp_path}/run"), "CHECKPOINT is missing")
+    assert_refused(call_command("convert", *args), "x.safetensors is a damaged safetensors file")
+    assert_refused(call_command("convert", *args, "--arch=resnet_20"), "unknown network 'resnet_20'")
+    assert_refused(call_command("convert", *args, "--mean=a,b,c"), "--mean and --std are numbers")
+    assert_refused(call_command("convert", f"--output={tmp_path}/run"), "CHECKPOINT is missing")
     assert not (tmp_path / "run").exists()
 
 
-def test_predict(pipeline, run_command, tmp_path):
+def test_predict(pipeline, run_command, call_command, tmp_path):
     test = datasets.load("digits", splits=("test",)).test
     for i, kind in enumerate(("png", "jpg", "webp")):
         side = 8 if kind == "png" else 64
         Image.fromarray(test.images[i, ..., 0]).resize((side, side)).save(tmp_path / f"{i}.{kind}")
     args = [f"--workdir={pipeline}/student", tmp_path]
-    shown = run_command("predict", *args, "--format=json", "--top=20")
+    shown = call_command("predict", *args, "--format=json", "--top=20")
     assert shown.returncode == 0, shown.stderr
     found = json.loads(shown.stdout)
     assert [Path(p["image"]).name for p in found] == ["0.png", "1.jpg", "2.webp"]
@@ -539,7 +540,7 @@ def test_predict(pipeline, run_command, tmp_path):
     expected = jax.nn.softmax(network.apply(variables, normalised).logits)[0]
     assert found[0]["classes"] == [str(i) for i in np.argsort(-expected)]
     np.testing.assert_allclose(found[0]["probabilities"], np.sort(expected)[::-1], rtol=1e-4)
-    text = run_command("predict", *args, "--format=csv", "--top=2").stdout
+    text = call_command("predict", *args, "--format=csv", "--top=2").stdout
     assert text.splitlines()[0] == "image,rank,class,probability"
     assert len(text.splitlines()) == 1 + 3 * 2
     (tmp_path / "broken.png").write_text("")
@@ -552,50 +553,91 @@ def test_predict(pipeline, run_command, tmp_path):
     assert partly.stderr.endswith("error: skipped 2 of 5 files, those named above\n")
 
 
-def test_summary(pipeline, run_command):
-    shown = run_command("summary", "wrn_16_2").stdout
+def test_summary(pipeline, call_command):
+    shown = call_command("summary", "wrn_16_2").stdout
     assert re.search(r"deployed +703,284 +101,118,464\n", shown)
     assert re.search(r"with branches +2,631,588 +239,684,096\n", shown)
     result = json.loads((pipeline / "student" / "results.json").read_text())
-    shown = run_command("summary", pipeline / "student").stdout
+    shown = call_command("summary", pipeline / "student").stdout
     assert f"{result['parameters']['with_branches']:,}" in shown
-    assert_refused(run_command("summary", "wrn_16_3"), "unknown network 'wrn_16_3'")
-    assert_refused(run_command("summary", "wrn_16_2", "--image_size=2"), "image too small")
-    assert_refused(run_command("summary", "runs/typo"), "runs/typo is not a run directory")
+    assert_refused(call_command("summary", "wrn_16_3"), "unknown network 'wrn_16_3'")
+    assert_refused(call_command("summary", "wrn_16_2", "--image_size=2"), "image too small")
+    assert_refused(call_command("summary", "runs/typo"), "runs/typo is not a run directory")
 
 
-def test_evaluate_bad_input(pipeline, run_command, tmp_path):
+def test_evaluate_bad_input(pipeline, call_command, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(pipeline / "student", moved)
     config = json.loads((moved / "config.json").read_text())
     config["data"]["dir"] = "/nowhere"
     (moved / "config.json").write_text(json.dumps(config))
     assert_refused(
-        run_command("evaluate", f"--workdir={moved}"), "in /nowhere, which is no folder: give --data_dir=DIR"
+        call_command("evaluate", f"--workdir={moved}"), "in /nowhere, which is no folder: give --data_dir=DIR"
     )
-    missing = run_command("evaluate", f"--workdir={moved}", f"--data_dir={tmp_path}/none")
+    missing = call_command("evaluate", f"--workdir={moved}", f"--data_dir={tmp_path}/none")
     assert_refused(missing, "/none, which is no folder: give --data_dir=DIR")
     assert not (tmp_path / "none").exists()
     config["network"]["image_shape"] = [9, 9, 1]
     (moved / "config.json").write_text(json.dumps(config))
-    other = run_command("evaluate", f"--workdir={moved}", f"--data_dir={os.environ['TFDS_DATA_DIR']}")
+    other = call_command("evaluate", f"--workdir={moved}", f"--data_dir={os.environ['TFDS_DATA_DIR']}")
     assert_refused(other, "takes images of [9, 9, 1], those of digits are [8, 8, 1]")
-    assert_refused(run_command("evaluate", f"--workdir={tmp_path}/none"), "is not a run directory")
-    assert_refused(run_command("evaluate"), "--workdir is missing")
+    assert_refused(call_command("evaluate", f"--workdir={tmp_path}/none"), "is not a run directory")
+    assert_refused(call_command("evaluate"), "--workdir is missing")
 
 
-def test_help_is_quick_and_needs_no_jax():
-    code = "import sys; sys.argv = ['main', '--help']; import hsakd_jax.main as m; assert 'jax' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-    for command in ("main", "evaluate", "convert", "export", "predict", "report", "results", "summary"):
-        shown = subprocess.run(
-            [sys.executable, "-m", f"hsakd_jax.{command}", "--help"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert f"python -m hsakd_jax.{command} " in shown.stdout
+@pytest.mark.parametrize("command", __main__.COMMANDS)
+def test_help_needs_no_slow_package(command):
+    """Which each take longer to import than a person waits for a line of help."""
+    code = f"""
+import runpy, sys
+sys.argv = ["{command}", "--help"]
+try:
+    runpy.run_module("hsakd_jax.{command}", run_name="__main__")
+except SystemExit as end:
+    assert not end.code
+assert not {{"jax", "matplotlib", "ml_collections", "numpy"}} & set(sys.modules)
+"""
+    shown = subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True)
+    assert f"python -m hsakd_jax.{command} " in shown.stdout
+
+
+def test_every_module_can_be_imported_in_one_process():
+    names = [module.name for module in pkgutil.walk_packages(hsakd_jax.__path__, "hsakd_jax.")]
+    assert {f"hsakd_jax.{name}" for name in __main__.COMMANDS} < set(names)
+    for name in names:
+        importlib.import_module(name)
+
+
+def test_commands_run_in_one_process(call_command, capfd):
+    """Each with its own flags, and none keeps those of the call before."""
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    for flag, size in (["--image-size=28"], 28), ([], 32):
+        shown = call_command("summary", "resnet8_quarter", *flag)
+        assert (shown.returncode, shown.stderr) == (0, "")
+        assert f"images of {size}x{size}x3" in shown.stdout
+    assert "python -m hsakd_jax.evaluate" in call_command("evaluate", "--help").stdout
+    assert_refused(call_command("evaluate", "--workdir=runs/typo", "--image-size=32"), "image_size")
+    assert_refused(call_command("convert", "runs/typo", "--output=x", "--image-size=many"), "give a whole number")
+    for seed in (1, 2):
+        argv = [f"{CONFIG}:tiny", "--workdir=x", f"--config.seed={seed}"]
+        values, _ = cli.parse(importlib.import_module("hsakd_jax.main").COMMAND, argv)
+        assert values.config.seed == seed
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_key_of_a_config_has_every_form_of_a_flag():
+    def config(*words):
+        argv = [*words, "--config", "configs/digits.py", "--workdir=x"]
+        return cli.parse(importlib.import_module("hsakd_jax.main").COMMAND, argv)[0].config
+
+    changed = config("--config.student.remat", "--noconfig.student.nesterov", "--config.student.lr", "1e-3")
+    assert (changed.student.remat, changed.student.nesterov, changed.student.lr) == (True, False, 1e-3)
+    assert config("--config.peers=('', 'vgg8')").peers == ("", "vgg8")
+    assert config("--config.tracking=wandb").tracking == ("wandb",)
+    assert config("--config.seed=3", "--config.seed=4").seed == 4
+    with pytest.raises(UserError, match=r"--config\.data can't be set as a whole: set the keys in it"):
+        config("--config.data={}")
 
 
 @pytest.mark.parametrize("flag", [["--config=configs/digits.py:kdd"], ["--config", "configs/digits.py:kdd"]])

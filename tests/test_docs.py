@@ -1,7 +1,6 @@
 """The pages: every command on them is run, on tiny input, or read by the flags it would meet; and their site builds."""
 
 import importlib.util
-import json
 import os
 import re
 import shlex
@@ -12,9 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
-from PIL import Image
+from absl.flags import FlagValues
+from conftest import ROOT, write_photographs
 from test_processes import free_port
+
+from hsakd_jax import cli
+from hsakd_jax.__main__ import COMMANDS
+from hsakd_jax.core.errors import UserError
 
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text()
@@ -67,6 +70,8 @@ EDITS = {
         "\nfrom hsakd_jax.data.builders.bars import Bars\n\nBUILDERS",
     ),
 }
+# Where a page names a command.
+NAMED = re.compile(r"(?:hsakd_jax\.|\{help\} )(\w+)")
 # Placeholders that flags would refuse.
 PLACEHOLDERS = [("SECTION", "student"), ("--config.key=value", "--config.seed=1"), ("HOST0", "localhost")]
 
@@ -100,23 +105,13 @@ def shell():
     return run
 
 
-def photographs(folder, splits, classes, suffix):
-    g = np.random.default_rng(0)
-    for split, count in splits.items():
-        for name in classes:
-            (folder / split / name).mkdir(parents=True)
-            for i in range(count):
-                pixels = g.integers(0, 255, (4, 5, 3), np.uint8)
-                Image.fromarray(pixels).resize((48 + i % 7, 40)).save(folder / split / name / f"{i}.{suffix}")
-
-
 @pytest.fixture(scope="session")
 def inputs(shell, tmp_path_factory):
     """A folder with all that pages take for granted."""
     folder = tmp_path_factory.mktemp("inputs")
     (folder / "configs").symlink_to(ROOT / "configs")
-    photographs(folder / "photos", {"train": 60, "test": 6}, ("cat", "dog"), "jpg")
-    photographs(folder / "imagenet", {"train": 9, "val": 4}, ("n01", "n02", "n03"), "JPEG")
+    write_photographs(folder / "photos", {"train": 60, "test": 6}, ("cat", "dog"), "jpg")
+    write_photographs(folder / "imagenet", {"train": 9, "val": 4}, ("n01", "n02", "n03"), "JPEG")
     np.save(folder / "images.npy", np.zeros((5, 8, 8, 1), np.uint8))
     shell(adapt("python -m hsakd_jax.main --config=configs/digits.py --workdir=runs/digits\n"), folder)
     export = "python -m hsakd_jax.export --workdir=runs/digits/"
@@ -172,13 +167,17 @@ def edit(folder, page):
 
 
 def test_what_is_not_run_has_its_reason():
+    used = set()
     for page, blocks in BLOCKS.items():
         for language, code in blocks:
             assert language in ("sh", "python", "bash", "text"), (page, language)
             if language == "bash":
-                assert [why for why in ELSEWHERE if why.rpartition(": ")[2] in code], (page, code)
+                reasons = {why for why in ELSEWHERE if why.rpartition(": ")[2] in code}
+                assert reasons, (page, code)
+                used |= reasons
             if language == "text":
                 assert "python -m" not in code, (page, code)
+    assert used == set(ELSEWHERE)
 
 
 def mentioned(text):
@@ -195,50 +194,40 @@ def mentioned(text):
         yield ["main", "--workdir=DIR", *words]
 
 
-# Reads flags as each command does, and does no more; one process for all, since importing takes longer than reading.
-READ = """
-import json, os, runpy, sys
-import ml_collections.config_flags
-from hsakd_jax import cli
-
-cli.command = lambda main, usage, *required, words="": cli._read_flags(required, words)
-for command, *words in json.load(sys.stdin):
-    sys.stdout.flush()
-    if not (child := os.fork()):
-        sys.argv = [command, *words]
-        try:
-            runpy.run_module(f"hsakd_jax.{command}", run_name="__main__")
-        except cli.UserError as error:
-            print(command, *words, error, sep="\\n  ")
-        sys.stdout.flush()
-        os._exit(0)
-    os.waitpid(child, 0)
-"""
+def parse(command, *words):
+    return cli.parse(importlib.import_module(f"hsakd_jax.{command}").COMMAND, words)
 
 
-def test_what_is_not_run_is_read_by_its_flags():
+def test_what_is_not_run_is_read_by_its_flags(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for wrong, reason in (
+        (["main", "--config=configs/cifar100.py", "--workdir=DIR", "--config.sed=1"], "unknown config key 'sed'"),
+        (["predict", "--tpo=5", "x"], "tpo"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            parse(*wrong)
     commands = [words for text in PAGES.values() for words in mentioned(text)]
-    assert {"main", "summary"} <= {words[0] for words in commands}
+    assert {"main", "summary"} <= {words[0] for words in commands} <= set(COMMANDS)
     assert sum(words[0] == "main" for words in commands) > 50
-    wrong = [["main", "--config=configs/cifar100.py", "--workdir=DIR", "--config.sed=1"], ["predict", "--tpo=5", "x"]]
-    done = subprocess.run(
-        [sys.executable, "-c", READ], cwd=ROOT, input=json.dumps([*wrong, *commands]), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    refused = re.split(r"\n(?=\w)", done.stdout.strip())
-    assert "unknown config key 'sed'" in refused[0]
-    assert "tpo" in refused[1]
-    assert not refused[2:], done.stdout
+    for words in commands:
+        parse(*words)
 
 
 def test_flags_and_extras_exist():
-    sources = "".join(path.read_text() for path in Path(ROOT, "hsakd_jax").glob("*.py"))
-    flags = set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', sources)) | {"config", "help"}
+    """A flag in a sentence is one of a command that the line names, or else of one that the page names."""
+    flags = {name: FlagValues() for name in COMMANDS}
+    for name, values in flags.items():
+        importlib.import_module(f"hsakd_jax.{name}").COMMAND.define_flags(values)
     extras = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     for page, text in PAGES.items():
         if not page.startswith("benchmarks"):
-            for flag in re.findall(r"`--([\w-]+)", text):
-                assert flag.replace("-", "_") in flags, (page, flag)
+            for line in text.splitlines():
+                named = [name for name in NAMED.findall(line) if name in flags] or NAMED.findall(text)
+                known = {flag for name in named if name in flags for flag in flags[name]} | {"config", "help"}
+                for words in re.findall(r"`(--[^`]*)`", line):
+                    if not words.startswith("--config."):  # those are read above, all of them
+                        for flag in re.findall(r"(?<!\S)--([\w-]+)", words):
+                            assert flag.replace("-", "_") in known, (page, flag)
         for extra in re.findall(r"pip install -e '\.\[(\w+)\]'", text):
             assert extra in extras, (page, extra)
 

@@ -1,6 +1,6 @@
 """From a command's config to the typed config of each run: all that decides it, and nothing else."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import explain
 from hsakd_jax.data.datasets import Splits
 from hsakd_jax.experiments.recipes import GIVEN, RECIPES, Recipe, needed, unknown
-from hsakd_jax.runs.config import RunConfig
+from hsakd_jax.runs.config import Objective, RunConfig
 from hsakd_jax.runs.directory import RunDirectory
 
 # Keys of a section that describe a network or a teacher rather than the training.
@@ -41,7 +41,7 @@ def resolve(config: dict[str, Any], name: str, splits: Splits, command: Sequence
         "network": _network(config, recipe, section, splits),
         "data": _data(config["data"], recipe, splits),
         "training": _training(config, recipe, section),
-        "objective": {"kind": recipe.objective, "terms": {k: _term(v) for k, v in config["objective"][name].items()}},
+        "objective": _objective(recipe.objective, config["objective"][name]),
         "teacher": _teacher(config["teacher"], taught_by) if taught_by else None,
         "eval_batch": config["eval_batch"],
         "evaluation": {"every": config["eval_every"], "select_by": recipe.select_by},
@@ -102,11 +102,22 @@ def _training(config: dict[str, Any], recipe: Recipe, section: dict[str, Any]) -
     }
 
 
-def _term(options: dict[str, Any]) -> dict[str, Any]:
-    return {
-        **{key: options[key] for key in WEIGHTING if key in options},
-        "options": {key: value for key, value in options.items() if key not in WEIGHTING},
-    }
+def objective_config(kind: str, terms: Mapping[str, Mapping[str, Any]]) -> Objective:
+    """The typed objective of a recipe.
+
+    Args:
+      kind: see `runs.config.Objective`.
+      terms: their options and what decides their weight, by name, as in a recipe.
+    """
+    return msgspec.convert(_objective(kind, terms), Objective)
+
+
+def _objective(kind: str, terms: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    def term(given: Mapping[str, Any]) -> dict[str, Any]:
+        options = {key: value for key, value in given.items() if key not in WEIGHTING}
+        return {**{key: given[key] for key in WEIGHTING if key in given}, "options": options}
+
+    return {"kind": kind, "terms": {name: term(given) for name, given in terms.items()}}
 
 
 def _teacher(section: dict[str, Any], taught_by: str) -> dict[str, Any]:

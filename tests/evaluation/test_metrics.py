@@ -53,7 +53,7 @@ def test_every_image_counts_once_whatever_the_batch(batch):
     outputs = network.apply(variables, jnp.asarray((images / 255 - 0.3) / 0.4, jnp.float32))
     expected = 100 * np.mean(np.argmax(outputs.logits, -1) == labels)
     devices = Devices()
-    evaluate = make_evaluate(network, devices, (0.3,), (0.4,), batch, 8)
+    evaluate = make_evaluate(network, devices, mean=(0.3,), std=(0.4,), batch=batch, size=8)
     found = evaluate(devices.replicate(variables), sampling.Dataset(images, labels))
     assert found["top1"] == pytest.approx(expected)
     assert found["top5"] == 100

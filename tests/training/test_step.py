@@ -1,18 +1,16 @@
-"""The train step: golden runs, fixed parameters, micro-batches, devices."""
+"""The train step: fixed parameters, micro-batches, devices; test_golden_steps.py has the reference's figures."""
 
-import json
 import os
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import reference
 
 from hsakd_jax import create
 from hsakd_jax.core.errors import UserError
@@ -25,64 +23,20 @@ from hsakd_jax.runs.restore import initialise
 from hsakd_jax.training import optim
 from hsakd_jax.training.step import NEVER, Batch, TrainStep
 
-STEPS = reference.read("steps.json")["steps"]
+
+class Small(NamedTuple):
+    """A step of a small network, variables to start from, and a rotated batch of 16 images."""
+
+    step: TrainStep
+    variables: dict
+    batch: Batch
+
+    def run(self):
+        """The state after one step."""
+        return jax.jit(self.step)(self.step.init(self.variables), None, self.batch)
 
 
-# What is left to the slow ones: networks and objectives that the others have, in other pairs.
-SLOW = {
-    "student/mobilenetV2_aux<-ResNet50_aux",
-    "student/resnet18_imagenet_aux<-resnet34_imagenet_aux",
-    "student/resnet20_aux<-resnet56_aux",
-    "teacher/resnet56_aux",
-    "mutual/wrn_40_2_aux",
-}
-
-
-@pytest.mark.parametrize("key", [pytest.param(key, marks=[pytest.mark.slow] * (key in SLOW)) for key in STEPS])
-def test_golden_steps_in_float64(key):
-    script = Path(__file__).parents[1] / "golden_steps.py"
-    env = {**os.environ, "JAX_ENABLE_X64": "1", "XLA_FLAGS": ""}
-    found = subprocess.run([sys.executable, script, key], env=env, capture_output=True, text=True, check=False)
-    assert not found.returncode, found.stderr
-    errors = json.loads(found.stdout)[key]
-    assert set(errors) == {"terms", "grad_norm", "norms"}
-    assert all(error <= 1e-8 for error in errors.values()), errors
-
-
-@pytest.fixture
-def traced_anew():
-    """Forms of a computation are chosen when it is traced, and what another backend has shall not stay."""
-    jax.clear_caches()
-    yield
-    jax.clear_caches()
-
-
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
-@pytest.mark.usefixtures("traced_anew")
-def test_first_golden_step_in_float32(monkeypatch, backend):
-    """One run through the tolerances of golden/README.md; the others are covered in float64.
-
-    Under another backend's name, so that what accelerators compute is right too.
-    """
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    record = STEPS["student/wrn_16_2_aux<-wrn_40_2_aux"]
-    arch, network = reference.create(record["student"])
-    teacher_arch, teacher = reference.create(record["teacher"])
-    variables, taught = (reference.variables(a, dtype=np.float32) for a in (arch, teacher_arch))
-    images, labels = reference.inputs(f"student/{record['student']}/0", record["batch"], 32, 100)
-    terms = dict.fromkeys(("task", "kl_aux", "kl_final"), 1.0)
-    step = TrainStep(network, objectives.student, terms, optim.sgd(0.05, 0.9, 5e-4, True), True, teacher)
-    state = jax.jit(step)(
-        step.init(variables), taught, Batch(rotate(jnp.asarray(images, jnp.float32)), jnp.asarray(labels))
-    )
-    for name, value in record["log"][0].items():
-        tolerance = {"grad_norm": 1e-3, "task": 1e-5, "loss": 1e-5}.get(name, 1e-4)
-        absolute = 1e-6 if name.startswith("kl") else 0
-        assert abs(float(state.metrics.sums[name]) - value) <= tolerance * value + absolute, name
-
-
-def small(branches=False, train=True, accumulate=1, remat=False):
-    """A step on a small network, variables to start from, and a rotated batch."""
+def small(*, branches=False, train=True, accumulate=1, remat=False):
     network = create("resnet8_quarter", 10, branches).clone(remat=remat)
     objective, terms = (objectives.teacher, ("task", "joint")) if branches else (objectives.baseline, ("task",))
     optimizer = optim.sgd(0.1, 0.9, 5e-4, True)
@@ -90,11 +44,11 @@ def small(branches=False, train=True, accumulate=1, remat=False):
     g = np.random.default_rng(0)
     images = rotate(jnp.asarray(g.normal(size=(16, 8, 8, 1)), jnp.float32))
     variables = jax.device_get(initialise(network, (8, 8, 1), 0))
-    return step, variables, Batch(images, jnp.asarray(g.integers(0, 10, 16), jnp.int32))
+    return Small(step, variables, Batch(images, jnp.asarray(g.integers(0, 10, 16), jnp.int32)))
 
 
 def test_what_is_not_trainable_is_fixed():
-    step, variables, batch = small(True, "^branch")
+    step, variables, batch = small(branches=True, train="^branch")
     state = step.init(variables)
     for _ in range(2):
         state = jax.jit(step)(state, None, batch)
@@ -104,13 +58,14 @@ def test_what_is_not_trainable_is_fixed():
             same = jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), before, after))
             assert not any(same) if part.startswith("branch") else all(same), (collection, part)
     # No momentum is kept for them either.
-    branches = sum(x.size for n, t in variables["params"].items() if n.startswith("branch") for x in jax.tree.leaves(t))
+    params = case.variables["params"]
+    branches = sum(x.size for n, t in params.items() if n.startswith("branch") for x in jax.tree.leaves(t))
     kept = sum(x.size for x in jax.tree.leaves(state.opt_state) if x.ndim)
     assert kept == branches
 
 
 def test_a_pattern_that_matches_nothing_is_refused():
-    step, variables, _ = small(True, "^banch")
+    step, variables, _ = small(branches=True, train="^banch")
     with pytest.raises(UserError, match="no parameter matches trainable='\\^banch'"):
         step.init(variables)
 
@@ -168,7 +123,7 @@ def test_micro_batches_average_the_gradient():
     """Without BatchNorm coupling, two micro-batches give the gradient of the whole batch."""
     results = []
     for accumulate in (1, 2, 4):
-        step, variables, batch = small(False, "head/fc/bias", accumulate)
+        step, variables, batch = small(train="head/fc/bias", accumulate=accumulate)
         state = jax.jit(step)(step.init(variables), None, batch)
         results.append(jax.device_get((state.params, state.metrics.sums)))
     for other in results[1:]:
@@ -178,7 +133,7 @@ def test_micro_batches_average_the_gradient():
 def test_computing_activations_again_gives_the_same_and_keeps_less():
     results, kept = [], []
     for remat in (False, True):
-        step, variables, batch = small(True, remat=remat)
+        step, variables, batch = small(branches=True, remat=remat)
         kept.append(profile.activation_bytes(create("resnet8_quarter", 10).clone(remat=remat), (8, 8, 1), 64))
         results.append(jax.device_get(jax.jit(step)(step.init(variables), None, batch).params))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *results)
