@@ -1,13 +1,15 @@
-"""Shows finished runs in the paper's tables, with the paper's numbers beside ours.
+"""Shows finished runs in the paper's tables, together with the paper's numbers.
 
     python -m hsakd_jax.results RUNS... [--all] [--markdown|--csv|--json]
 
-RUNS are folders; runs in them are found in depth. Rows are methods, columns pairs of networks: mean and standard
-deviation over seeds, the last epoch first and the best beside it. The paper reports the best epoch, so the difference
-is our best minus its number, where the settings are the paper's; where they are not, they are named instead. Runs
-of different settings are not averaged. For what is missing the command is shown.
+RUNS are folders. Runs are found at any depth in them. A table has methods as rows and pairs of networks as columns. It
+shows the mean and the standard deviation over seeds, for the last and for the best epoch.
 
---all shows every table of the paper, with a command for each entry that is missing.
+The paper reports the best epoch. The difference is therefore our best epoch minus the paper's number. A run with other
+settings than the paper's has no difference; its table lists these settings. Runs of different settings are not
+averaged. For a missing entry the table shows a command.
+
+--all shows all tables of the paper, with one command for each missing entry.
 """
 
 import sys
@@ -15,6 +17,7 @@ import sys
 from absl import flags
 
 from hsakd_jax.cli import Command, start
+from hsakd_jax.core.errors import UserError
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -28,24 +31,23 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues, folders: list[str]) -> None:
     """Shows results."""
     from hsakd_jax.analysis import rendering, run_index, tables
-    from hsakd_jax.core.errors import UserError
 
-    asked = [name for name in ("markdown", "csv", "json") if values[name].value]
-    if len(asked) > 1:
-        raise UserError(f"--{' and --'.join(asked)}: give one of them")
+    chosen = [name for name in ("markdown", "csv", "json") if values[name].value]
+    if len(chosen) > 1:
+        raise UserError(f"--{' and --'.join(chosen)}: set only one of them")
     runs, unfinished = run_index.find(folders)
     if not (runs or unfinished or values.all):
         raise UserError(f"{', '.join(folders)}: no run there (a run's folder has a config.json): check the path")
     shown = tables.compare(runs, values.all)
-    if asked == ["csv"]:
+    if values.csv:
         print(rendering.as_csv(shown))
-    elif asked == ["json"]:
+    elif values.json:
         print(rendering.as_json(shown))
     else:
-        print((rendering.as_markdown if asked else rendering.as_text)(shown, values.all))
+        print((rendering.as_markdown if values.markdown else rendering.as_text)(shown, values.all))
     if unfinished:
         line = f"{len(unfinished)} unfinished and not shown: {', '.join(map(str, unfinished))}"
-        print(f"\n{line}", file=sys.stderr if asked in (["csv"], ["json"]) else sys.stdout)
+        print(f"\n{line}", file=sys.stderr if values.csv or values.json else sys.stdout)
 
 
 COMMAND = Command(main, __doc__, define_flags, words="RUNS...")

@@ -1,1 +1,1 @@
-"""Finished runs as tables and as an HTML report, beside the published numbers."""
+"""Finished runs as tables and as an HTML report, together with the paper's numbers."""

@@ -1,20 +1,20 @@
-"""What the paper reports, and with which settings: HSAKD (IJCAI 2021) and, where said, HSSAKD (TNNLS 2022)."""
+"""The paper's numbers and settings: HSAKD (IJCAI 2021) and, where a table says so, HSSAKD (TNNLS 2022)."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 
 class Column(NamedTuple):
-    """Where networks are compared.
+    """A column of a table: a pair of networks on a dataset.
 
     Attributes:
       dataset: `data.name` of the config.
-      teacher: a key of `nets.NETWORKS`; '' where none teaches.
-      student: likewise.
+      teacher: a key of `models.NETWORKS`; None without a teacher.
+      student: a key of `models.NETWORKS`.
     """
 
     dataset: str
-    teacher: str
+    teacher: str | None
     student: str
 
 
@@ -37,13 +37,14 @@ class Table(NamedTuple):
 
     Attributes:
       title: what it shows.
-      numbers: by row and column; a row is a key of `recipes.RECIPES`, or the paper's word for what has no recipe.
-      note: what a reader must know; may be ''.
+      numbers: by method, then by column. A method is a key of `recipes.RECIPES`, or the paper's word where there is
+        no recipe.
+      note: a remark for the reader; None without one.
     """
 
     title: str
     numbers: dict[str, dict[Column, Number]]
-    note: str = ""
+    note: str | None = None
 
 
 def _row(columns: Iterable[Column], *numbers: float | tuple[float, ...]) -> dict[Column, Number]:
@@ -70,13 +71,13 @@ CIFAR = tuple(
 )
 IMAGENET = Column("imagenet2012", "resnet34_imagenet", "resnet18_imagenet")
 ONLINE = tuple(
-    Column("cifar100", "", network)
+    Column("cifar100", None, network)
     for network in (
         "wrn_40_2", "wrn_40_1", "resnet56", "resnet32x4", "vgg13_bn", "mobilenetV2", "ShuffleV1", "ShuffleV2"
     )
 )  # fmt: skip
 ABLATED = (CIFAR[0], CIFAR[6])
-PLAIN = (Column("cifar100", "", "ResNet18"), Column("tiny_imagenet", "", "ResNet18"))
+PLAIN = (Column("cifar100", None, "ResNet18"), Column("tiny_imagenet", None, "ResNet18"))
 PROBED = (Column("stl10", "vgg13_bn", "mobilenetV2"), Column("tiny_imagenet", "vgg13_bn", "mobilenetV2"))
 VOC = Column("voc", "resnet34_imagenet", "resnet18_imagenet")
 
@@ -150,27 +151,27 @@ TABLES = {
         ),
     ),
     "online": Table(
-        "Online: networks teach one another (HSSAKD, the paper's: two equal ones)",
+        "Online: networks teach each other (HSSAKD; in the paper two equal networks)",
         {
             "baseline": {
                 **_row(
                     ONLINE, (76.44, 0.20), (71.95, 0.59), (73.00, 0.17), (79.56, 0.23),
                     (75.35, 0.21), (73.51, 0.26), (71.74, 0.35), (72.96, 0.33),
                 ),
-                Column("imagenet2012", "", "resnet18_imagenet"): Number(69.75),
+                Column("imagenet2012", None, "resnet18_imagenet"): Number(69.75),
             },
             "mutual": {
                 **_row(
                     ONLINE, (82.58, 0.21), (76.67, 0.41), (78.16, 0.56), (84.91, 0.19),
                     (80.44, 0.05), (78.85, 0.13), (78.34, 0.03), (79.98, 0.12),
                 ),
-                Column("imagenet2012", "", "resnet18_imagenet"): Number(71.49),
+                Column("imagenet2012", None, "resnet18_imagenet"): Number(71.49),
             },
         },
         "the mean of the networks of a run",
     ),
     "few_shot": Table(
-        "Few-shot: a share of the training images, the same of each class",
+        "Few-shot: a fraction of the training images of each class",
         {
             "kd_25": {CIFAR[2]: Number(65.15)},
             "crd_25": {CIFAR[2]: Number(65.80)},
@@ -186,10 +187,10 @@ TABLES = {
             "student_75": {CIFAR[2]: Number(73.26)},
             "student": {CIFAR[2]: Number(73.73, 0.10)},
         },
-        note="a row that names no share is of all images",
+        note="a method without a percentage uses all images",
     ),
     "ablation": Table(
-        "Ablation: what each term and each branch (c1, c2, c3) adds, with a jointly trained teacher",
+        "Ablation: the gain by each term and each branch (c1, c2, c3), with a jointly trained teacher",
         {
             "baseline": _row(ABLATED, 73.57, 71.74),
             "ablation_branch1": _row(ABLATED, 74.43, 72.96),
@@ -218,8 +219,8 @@ TABLES = {
             "sskd": _row(PROBED, 71.03, 39.07),
             "student": _row(PROBED, 74.66, 42.57),
         },
-        "a new last layer on a backbone trained as the row says, the paper's on CIFAR-100 (whose teacher for HSAKD is "
-        "not said)",
+        "a new last layer on a backbone that the method trained; the paper's was trained on CIFAR-100, and the paper "
+        "does not name HSAKD's teacher",
     ),
     "voc": Table(
         "Pascal VOC detection, mAP with the student as backbone",
@@ -230,39 +231,38 @@ TABLES = {
             "sskd": {VOC: Number(77.60)},
             "student": {VOC: Number(78.45)},
         },
-        "detection is not part of this package, and no code of it was published",
+        "detection is not part of this package; the paper's code for it was not published",
     ),
 }  # fmt: skip
 
-# The paper's settings by dataset and schedule, under the names of config.json. BatchNorm groups are not among them:
-# on ImageNet the paper's follow from its eight GPUs.
+# The paper's settings by dataset and schedule; keys are those of `runs.config.flatten`. BatchNorm groups are not among
+# them: on ImageNet the paper's follow from its eight GPUs.
 _ALL: dict[str, Any] = {
     "network.dtype": "float32",
-    "teacher.dtype": "float32",
     "data.validation": 0.0,
     "data.flip": True,
-    "train.accumulate": 1,
-    "train.lr_batch": 0,
-    "train.schedule": "multi_step",
-    "train.gamma": 0.1,
-    "train.warmup": 0,
-    "train.momentum": 0.9,
+    "training.accumulate": 1,
+    "training.lr_batch": None,
+    "training.schedule": "multi_step",
+    "training.gamma": 0.1,
+    "training.warmup": 0,
+    "training.momentum": 0.9,
 }
 _CIFAR = {
     **_ALL,
-    "data.image_size": 0,
+    "data.image_size": None,
     "data.mean": [0.5071, 0.4867, 0.4408],
     "data.std": [0.2675, 0.2565, 0.2761],
     "data.crop": "pad",
     "data.pad": 4,
-    "train.epochs": 240,
-    "train.milestones": [150, 180, 210],
-    "train.batch": 64,
-    "train.lr": 0.05,
-    "train.nesterov": True,
-    "train.weight_decay": 5e-4,
+    "training.epochs": 240,
+    "training.milestones": [150, 180, 210],
+    "training.batch": 64,
+    "training.lr": 0.05,
+    "training.nesterov": True,
+    "training.weight_decay": 5e-4,
 }
-_FROZEN = {**_CIFAR, "train.epochs": 100, "train.milestones": [30, 60, 90]}
+_FROZEN = {**_CIFAR, "training.epochs": 100, "training.milestones": [30, 60, 90]}
 _IMAGENET = {
     **_ALL,
     "data.image_size": 224,
@@ -270,35 +270,35 @@ _IMAGENET = {
     "data.mean": [0.485, 0.456, 0.406],
     "data.std": [0.229, 0.224, 0.225],
     "data.crop": "resized",
-    "train.epochs": 100,
-    "train.milestones": [30, 60, 90],
-    "train.batch": 256,
-    "train.lr": 0.1,
-    "train.nesterov": False,
-    "train.weight_decay": 1e-4,
+    "training.epochs": 100,
+    "training.milestones": [30, 60, 90],
+    "training.batch": 256,
+    "training.lr": 0.1,
+    "training.nesterov": False,
+    "training.weight_decay": 1e-4,
 }
 _STL = {
     **_ALL,
     "data.image_size": 32,
-    "data.resize": 0,
+    "data.resize": None,
     "data.mean": [0.5],
     "data.std": [0.5],
     "data.crop": "resized",
-    "train.epochs": 100,
-    "train.milestones": [30, 60, 90],
-    "train.batch": 64,
-    "train.lr": 0.1,
-    "train.nesterov": True,
-    "train.weight_decay": 0.0,
+    "training.epochs": 100,
+    "training.milestones": [30, 60, 90],
+    "training.batch": 64,
+    "training.lr": 0.1,
+    "training.nesterov": True,
+    "training.weight_decay": 0.0,
 }
-# 'frozen' for branches on a backbone that is kept, 'probe' for a new last layer.
+# 'full' trains a network, 'frozen' the branches on a frozen backbone, 'probe' a new last layer.
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
-    ("cifar100", ""): _CIFAR,
+    ("cifar100", "full"): _CIFAR,
     ("cifar100", "frozen"): _FROZEN,
-    ("imagenet2012", ""): _IMAGENET,
+    ("imagenet2012", "full"): _IMAGENET,
     ("imagenet2012", "frozen"): _IMAGENET,
     ("stl10", "probe"): _STL,
     ("tiny_imagenet", "probe"): {**_STL, "data.mean": _IMAGENET["data.mean"], "data.std": _IMAGENET["data.std"]},
 }
-# Of the networks `recipes.SLOW` on CIFAR-100.
+# Learning rate of the networks `recipes.SLOW` on CIFAR-100.
 SLOW_LR = 0.01

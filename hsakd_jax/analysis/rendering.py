@@ -1,26 +1,27 @@
-"""Tables of results as text for 120 columns, as Markdown, as CSV and as JSON."""
+"""Renders tables of results as text of 120 columns, as Markdown, as CSV and as JSON."""
 
 import csv
 import io
 import json
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from hsakd_jax.analysis.paper import Column, Number
+from hsakd_jax.analysis.run_index import Agreement
 from hsakd_jax.analysis.tables import Comparison, Entry
 from hsakd_jax.core.console import table
 from hsakd_jax.experiments.recipes import RECIPES
 
 WIDTH = 120
 EMPTY = "-"
-APART = 27  # characters of the settings by which a row stands apart
+LABEL = 27  # characters of the settings that differ, where they stand for the name of a method
 
 
 class Notes:
-    """Remarks below a table, each with the number by which a cell refers to it."""
+    """Numbered remarks below a table, to which its cells refer."""
 
     def __init__(self):
         self._lines: list[str] = []
@@ -40,8 +41,8 @@ def as_text(tables: Sequence[Comparison], everything: bool = False) -> str:
     """A block for each pair, methods as rows.
 
     Args:
-      tables: what to show.
-      everything: whether each missing entry has a command of its own, instead of one for those alike.
+      tables: to show.
+      everything: whether each missing entry has its own command, instead of one for all that differ in the recipe.
     """
     parts = []
     for shown in tables:
@@ -64,13 +65,13 @@ def as_markdown(tables: Sequence[Comparison], everything: bool = False) -> str:
         notes = Notes()
         rows: dict[tuple[str, str], dict[Column, Entry]] = {}
         for entry in shown.entries:
-            rows.setdefault((entry.method, _apart(entry, notes)), {})[entry.column] = entry
+            rows.setdefault((entry.method, _label(entry, notes)), {})[entry.column] = entry
         lines = [f"### {shown.title}", "", *(f"{note}  " for note in shown.notes), *([""] if shown.notes else [])]
         lines.append(_cells(["method", *(_heading(column, shown).replace(" (", "<br>(") for column in shown.columns)]))
         lines.append(_cells(["---"] * (1 + len(shown.columns))))
-        for (method, apart), entries in rows.items():
+        for (method, differing), entries in rows.items():
             cells = [_cell(entries.get(column), shown.kinds, notes) for column in shown.columns]
-            lines.append(_cells([method + (f"<br>{apart}" if apart else ""), *cells]))
+            lines.append(_cells([method + (f"<br>{differing}" if differing else ""), *cells]))
         lines += ["", *(f"{line}  " for line in [*notes.lines(), *_evidence(shown)])]
         commands = []
         for column in shown.columns:
@@ -93,7 +94,7 @@ def as_csv(tables: Sequence[Comparison]) -> str:
 
 
 def as_json(tables: Sequence[Comparison]) -> str:
-    """A list of entries; 'departures' are from the paper's settings, 'apart' from those of the row's first entry."""
+    """A list of entries: 'departures' from the paper's settings, and settings 'differing' from the first entry's."""
     return json.dumps([row for shown in tables for row in _records(shown)], indent=2)
 
 
@@ -113,8 +114,8 @@ def _block(entries: Sequence[Entry], kinds: Sequence[str], notes: Notes) -> str:
     rows = []
     for entry in entries:
         ours = [_ours(entry, when, kinds) for when in ("last", "best")]
-        recipe = entry.row if entry.row in RECIPES else ""
-        name = [f"  {_apart(entry, notes)}", ""] if entry.apart else [entry.method, recipe]
+        recipe = entry.recipe if entry.recipe in RECIPES else ""
+        name = [f"  {_label(entry, notes)}", ""] if entry.differing else [entry.method, recipe]
         trained = [str(len(entry.runs)), str(entry.epochs or EMPTY)]
         rows.append([*name, *ours, *trained, _paper(entry.paper, kinds), _difference(entry, kinds, notes)])
     kind = "top-1 / top-5 %" if "top5" in kinds else "top-1 %" if "top1" in kinds else "mAP %"
@@ -160,52 +161,54 @@ def _number(mean: float, std: float | None) -> str:
 
 
 def _difference(entry: Entry, kinds: Sequence[str], notes: Notes) -> str:
-    """Ours minus the paper's, or the number of the remark that says why there is none."""
+    """Ours minus the paper's, or a reference to the remark that explains why there is no difference."""
     if not entry.runs or not entry.paper:
         return ""
-    if entry.departures is None:
+    if entry.departures.agreement is Agreement.UNPUBLISHED:
         return notes.mark("not compared: the paper does not give its settings")
-    if entry.departures:
-        return notes.mark(f"not the paper's settings: {_settings(entry.departures, 'paper')}")
+    if entry.departures.agreement is Agreement.DIFFERENT:
+        return notes.mark(f"not the paper's settings: {_settings(entry.departures.settings, 'paper')}")
     found = [f"{d:+.2f}" for kind in kinds if (d := entry.difference(kind)) is not None]
     return " / ".join(found)
 
 
-def _settings(differing: dict[str, tuple[Any, Any]], other: str) -> str:
-    beside = {key: f" ({other}: {_value(there)})" if there is not None else "" for key, (_, there) in differing.items()}
-    return ", ".join(f"{key} {_value(here)}{beside[key]}" for key, (here, _) in differing.items())
+def _settings(differing: Mapping[str, tuple[Any, Any]], other: str) -> str:
+    found = []
+    for key, (here, there) in differing.items():
+        found.append(f"{key} {_value(here)}" + (f" ({other}: {_value(there)})" if there is not None else ""))
+    return ", ".join(found)
 
 
 def _value(value: Any) -> str:
     return "not set" if value is None else value if isinstance(value, str) and value else json.dumps(value)
 
 
-def _apart(entry: Entry, notes: Notes) -> str:
-    """The settings by which an entry stands apart, in few words; if these are not all, a remark has them."""
-    found = [f"{key.removeprefix('train.')} {_value(here)}" for key, (here, _) in entry.apart.items()]
-    if len(label := ", ".join(found)) <= APART:
+def _label(entry: Entry, notes: Notes) -> str:
+    """The settings that differ from the first entry's, shortened; a remark then has all of them."""
+    found = [f"{key.removeprefix('training.')} {_value(here)}" for key, (here, _) in entry.differing.items()]
+    if len(label := ", ".join(found)) <= LABEL:
         return label
-    mark = notes.mark(f"apart from the first row: {_settings(entry.apart, 'there')}")
+    mark = notes.mark(f"differs from the first row: {_settings(entry.differing, 'there')}")
     for shown in range(len(found) - 1, 0, -1):
-        if len(label := ", ".join([*found[:shown], f"{len(found) - shown} more {mark}"])) <= APART:
+        if len(label := ", ".join([*found[:shown], f"{len(found) - shown} more {mark}"])) <= LABEL:
             return label
-    return f"{len(found)} other settings {mark}" if len(found) > 1 else f"another {next(iter(entry.apart))} {mark}"
+    return f"{len(found)} other settings {mark}" if len(found) > 1 else f"another {next(iter(entry.differing))} {mark}"
 
 
 def _commands(entries: Sequence[Entry], everything: bool) -> list[str]:
-    """How missing entries are filled; those whose commands differ by the recipe's name only share one."""
-    missing = [entry for entry in entries if entry.command]
+    """Commands for missing entries; those that differ in the recipe only share one."""
+    missing = {entry.recipe: entry.command for entry in entries if entry.command}
     if everything:
-        return ["", "missing:", *(f"  {entry.command}" for entry in missing)] if missing else []
+        return ["", "missing:", *(f"  {command}" for command in missing.values())] if missing else []
     alike: dict[str, list[str]] = {}
-    for entry in missing:
-        template = re.sub(rf"(\.py:|/seed0/){entry.row}(?=[/ ]|$)", r"\1RECIPE", entry.command)
-        alike.setdefault(template, []).append(entry.row)
+    for recipe, command in missing.items():
+        template = re.sub(rf"(\.py:|/seed0/){recipe}(?=[/ ]|$)", r"\1RECIPE", command)
+        alike.setdefault(template, []).append(recipe)
     lines = []
-    for template, rows in alike.items():
-        many = len(rows) > 1
-        line = template if many else template.replace("RECIPE", rows[0])
-        lines += ["", f"missing; RECIPE is one of {', '.join(rows)}:" if many else f"missing, {rows[0]}:"]
+    for template, recipes in alike.items():
+        many = len(recipes) > 1
+        line = template if many else template.replace("RECIPE", recipes[0])
+        lines += ["", f"missing; RECIPE is one of {', '.join(recipes)}:" if many else f"missing, {recipes[0]}:"]
         words, line = line.split(" "), " "
         for word in words:
             if len(line) + 1 + len(word) > WIDTH - 2:
@@ -218,13 +221,13 @@ def _commands(entries: Sequence[Entry], everything: bool) -> list[str]:
 
 def _legend(tables: Sequence[Comparison]) -> list[str]:
     runs = [run for shown in tables for run in shown.runs()]
-    chosen = sorted({run.results["best"].get("chosen_by", "?") for run in runs}, reverse=True) or ["top-1 on test"]
+    selected = sorted({run.results.selected_by for run in runs}, reverse=True) or ["top-1 on test"]
     lines = [
-        f"last: after the last epoch; best: at the epoch chosen by {' or by '.join(chosen)}.",
-        "Ours: mean (standard deviation) over runs, one a seed.",
+        f"last: after the last epoch; best: at the epoch selected by {' or by '.join(selected)}.",
+        "Ours: mean (standard deviation) over runs, one per seed.",
     ]
     if any(entry.paper for shown in tables for entry in shown.entries):
-        lines.append("The paper's: at the best epoch, hence compared with our best; on CIFAR-100 the mean of 3 runs.")
+        lines.append("The paper's: at the best epoch, so compared with our best; on CIFAR-100 the mean of 3 runs.")
     return lines
 
 
@@ -233,21 +236,15 @@ def _evidence(shown: Comparison) -> list[str]:
     if not runs:
         return []
 
-    def words(found):
-        return " or ".join(sorted({str(word) for word in found if word}))
-
-    packages = ("hsakd_jax", "jax", "flax")
-    versions = [
-        f"{package} {found}"
-        for package in packages
-        if (found := words(run.results.get("versions", {}).get(package) for run in runs))
-    ]
-    epochs = sorted({run.results["last"]["epoch"] for run in runs})
-    count = f"{len(runs)} run{'s' * (len(runs) > 1)}"
+    versions = []
+    for package in ("hsakd_jax", "jax", "flax"):
+        if found := {run.results.versions[package] for run in runs if run.results.versions.get(package)}:
+            versions.append(f"{package} {' or '.join(sorted(found))}")
+    epochs = sorted({run.epochs for run in runs})
     line = [
-        f"{count} of {' or '.join(map(str, epochs))} epochs",
+        f"{len(runs)} run{'s' * (len(runs) > 1)} of {' or '.join(map(str, epochs))} epochs",
         ", ".join(versions),
-        words(run.results.get("device") for run in runs),
+        " or ".join(sorted({run.results.device for run in runs})),
     ]
     lines = [f"evidence: {'; '.join(part for part in line if part)}"]
     if shown.repeated:
@@ -261,29 +258,37 @@ def _records(shown: Comparison) -> list[dict[str, Any]]:
         {
             "table": shown.key,
             "method": entry.method,
-            "recipe": entry.row,
+            "recipe": entry.recipe,
             "dataset": entry.column.dataset,
-            "teacher": entry.column.teacher,
+            "teacher": entry.column.teacher or "",
             "student": entry.column.student,
-            "apart": {key: here for key, (here, _) in entry.apart.items()},
+            "differing": {key: here for key, (here, _) in entry.differing.items()},
             "runs": [str(run.path) for run in entry.runs],
             "seeds": [run.seeds[0] for run in entry.runs],
             "epochs": entry.epochs,
-            **{
-                f"{when}_{kind}{suffix}": (entry.ours(when, kind) or (None, None))[i]
-                for when in ("last", "best")
-                for kind in ("top1", "top5")
-                for i, suffix in enumerate(("", "_std"))
-            },
+            **_accuracies(entry),
             "paper_top1": entry.paper and entry.paper.top1,
             "paper_top1_std": entry.paper and entry.paper.std,
             "paper_top5": entry.paper and entry.paper.top5,
             "difference_top1": entry.difference(),
             "difference_top5": entry.difference("top5"),
-            "departures": None
-            if entry.departures is None
-            else {key: {"here": ours, "paper": paper} for key, (ours, paper) in entry.departures.items()},
-            "command": entry.command,
+            "departures": _departures(entry),
+            "command": entry.command or "",
         }
         for entry in shown.entries
     ]
+
+
+def _accuracies(entry: Entry) -> dict[str, float | None]:
+    """'last_top1', its standard deviation 'last_top1_std', and the same of 'best' and 'top5'."""
+    found = {}
+    for when in ("last", "best"):
+        for kind in ("top1", "top5"):
+            found[f"{when}_{kind}"], found[f"{when}_{kind}_std"] = entry.ours(when, kind) or (None, None)
+    return found
+
+
+def _departures(entry: Entry) -> dict[str, dict[str, Any]] | None:
+    if entry.departures.agreement is Agreement.UNPUBLISHED:
+        return None
+    return {key: {"here": ours, "paper": paper} for key, (ours, paper) in entry.departures.settings.items()}

@@ -1,27 +1,52 @@
-"""Run directories -> runs, each with its settings and where these are not the paper's."""
+"""Finds finished runs in folders, and compares their settings with the paper's."""
 
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hsakd_jax.analysis.paper import SETTINGS, SLOW_LR
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import read_json
-from hsakd_jax.evaluation.accuracies import mean
+from hsakd_jax.evaluation.accuracies import mean, mean_top1
 from hsakd_jax.experiments.recipes import GIVEN, RECIPES, SLOW
-from hsakd_jax.runs.directory import beside, flat
+from hsakd_jax.runs.config import MAY_DIFFER, AnyConfig, RunConfig, differences, flatten
+from hsakd_jax.runs.directory import RunDirectory, resolve_path
+from hsakd_jax.runs.results import Accuracies, Results, TaughtBy
 
-# These say nothing of what was trained.
-IGNORED = {
-    "seed", "data.dir", "train.init", "train.remat", "teacher.workdir", "log_every", "eval_batch", "tracking"
+FORMAT = "hsakd_jax "  # how 'format' begins in a config.json of this package
+# Settings that do not distinguish one training from another; the recipe implies what selects the best epoch.
+IGNORED = MAY_DIFFER | {
+    "eval_batch", "evaluation.select_by", "format", "logging.every", "seed", "teacher.workdir", "training.init"
 }  # fmt: skip
-# The same training in another role.
+# Recipes that train the same network in another role.
 SAME = {"backbone": "baseline", "teacher_online": "mutual", "joint": "teacher"}
 UNKNOWN = "?"
+NOT_FOUND, NOT_FINISHED = "not found", "not finished"
 FIRST_IMAGENET_CLASS = "n01440764"
+
+
+class Agreement(Enum):
+    """Whether a run has the paper's settings."""
+
+    UNPUBLISHED = auto()  # the paper does not give settings for such runs
+    EQUAL = auto()
+    DIFFERENT = auto()
+
+
+class Departures(NamedTuple):
+    """How the settings of a run differ from the paper's.
+
+    Attributes:
+      agreement: whether they differ.
+      settings: those that differ, by key: (the run's, the paper's). Empty unless `agreement` is DIFFERENT.
+    """
+
+    agreement: Agreement
+    settings: Mapping[str, tuple[Any, Any]] = {}
 
 
 class Run(NamedTuple):
@@ -29,94 +54,106 @@ class Run(NamedTuple):
 
     Attributes:
       path: its directory.
-      recipe: a key of `recipes.RECIPES`; a run of a later or an earlier version may have another.
-      row: the recipe that its result stands for: of a probe, that of the run whose backbone it has.
-      dataset: `data.name`.
-      teacher: network of its teacher; '' for none, '?' where that run is not found.
-      student: its own network.
-      settings: what decides it but for seeds and paths, flat, classes as a hash of their names; those of its teacher
-        and of its start included.
-      departures: by key what it has and what the paper has, where they differ, of its teacher and start too; None where
-        the paper says nothing of such runs.
-      seeds: its own and those of its teacher and start, which tell two runs of the same settings apart.
+      config: of config.json.
       results: of results.json.
+      method: the recipe that its result is compared as: of a linear probe, that of the run whose backbone it has.
+      dataset: `data.name`, but 'imagenet2012' for a tree of ImageNet's images too.
+      teacher: network of its teacher; None without one, `UNKNOWN` if that run is not found.
+      settings: all that decides it except seeds and paths, by flat key; the classes as a hash of their names. Those of
+        its teacher and of the run that it starts from have the prefixes 'teacher.' and 'init.'.
+      departures: from the paper's settings, by the same keys.
+      seeds: its own, its teacher's and those of the run that it starts from. They distinguish runs of equal settings.
     """
 
     path: Path
-    recipe: str
-    row: str
+    config: RunConfig
+    results: Results
+    method: str
     dataset: str
-    teacher: str
-    student: str
+    teacher: str | None
     settings: dict[str, Any]
-    departures: dict[str, tuple[Any, Any]] | None
+    departures: Departures
     seeds: tuple[int, ...]
-    results: dict[str, Any]
+
+    @property
+    def recipe(self) -> str:
+        """Of its config; a run of another version may have one that is not in `recipes.RECIPES`."""
+        return self.config.recipe
+
+    @property
+    def student(self) -> str:
+        """The network that was trained; of an online run, the names of its networks joined by '+'."""
+        return self.results.arch
+
+    @property
+    def epochs(self) -> int:
+        """How many it was trained for."""
+        return self.config.training.epochs
+
+    def accuracies(self, when: str) -> Accuracies:
+        """All accuracies of the 'last' or 'best' epoch."""
+        return self.results.last if when == "last" else self.results.best
 
     def accuracy(self, when: str, kind: str) -> float | None:
-        """Accuracy in %, the mean over the networks of a mutual run.
+        """Accuracy in %, the mean over the networks of an online run; None where it was not measured.
 
         Args:
           when: 'last' or 'best'.
           kind: 'top1' or 'top5'.
         """
-        return mean(self.results[when], kind)
+        return mean(self.accuracies(when), kind)
+
+    def top1(self, when: str) -> float:
+        """`accuracy` of kind 'top1', which every run has."""
+        return mean_top1(self.accuracies(when))
 
 
 def find(folders: Sequence[str]) -> tuple[list[Run], list[Path]]:
-    """All runs in folders, in depth.
+    """All runs in folders, at any depth. Config files of other programs are passed over.
 
     Returns:
-      Finished runs, and the directories of unfinished ones; converted checkpoints are neither.
+      Finished runs, and the directories of unfinished ones. Converted checkpoints are neither.
 
     Raises:
-      UserError: a folder is not there or can't be read, or a file in it is damaged.
+      UserError: a folder does not exist or can't be read, or a file of a run is not valid.
     """
-    found: dict[Path, tuple[Path, dict[str, Any]]] = {}
+    configs: dict[Path, tuple[Path, RunConfig]] = {}
     for folder in folders:
         root = Path(folder).expanduser()
         if not os.path.isdir(root):  # Path's raises where a name is too long or a folder is closed
             raise UserError(f"{folder} is no folder: check the path")
-        seen: set[str] = set()  # links may lead round in a circle
+        seen: set[str] = set()  # links may form a circle
         for where, inside, files in os.walk(root, onerror=_refuse, followlinks=True):
             seen.add(os.path.realpath(where))
             inside[:] = sorted(name for name in inside if os.path.realpath(os.path.join(where, name)) not in seen)
-            if "config.json" in files and (config := _config(Path(where))):
+            if "config.json" in files and (config := _read_config(Path(where))):
                 inside.clear()
-                if "train" in config:
-                    found.setdefault(Path(where).resolve(), (Path(where), config))
+                if isinstance(config, RunConfig):
+                    configs.setdefault(Path(where).resolve(), (Path(where), config))
     finished, unfinished = [], []
-    for path, config in found.values():
-        results = _read(path / "results.json")
-        if results is None:
+    for path, config in configs.values():
+        if results := RunDirectory(path).results():
+            finished.append(_run(path, config, results))
+        else:
             unfinished.append(path)
-            continue
-        try:
-            run = _run(path, config, results)
-            accuracies = [run.accuracy(when, "top1") for when in ("last", "best")]
-        except (KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} holds no results of this package ({error!r}): leave it out") from error
-        if None in accuracies:
-            raise UserError(f"{path}/results.json has no top-1 accuracy: leave the run out, or train it again")
-        finished.append(run)
     return finished, unfinished
 
 
 def _refuse(error: OSError) -> None:
-    raise UserError(f"{error.filename} can't be read ({error.strerror}): make it readable, or name other folders")
+    raise UserError(f"{error.filename} can't be read ({error.strerror}): make it readable, or choose other folders")
 
 
-def by_settings(runs: Sequence[Run], also: Callable[[Run], str] = lambda run: "") -> tuple[list[list[Run]], list[Run]]:
-    """Runs that differ in their seeds alone, and runs left out, since another one has their seeds and settings.
+def by_settings(runs: Sequence[Run], by_recipe: bool = False) -> tuple[list[list[Run]], list[Run]]:
+    """Groups of runs that differ in their seeds only, and the runs that repeat the seeds and settings of another.
 
     Args:
       runs: in the order to keep.
-      also: what keeps runs apart besides.
+      by_recipe: whether recipes that train the same, such as backbone and baseline, make two groups.
     """
     groups: dict[str, list[Run]] = {}
     repeated = []
     for run in runs:
-        group = groups.setdefault(also(run) + repr(sorted(run.settings.items())), [])
+        group = groups.setdefault(repr((by_recipe and run.recipe, sorted(run.settings.items()))), [])
         (repeated if any(run.seeds == other.seeds for other in group) else group).append(run)
     return list(groups.values()), repeated
 
@@ -126,119 +163,135 @@ def same(recipe: str) -> str:
     return SAME.get(recipe, recipe)
 
 
-def _run(path: Path, config: dict[str, Any], results: dict[str, Any]) -> Run:
-    settings, departures, seeds = _describe(path, config)
-    if "teacher" in settings and (told := results.get("teacher")):  # not found, but its recipe is known
-        settings["teacher.recipe"] = same(told["recipe"])
-    # A probe is the result of what it probes.
-    source, where = config, path
-    if config["recipe"] == "probe":
-        origin = beside(path, config["train"]["init"])
-        if found := _config(origin):
-            source, where = found, origin
+def _read_config(path: Path) -> AnyConfig | None:
+    """The config of a run or a converted checkpoint; None where there is none, or that of another program."""
+    file = path / "config.json"
+    if not file.exists():
+        return None
+    found = read_json(file, object)
+    ours = isinstance(found, dict) and str(found.get("format")).startswith(FORMAT)
+    return RunDirectory(path).config() if ours else None
+
+
+def _run(path: Path, config: RunConfig, results: Results) -> Run:
+    for accuracies in (results.last, results.best):
+        if not {"epoch", "top1"} <= {name.rpartition("/")[2] for name in accuracies}:
+            raise UserError(f"{path}/results.json has no top-1 accuracy or no epoch: leave the run out, or repeat it")
+    found = _describe(path, config)
+    if found.settings.get("teacher") == NOT_FOUND and results.teacher:
+        found.settings["teacher.recipe"] = same(results.teacher.recipe)
+    method, teacher = config.recipe, _teacher(path, config, results.teacher)
+    if method == "probe" and config.training.init:
+        origin = resolve_path(path, config.training.init)
+        if probed := _read_config(origin):
+            method, teacher = probed.recipe, _teacher(origin, probed)
+    agreement = Agreement.DIFFERENT if found.differing else Agreement.EQUAL
+    agreement = Agreement.UNPUBLISHED if found.differing is None else agreement
     return Run(
         path=path,
-        recipe=config["recipe"],
-        row=source["recipe"],
-        dataset=_dataset(config),
-        teacher=_teacher(where, source, results if source is config else {}),
-        student=results.get("arch", config["network"]["arch"]),
-        settings=settings,
-        departures=departures,
-        seeds=seeds,
+        config=config,
         results=results,
+        method=method,
+        dataset=_dataset(config),
+        teacher=teacher,
+        settings=found.settings,
+        departures=Departures(agreement, found.differing or {}),
+        seeds=found.seeds,
     )
 
 
-def _dataset(config: dict[str, Any]) -> str:
-    name, classes = config["data"]["name"], config.get("classes") or [""]
-    return "imagenet2012" if (name, classes[0], len(classes)) == ("image_tree", FIRST_IMAGENET_CLASS, 1000) else name
+def _dataset(config: RunConfig) -> str:
+    name, classes = config.data.name or UNKNOWN, config.classes
+    imagenet = name == "image_tree" and len(classes) == 1000 and classes[0] == FIRST_IMAGENET_CLASS
+    return "imagenet2012" if imagenet else name
 
 
-def _teacher(path: Path, config: dict[str, Any], results: dict[str, Any]) -> str:
-    if not config.get("teacher"):
-        return ""
-    found = _config(beside(path, config["teacher"]["workdir"]))
-    return found["network"]["arch"] if found else (results.get("teacher") or {}).get("arch", UNKNOWN)
+def _teacher(path: Path, config: AnyConfig, stored: TaughtBy | None = None) -> str | None:
+    """The network of a run's teacher; None without one."""
+    if not isinstance(config, RunConfig) or config.teacher is None:
+        return None
+    if stored:
+        return stored.arch
+    found = _read_config(resolve_path(path, config.teacher.workdir))
+    return found.network.arch if found else UNKNOWN
 
 
-def _describe(path: Path, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None, tuple[int, ...]]:
-    """(settings, departures, seeds) of a run and of those that it needs."""
-    recipe = config["recipe"]
-    names = hashlib.sha256(json.dumps(config.get("classes")).encode()).hexdigest()[:8]
-    everything = {**flat(config), "recipe": same(recipe), "classes": names}
+class _Description(NamedTuple):
+    """The settings and seeds of a run, and where it differs from the paper: None where the paper has no settings."""
+
+    settings: dict[str, Any]
+    differing: dict[str, tuple[Any, Any]] | None
+    seeds: tuple[int, ...]
+
+
+def _describe(path: Path, config: AnyConfig) -> _Description:
+    """Describes a run together with its teacher and the run that it starts from."""
+    names = hashlib.sha256(json.dumps(config.classes).encode()).hexdigest()[:8]
+    everything = {**flatten(config), "recipe": same(config.recipe), "classes": names}
     settings = {key: value for key, value in everything.items() if key not in IGNORED}
+    if not isinstance(config, RunConfig):
+        return _Description(settings, None, ())
     reference = _reference(config)
-    departures = None if reference is None else _differing(settings, reference)
-    seeds = [config.get("seed", 0)]
-    kind = RECIPES.get(recipe)
-    for role, where in (
-        ("teacher", (config.get("teacher") or {}).get("workdir")),
-        ("init", config.get("train", {}).get("init")),
-    ):
-        expected = getattr(kind, role, "")
-        if not where:
-            continue
-        parent = beside(path, where)
-        other = _config(parent)
-        theirs: dict[str, Any] = {}
-        wrong: dict[str, tuple[Any, Any]] | None = {"": ("not found", None)}
-        more: tuple[int, ...] = ()
-        if other is not None:
-            theirs, wrong, more = _describe(parent, other)
-            if expected != GIVEN and theirs["recipe"] != same(expected):
-                # Other recipes have other settings: to name them all would hide what matters.
-                wrong = {"recipe": (other["recipe"], expected or "none")}
-            elif wrong is None:
-                key = "data.name" if other["recipe"] in RECIPES else "recipe"
-                wrong = {key: (theirs[key], None)}
-            if "train" in other and not (parent / "results.json").exists():
-                wrong = {**wrong, "results": ("not finished", None)}
-        prefix = {key: f"{role}.{key}" if key else role for key in (*theirs, *wrong)}
-        settings |= {prefix[key]: value for key, value in theirs.items()}
-        settings |= {prefix[key]: wrong[key][0] for key in wrong if key not in theirs}
-        if departures is not None:
-            departures |= {prefix[key]: value for key, value in wrong.items()}
-        seeds += more
-    return settings, departures, tuple(seeds)
+    differing = None if reference is None else differences({key: settings.get(key) for key in reference}, reference)
+    seeds = (config.seed,)
+    others = {"teacher": config.teacher and config.teacher.workdir, "init": config.training.init}
+    for role, where in others.items():
+        if where:
+            expected = getattr(RECIPES.get(config.recipe), role, None) or "none"
+            other = _describe_other(role, resolve_path(path, where), expected)
+            settings |= other.settings
+            differing = None if differing is None else differing | (other.differing or {})
+            seeds += other.seeds
+    return _Description(settings, differing, seeds)
 
 
-def _reference(config: dict[str, Any]) -> dict[str, Any] | None:
-    """The paper's settings for a run, flat; None where the paper says nothing of such a run."""
-    kind, arch = RECIPES.get(config["recipe"]), config["network"]["arch"]
-    dataset = _dataset(config)
-    schedule = "probe" if kind is RECIPES["probe"] else kind.schedule if kind else ""
-    if kind is None or (dataset, schedule) not in SETTINGS:
+def _describe_other(role: str, path: Path, expected: str) -> _Description:
+    """Describes the teacher of a run, or the run that it starts from; all keys begin with the role.
+
+    Args:
+      role: 'teacher' or 'init'.
+      path: its directory.
+      expected: the recipe that it should have; `GIVEN` for any, 'none' where the paper has no such run.
+    """
+    config = _read_config(path)
+    if config is None:
+        return _Description({role: NOT_FOUND}, {role: (NOT_FOUND, None)}, ())
+    settings, differing, seeds = _describe(path, config)
+    if expected != GIVEN and settings["recipe"] != same(expected):
+        # Another recipe has other settings: if all were listed, they would hide the reason.
+        differing = {"recipe": (config.recipe, expected)}
+    elif differing is None:
+        key = "data.name" if config.recipe in RECIPES else "recipe"
+        differing = {key: (settings[key], None)}
+    if not RunDirectory(path).is_finished():
+        settings = {**settings, "results": NOT_FINISHED}
+        differing = {**differing, "results": (NOT_FINISHED, None)}
+    return _Description(_prefixed(role, settings), _prefixed(role, differing), seeds)
+
+
+def _prefixed(role: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{role}.{key}": value for key, value in values.items()}
+
+
+def _reference(config: RunConfig) -> dict[str, Any] | None:
+    """The paper's settings for a run, by flat key; None where the paper has none for such runs."""
+    recipe, arch, dataset = RECIPES.get(config.recipe), config.network.arch, _dataset(config)
+    if recipe is None:
+        return None
+    schedule = "probe" if config.recipe == "probe" else recipe.schedule or "full"
+    if (dataset, schedule) not in SETTINGS:
         return None
     reference = {
         **SETTINGS[dataset, schedule],
-        "data.fraction": kind.share,
-        "train.trainable": kind.trainable,
-        **flat(kind.terms, "objective."),
+        "data.fraction": recipe.fraction,
+        "training.trainable": recipe.trainable or None,
     }
-    if dataset == "cifar100" and arch.startswith(SLOW) and not kind.schedule:
-        reference["train.lr"] = SLOW_LR
-    if kind.objective == "mutual":
+    for term, options in recipe.terms.items():
+        reference |= {f"objective.{term}.{key}": value for key, value in options.items()}
+    if dataset == "cifar100" and arch.startswith(SLOW) and schedule == "full":
+        reference["training.lr"] = SLOW_LR
+    if recipe.objective == "mutual":
         reference["network.peers"] = [arch, arch]
-    return reference
-
-
-def _differing(settings: dict[str, Any], reference: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """What differs. A key that an older run does not have is an option that there was not."""
-    reference = json.loads(json.dumps(reference))  # tuples as lists, as in a file
-    return {
-        key: (settings[key], value) for key, value in reference.items() if key in settings and settings[key] != value
-    }
-
-
-def _config(path: Path) -> dict[str, Any] | None:
-    """The config of a run; None where there is none, or another program's."""
-    found = _read(path / "config.json")
-    return found if isinstance(found, dict) and {"recipe", "network", "data"} <= found.keys() else None
-
-
-def _read(path: Path) -> Any:
-    try:
-        return read_json(path) if path.exists() else None
-    except OSError as error:
-        raise UserError(f"{path} can't be read: {error.strerror}") from error
+    if config.teacher and config.teacher.dtype:  # without one, the teacher keeps the dtype of its training
+        reference["teacher.dtype"] = "float32"
+    return json.loads(json.dumps(reference))  # lists for tuples, as in a config that was read

@@ -1,47 +1,48 @@
-"""Runs and the paper's numbers -> tables: rows by method, columns by pair, the command for what is missing."""
+"""The paper's tables with our runs: methods by pairs of networks, and a command for each missing entry."""
 
 import shlex
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from hsakd_jax.analysis.paper import TABLES, Column, Number
-from hsakd_jax.analysis.run_index import UNKNOWN, Run, by_settings, same
+from hsakd_jax.analysis.run_index import UNKNOWN, Agreement, Departures, Run, by_settings, same
 from hsakd_jax.experiments.recipes import RECIPES, parents
+from hsakd_jax.runs.config import differences
 
 MAIN = "python -m hsakd_jax.main"
-ROOT = "runs"  # where commands put what they train
+ROOT = "runs"  # where the commands put their runs
 PROBED_FROM = "cifar100"
 KINDS = {"imagenet2012": ("top1", "top5"), "voc": ("map",)}  # of accuracies, where not top-1 alone
-CONFIGS = {"imagenet2012": "imagenet"}  # where the file is not called as the dataset
+CONFIGS = {"imagenet2012": "imagenet"}  # where the config file is not named after the dataset
 
 
 class Entry(NamedTuple):
-    """One method on one pair in one setting.
+    """One method on one pair of networks in one setting.
 
     Attributes:
-      row: a key of `recipes.RECIPES`, or another word where there is no recipe.
+      recipe: a key of `recipes.RECIPES`, or the paper's word where there is no recipe.
       column: the pair.
       runs: one for each seed; none where the entry is missing.
-      apart: how its settings differ from those of the first entry of this row and column, by key: (here, there).
-      departures: how its settings differ from the paper's, by key: (here, the paper's); None where the paper has none.
-      paper: its number; None where the paper has none.
-      command: what fills it; '' where nothing is missing or no command can.
+      differing: its settings that are not those of the first entry of this method and pair, by key: (here, there).
+      departures: from the paper's settings.
+      paper: the paper's number; None where it has none.
+      command: trains what is missing; None where nothing is, or no command can.
     """
 
-    row: str
+    recipe: str
     column: Column
-    runs: list[Run]
-    apart: dict[str, tuple[Any, Any]]
-    departures: dict[str, tuple[Any, Any]] | None
-    paper: Number | None
-    command: str
+    runs: Sequence[Run] = ()
+    differing: Mapping[str, tuple[Any, Any]] = {}
+    departures: Departures = Departures(Agreement.UNPUBLISHED)
+    paper: Number | None = None
+    command: str | None = None
 
     @property
     def method(self) -> str:
-        """What people call it."""
-        return RECIPES[self.row].title if self.row in RECIPES else self.row
+        """Its name in tables."""
+        return RECIPES[self.recipe].title if self.recipe in RECIPES else self.recipe
 
     def ours(self, when: str, kind: str = "top1") -> tuple[float, float | None] | None:
         """Mean over seeds and, of two or more, standard deviation in %; None without runs.
@@ -56,25 +57,27 @@ class Entry(NamedTuple):
     @property
     def epochs(self) -> int | None:
         """Of each run; None without runs."""
-        return self.runs[0].results["last"]["epoch"] if self.runs else None
+        return self.runs[0].epochs if self.runs else None
 
     def difference(self, kind: str = "top1") -> float | None:
-        """Our best epoch minus the paper's; None unless both are there and the settings are the paper's."""
+        """Our best epoch minus the paper's; None unless there are both, with the paper's settings."""
         paper, ours = getattr(self.paper, kind, None), self.ours("best", kind)
-        return None if self.departures != {} or paper is None or ours is None else ours[0] - paper
+        if self.departures.agreement is not Agreement.EQUAL or paper is None or ours is None:
+            return None
+        return ours[0] - paper
 
 
 class Comparison(NamedTuple):
     """A table.
 
     Attributes:
-      key: of `published.TABLES`, or a dataset.
+      key: of `paper.TABLES`, or a dataset.
       title: what it shows.
-      notes: what a reader must know.
+      notes: remarks for the reader.
       kinds: accuracies that it shows: 'top1' and perhaps 'top5', or 'map'.
       columns: pairs, in order.
-      entries: by row, then by column.
-      repeated: runs left out, since another one has their seed and settings.
+      entries: by method, then by column.
+      repeated: runs left out, since another one has their seeds and settings.
     """
 
     key: str
@@ -95,62 +98,66 @@ def compare(runs: Sequence[Run], everything: bool = False) -> list[Comparison]:
 
     Args:
       runs: finished ones.
-      everything: whether also tables and columns without a run are given.
+      everything: whether tables and columns without a run are shown too.
     """
-    homes: dict[str, list[Run]] = {}
+    by_table: dict[str, list[Run]] = {}
     for run in runs:
-        homes.setdefault(_home(run), []).append(run)
-    keys = [key for key in TABLES if everything or key in homes] + sorted(homes.keys() - TABLES.keys())
-    return [_table(key, homes.get(key, []), runs, everything) for key in keys]
+        by_table.setdefault(_main_table(run), []).append(run)
+    keys = [key for key in TABLES if everything or key in by_table] + sorted(by_table.keys() - TABLES.keys())
+    return [_table(key, by_table.get(key, []), runs, everything) for key in keys]
 
 
-def command(key: str, row: str, column: Column, runs: Sequence[Run] = ()) -> str:
-    """What fills an entry, in a place where what it needs is shared with the other rows; '' where nothing does.
+def command(key: str, recipe: str, column: Column, runs: Sequence[Run] = ()) -> str | None:
+    """The command that trains a missing entry; entries that need the same run, such as a teacher, share its directory.
 
     Args:
       key: of the table.
-      row: a recipe.
+      recipe: of the entry.
       column: the pair.
       runs: finished ones; a teacher among them is not trained again.
+
+    Returns:
+      A shell command; None where no command can.
     """
-    kind, (dataset, teacher, student) = RECIPES.get(row), column
+    kind, (dataset, teacher, student) = RECIPES.get(recipe), column
     if kind is None or key == "voc":
-        return ""
+        return None
     pair = "-".join(filter(None, (teacher, student)))
     shared = f"{ROOT}/{dataset}/{pair}/seed0"
-    own = f"{shared}/{row}"
+    own = f"{shared}/{recipe}"
     config = f"configs/{CONFIGS.get(dataset, dataset)}.py"
     if key == "probe":
         source = Column(PROBED_FROM, teacher, student)
-        start = _found(runs, row, source) or [Path(f"{ROOT}/{PROBED_FROM}/{pair}/seed0/{row}")]
+        start = _find(runs, recipe, source) or [Path(f"{ROOT}/{PROBED_FROM}/{pair}/seed0/{recipe}")]
         return f"{MAIN} --config={config}:probe --workdir={own} --config.student.init={shlex.quote(str(start[0]))}"
-    names = [student] if kind.network == "student" or not teacher else [teacher]
+    names = [student if kind.network == "student" or teacher is None else teacher]
     # A run that needs others has a subdirectory, as they have; one that needs none would take the whole directory.
-    workdir, options = shared if parents(row) else own, []
+    workdir, options = shared if parents(recipe) else own, []
     if kind.teacher:
         names = [teacher, student]
-        there = _found(runs, kind.teacher, column)
+        there = _find(runs, kind.teacher, column)
         if there and Path(shared, kind.teacher) not in there:
             workdir, options = own, [f"--config.teacher.workdir={shlex.quote(str(there[0]))}"]
     options += ["--config.data.dir=DIR"] if dataset == "imagenet2012" else []
-    return " ".join([MAIN, f"--config={config}:{'/'.join([row, *names])}", f"--workdir={workdir}", *options])
+    return " ".join([MAIN, f"--config={config}:{'/'.join([recipe, *names])}", f"--workdir={workdir}", *options])
 
 
-def _found(runs: Sequence[Run], row: str, column: Column) -> list[Path]:
-    """Runs of a row with the paper's settings."""
-    return [run.path for run in runs if run.departures == {} and _fits(run, "", row, column)]
+def _find(runs: Sequence[Run], recipe: str, column: Column) -> list[Path]:
+    """Runs of a recipe with the paper's settings."""
+    equal = [run for run in runs if run.departures.agreement is Agreement.EQUAL]
+    return [run.path for run in equal if _fits(run, None, recipe, column)]
 
 
-def _home(run: Run) -> str:
-    """The one table that is shown because of a run."""
+def _main_table(run: Run) -> str:
+    """The one table that is shown because of a run; others may contain the run too."""
     kind = RECIPES.get(run.recipe)
     if run.recipe == "probe":
         return "probe"
-    if kind and kind.share < 1:
+    if kind and kind.fraction < 1:
         return "few_shot"
     if run.recipe.startswith("ablation_"):
         return "ablation"
-    if kind and kind.objective == "mutual":
+    if run.config.objective.kind == "mutual":
         return "online"
     if run.recipe in ("rotated", "joint"):
         return "labels"
@@ -160,93 +167,108 @@ def _home(run: Run) -> str:
     return run.dataset
 
 
-def _fits(run: Run, key: str, row: str, column: Column) -> bool:
-    """Whether a run belongs to a row and a column of a table."""
-    if (run.recipe == "probe") != (key == "probe") or run.dataset != column.dataset or same(run.row) != same(row):
+def _fits(run: Run, key: str | None, recipe: str, column: Column) -> bool:
+    """Whether a run belongs to a recipe and a column of a table; `key` None is for any table but that of probes."""
+    if (run.recipe == "probe") != (key == "probe") or run.dataset != column.dataset or same(run.method) != same(recipe):
         return False
-    kind = RECIPES.get(row)
+    kind = RECIPES.get(recipe)
     if kind is None or kind.teacher:
         return (run.teacher, run.student) == (column.teacher, column.student)
-    if not column.teacher:  # one row is enough for what is trained alike
-        return row == _alone(row) and run.student == column.student
+    if column.teacher is None:  # of recipes that train the same, one is enough
+        return recipe == _student_form(recipe) and run.student == column.student
     return run.student == (column.teacher if kind.network == "teacher" else column.student)
 
 
-def _alone(row: str) -> str:
+def _student_form(recipe: str) -> str:
     """The recipe that trains the same outside of a pair of networks: 'baseline' for 'backbone'."""
-    return next((name for name, kind in RECIPES.items() if same(name) == same(row) and kind.network == "student"), row)
+    alike = (name for name, kind in RECIPES.items() if same(name) == same(recipe) and kind.network == "student")
+    return next(alike, recipe)
 
 
-def _table(key: str, homes: Sequence[Run], runs: Sequence[Run], everything: bool) -> Comparison:
+def _table(key: str, main_runs: Sequence[Run], runs: Sequence[Run], everything: bool) -> Comparison:
+    """A table; `main_runs` are those because of which it is shown."""
     paper = TABLES.get(key)
     numbers = paper.numbers if paper else {}
     published = list(dict.fromkeys(column for cells in numbers.values() for column in cells))
-    columns = _columns(key, homes, published, list(numbers), everything)
-    extras = {row for run in homes for row in (run.row, _alone(run.row))} - numbers.keys()
+    columns = _columns(key, main_runs, published, list(numbers), everything)
+    extras = {recipe for run in main_runs for recipe in (run.method, _student_form(run.method))} - numbers.keys()
     entries, repeated = [], []
-    for row in _ordered(list(numbers), extras):
+    for recipe in _ordered(list(numbers), extras):
         for column in columns:
-            number = numbers.get(row, {}).get(column)
-            found = [run for run in runs if _fits(run, key, row, column)]
+            number = numbers.get(recipe, {}).get(column)
+            found = [run for run in runs if _fits(run, key, recipe, column)]
             if found:
-                made, again = _entries(row, column, found, number)
+                made, again = _entries(recipe, column, found, number)
                 entries += made
                 repeated += again
             elif number:
-                entries.append(Entry(row, column, [], {}, None, number, command(key, row, column, runs)))
+                entries.append(Entry(recipe, column, paper=number, command=command(key, recipe, column, runs)))
     notes = [paper.note] if paper and paper.note else []
-    networks = {name for column in columns for name in column[1:]}
+    notes += _remarks({name for column in columns for name in column[1:]}, entries)
+    return Comparison(
+        key=key,
+        title=paper.title if paper else key,
+        notes=notes,
+        kinds=KINDS.get(key, ("top1",)),
+        columns=columns,
+        entries=entries,
+        repeated=list({run.path: run for run in repeated}.values()),
+    )
+
+
+def _remarks(networks: set[str | None], entries: Sequence[Entry]) -> list[str]:
+    remarks = []
     if "mobilenetV2" in networks:
-        notes.append("mobilenetV2 is HSAKD's, whose stem has stride 1; CRD's of that name is mobilenetV2_crd")
+        remarks.append("mobilenetV2 is HSAKD's, whose stem has stride 1; CRD's of that name is mobilenetV2_crd")
     if "mobilenetV2_crd" in networks:
-        notes.append("mobilenetV2_crd is CRD's MobileNetV2, not the paper's: its numbers are for mobilenetV2")
+        remarks.append("mobilenetV2_crd is CRD's MobileNetV2, not the paper's: its numbers are for mobilenetV2")
     if UNKNOWN in networks:
-        notes.append(f"{UNKNOWN}: the teacher's run is not found, nor named in the results")
-    if any(entry.row == "probe" for entry in entries):
-        notes.append(f"{RECIPES['probe'].title}: the run that it started from is not found")
-    again = list({run.path: run for run in repeated}.values())
-    return Comparison(key, paper.title if paper else key, notes, KINDS.get(key, ("top1",)), columns, entries, again)
+        remarks.append(f"{UNKNOWN}: the teacher's run is not found, and the results do not name it")
+    if any(entry.recipe == "probe" for entry in entries):
+        remarks.append(f"{RECIPES['probe'].title}: the run that it started from is not found")
+    return remarks
 
 
 def _columns(
-    key: str, homes: Sequence[Run], published: list[Column], rows: list[str], everything: bool
+    key: str, main_runs: Sequence[Run], published: list[Column], recipes: list[str], everything: bool
 ) -> list[Column]:
     """The paper's columns that have a run, in its order, then others."""
     found: list[Column] = []
-    for run in sorted(homes, key=lambda run: not run.teacher):  # pairs first: who was not taught may stand in one
+    # Pairs first: a run without a teacher may belong to one.
+    for run in sorted(main_runs, key=lambda run: run.teacher is None):
         own = Column(run.dataset, run.teacher, run.student)
-        fitting = [c for c in [*found, *published] if any(_fits(run, key, row, c) for row in [run.row, *rows])]
+        fitting = [c for c in [*found, *published] if any(_fits(run, key, name, c) for name in [run.method, *recipes])]
         found.append(own if run.teacher else [*fitting, own][0])
     shown = [column for column in published if everything or column in found]
     return list(dict.fromkeys([*shown, *found]))
 
 
-def _ordered(rows: list[str], extras: Iterable[str]) -> list[str]:
-    """Rows in the order of the paper, others where the recipes have them."""
-    order = {row: i for i, row in enumerate(RECIPES)}
-    for extra in sorted(extras, key=lambda row: (order.get(row, len(order)), row)):
-        before = [i for i, row in enumerate(rows) if row in order and order[row] < order.get(extra, len(order))]
-        rows = [*rows]
-        rows.insert(before[-1] + 1 if before else 0, extra)
-    return rows
+def _ordered(recipes: list[str], extras: Iterable[str]) -> list[str]:
+    """Recipes in the order of the paper, others where `RECIPES` has them."""
+    order = {name: i for i, name in enumerate(RECIPES)}
+    for extra in sorted(extras, key=lambda name: (order.get(name, len(order)), name)):
+        before = [i for i, name in enumerate(recipes) if order.get(name, len(order)) < order.get(extra, len(order))]
+        recipes = [*recipes]
+        recipes.insert(before[-1] + 1 if before else 0, extra)
+    return recipes
 
 
-def _entries(row: str, column: Column, runs: Sequence[Run], number: Number | None) -> tuple[list[Entry], list[Run]]:
-    """Entries by setting, the paper's first, then by their number of runs; and runs whose seed is there already."""
+def _entries(recipe: str, column: Column, runs: Sequence[Run], number: Number | None) -> tuple[list[Entry], list[Run]]:
+    """Entries by setting, the paper's first, then by their number of runs; and runs that repeat a seed."""
     groups, repeated = by_settings(runs)
-    ordered = sorted(groups, key=lambda group: (group[0].departures != {}, -len(group)))
+    ordered = sorted(groups, key=lambda runs: (runs[0].departures.agreement is not Agreement.EQUAL, -len(runs)))
     first = ordered[0][0].settings
     entries = []
     for group in ordered:
-        apart = _differing(group[0].settings, first)
-        entries.append(Entry(row, column, group, apart, group[0].departures, number, ""))
+        differing = _differing(group[0].settings, first)
+        entries.append(Entry(recipe, column, group, differing, departures=group[0].departures, paper=number))
     return entries, repeated
 
 
 def _differing(here: dict[str, Any], there: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    keys = {key for key in here.keys() | there.keys() if here.get(key) != there.get(key)}
+    found = differences(here, there)
     for role in ("teacher", "init"):
-        # Of a run that is not found, or of another kind, more need not be said.
-        for whole in {role, f"{role}.recipe"} & keys:
-            keys = {key for key in keys if key == whole or not key.startswith(f"{role}.")}
-    return {key: (here.get(key), there.get(key)) for key in sorted(keys)}
+        # If that run is not found, or has another recipe, its other settings are not shown.
+        for whole in {role, f"{role}.recipe"} & found.keys():
+            found = {key: both for key, both in found.items() if key == whole or not key.startswith(f"{role}.")}
+    return found

@@ -11,15 +11,20 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from conftest import ROOT
 
 from hsakd_jax.analysis import rendering, run_index, tables
 from hsakd_jax.analysis.paper import TABLES, Column, Number
+from hsakd_jax.analysis.run_index import Agreement, Departures
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.experiments import pipeline
+from hsakd_jax.core.files import read_json, write_json
 from hsakd_jax.experiments.recipes import RECIPES, needed
+from hsakd_jax.experiments.resolve import resolve
 from hsakd_jax.models import NETWORKS
+from hsakd_jax.runs.config import Config, ConvertedConfig, RunConfig
+from hsakd_jax.runs.results import Results, Sizes, TaughtBy
 
 PAIR = Column("cifar100", "resnet56", "resnet20")
 CLASSES = {"cifar100": 100, "imagenet2012": 1000, "stl10": 10, "tiny_imagenet": 200, "digits": 10}
@@ -30,43 +35,54 @@ def config_file(name):
     return runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"]
 
 
-def make(path, words, last, best=None, seed=0, config="cifar100", finished=True, init="", **changes):
-    """A run folder as training leaves it, without checkpoints; `changes` are keys of config.json, 'train__epochs'."""
+def change(config, **values):
+    """A config with other values; keys are those of config.json, such as 'training__epochs'."""
+    tree = msgspec.to_builtins(config)
+    for key, value in values.items():
+        *sections, name = key.split("__")
+        functools.reduce(dict.__getitem__, sections, tree)[name] = value
+    return msgspec.convert(tree, RunConfig)
+
+
+def make(path, words, last, best=None, *, seed=0, config="cifar100", finished=True, init="", **values):
+    """A run folder as training leaves it, without checkpoints; `values` as for `change`."""
     command = config_file(config)(words).to_dict() | {"seed": seed}
     (recipe,) = command["runs"]
     command["student"]["init"] = str(init)
     shape = (224, 224, 3) if config == "imagenet" else (32, 32, 3)
     classes = [str(i) for i in range(CLASSES[command["data"]["name"]])]
     splits = SimpleNamespace(train=SimpleNamespace(image_shape=shape), class_names=classes)
-    resolved = pipeline.resolve(command, recipe, splits)
-    for key, value in changes.items():
-        *sections, name = key.split("__")
-        functools.reduce(dict.__getitem__, sections, resolved)[name] = value
+    resolved = change(resolve(command, recipe, splits), **values)
     path.mkdir(parents=True)
-    (path / "config.json").write_text(json.dumps(resolved))
+    write_json(path / "config.json", resolved)
     if not finished:
         return path
-    epochs = resolved["train"]["epochs"]
-    peers = ("peer1/", "peer2/") if resolved["network"]["peers"] else ("",)
+    epochs = resolved.training.epochs
+    peers = ("peer1/", "peer2/") if resolved.network.peers else ("",)
 
     def measured(top1):
         top1 = top1 if isinstance(top1, tuple) else (top1,) * len(peers)
         return {f"{peer}top{k}": value + (k - 1) for peer, value in zip(peers, top1, strict=True) for k in (1, 5)}
 
-    results = {
-        "last": {"epoch": epochs, **measured(last)},
-        "best": {"epoch": epochs - 7, "chosen_by": "top-1 on test", **measured(last if best is None else best)},
-        "recipe": recipe,
-        "arch": resolved["network"]["arch"],
-        "seed": seed,
-        "teacher": {"arch": command["teacher"]["arch"], "recipe": RECIPES[recipe].teacher, "last": {}}
-        if RECIPES[recipe].teacher
-        else None,
-        "versions": {"hsakd_jax": "0.1.0", "jax": "0.10.2", "flax": "0.12.8"},
-        "device": "1 x NVIDIA H100 80GB HBM3",
-        "git": "7ff53584",
-    }
-    (path / "results.json").write_text(json.dumps(results))
+    taught_by = TaughtBy(arch=command["teacher"]["arch"], recipe=RECIPES[recipe].teacher, last=None)
+    results = Results(
+        last={"epoch": epochs, **measured(last)},
+        best={"epoch": epochs - 7, **measured(last if best is None else best)},
+        selected_by="top-1 on test",
+        recipe=recipe,
+        arch=resolved.network.arch,
+        seed=seed,
+        teacher=taught_by if RECIPES[recipe].teacher else None,
+        train_images=50000,
+        test_images=10000,
+        parameters=Sizes(with_branches=9999, backbone=5142),
+        multiply_adds=Sizes(with_branches=99999, backbone=49568),
+        images_per_s=None,
+        versions={"hsakd_jax": "0.1.0", "jax": "0.10.2", "flax": "0.12.8"},
+        device="1 x NVIDIA H100 80GB HBM3",
+        git="7ff53584",
+    )
+    write_json(path / "results.json", results)
     return path
 
 
@@ -80,15 +96,15 @@ def run_tables(tmp_path):
     return compare
 
 
-def entries(table, row, column=PAIR):
-    return [entry for entry in table.entries if (entry.row, entry.column) == (row, column)]
+def entries(table, recipe, column=PAIR):
+    return [entry for entry in table.entries if (entry.recipe, entry.column) == (recipe, column)]
 
 
 def pair(root, seeds=(0, 1, 2)):
     """Runs of ResNet-56 -> ResNet-20 as `tables.command` lays them out."""
     for seed, shift in zip(seeds, (-0.3, 0.0, 0.6), strict=False):
         make(root / f"seed{seed}/teacher", "teacher/resnet56", 77.0 + shift, seed=seed)
-        make(root / f"seed{seed}/student", "student/resnet56/resnet20", 73.0 + shift, 73.5 + shift, seed)
+        make(root / f"seed{seed}/student", "student/resnet56/resnet20", 73.0 + shift, 73.5 + shift, seed=seed)
 
 
 def test_published_numbers():
@@ -101,27 +117,27 @@ def test_published_numbers():
     assert cifar["student_frozen"][Column("cifar100", "vgg13_bn", "mobilenetV2")] == Number(77.45, 0.21)
     imagenet = Column("imagenet2012", "resnet34_imagenet", "resnet18_imagenet")
     assert TABLES["imagenet2012"].numbers["student"][imagenet] == Number(72.39, top5=91.00)
-    assert TABLES["online"].numbers["mutual"][Column("cifar100", "", "resnet32x4")] == Number(84.91, 0.19)
+    assert TABLES["online"].numbers["mutual"][Column("cifar100", None, "resnet32x4")] == Number(84.91, 0.19)
     assert TABLES["few_shot"].numbers["crd_50"][PAIR] == Number(69.91)
     assert TABLES["ablation"].numbers["ablation_upright"][Column("cifar100", "wrn_40_2", "ShuffleV1")] == Number(79.06)
-    assert TABLES["labels"].numbers["rotated"][Column("tiny_imagenet", "", "ResNet18")] == Number(62.66)
+    assert TABLES["labels"].numbers["rotated"][Column("tiny_imagenet", None, "ResNet18")] == Number(62.66)
     assert TABLES["probe"].numbers["kd"][Column("tiny_imagenet", "vgg13_bn", "mobilenetV2")] == Number(34.15)
     assert {len(cells) for cells in cifar.values()} == {8}
 
 
 def test_published_names_exist():
-    rows = {row for table in TABLES.values() for row in table.numbers}
-    assert rows - RECIPES.keys() == {"AB"}
+    methods = {method for table in TABLES.values() for method in table.numbers}
+    assert methods - RECIPES.keys() == {"AB"}
     columns = {column for table in TABLES.values() for cells in table.numbers.values() for column in cells}
-    assert {name for column in columns for name in column[1:]} - NETWORKS.keys() == {""}
+    assert {name for column in columns for name in column[1:]} - NETWORKS.keys() == {None}
 
 
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        *(("cifar100", f"{row}/resnet56/resnet20") for row in RECIPES if row != "probe"),
+        *(("cifar100", f"{recipe}/resnet56/resnet20") for recipe in RECIPES if recipe != "probe"),
         ("cifar100", "student/vgg13_bn/mobilenetV2"),
-        *(("imagenet", row) for row in TABLES["imagenet2012"].numbers),
+        *(("imagenet", recipe) for recipe in TABLES["imagenet2012"].numbers),
         ("stl10", "probe"),
         ("tiny_imagenet", "probe"),
     ],
@@ -131,16 +147,15 @@ def test_the_settings_of_the_configs_are_the_papers(config, words, tmp_path):
     start = make(tmp_path / "start", "baseline/mobilenetV2", 70.0) if words == "probe" else ""
     make(tmp_path / "run", words, 70.0, config=config, init=start)
     (run,), _ = run_index.find([tmp_path / "run"])
-    assert {key for key in run.departures if key not in ("teacher", "init")} == set()
+    assert {key for key in run.departures.settings if key not in ("teacher", "init")} == set()
+    assert run.departures.agreement is not Agreement.UNPUBLISHED
 
 
 def test_seeds_of_equal_settings_are_averaged(tmp_path, run_tables):
     pair(tmp_path)
     # Where the data lay, and a smaller memory, are no settings.
     path = tmp_path / "seed1/student/config.json"
-    config = json.loads(path.read_text())
-    config["data"]["dir"], config["train"]["remat"] = "/elsewhere", True
-    path.write_text(json.dumps(config))
+    write_json(path, change(read_json(path, RunConfig), data__dir="/elsewhere", training__remat=True))
     table = run_tables()["cifar100"]
     (student,), (teacher,) = entries(table, "student"), entries(table, "teacher")
     assert len(student.runs) == 3
@@ -148,44 +163,47 @@ def test_seeds_of_equal_settings_are_averaged(tmp_path, run_tables):
     assert student.ours("best") == pytest.approx((73.6, 0.4582576))
     assert student.difference() == pytest.approx(73.6 - 73.73)
     assert teacher.ours("best")[0] == pytest.approx(77.1)
-    assert student.departures == student.apart == {}
+    assert student.departures == Departures(Agreement.EQUAL)
+    assert student.differing == {}
     assert table.columns == [PAIR]
 
 
-def test_other_settings_stand_apart(tmp_path, run_tables):
+def test_other_settings_make_entries_of_their_own(tmp_path, run_tables):
     pair(tmp_path, (0, 1))
     make(tmp_path / "short/teacher", "teacher/resnet56", 77.0, seed=5)
-    short = {"train__epochs": 60, "train__milestones": [37, 45, 52]}
+    short = {"training__epochs": 60, "training__milestones": [37, 45, 52]}
     make(tmp_path / "short/student", "student/resnet56/resnet20", 68.0, seed=5, **short)
-    make(tmp_path / "seed0/heavy", "student/resnet56/resnet20", 90.0, objective__kl_aux__weight=2.0)
+    make(tmp_path / "seed0/heavy", "student/resnet56/resnet20", 90.0, objective__terms__kl_aux__weight=2.0)
     first, *others = entries(run_tables()["cifar100"], "student")
     assert len(first.runs) == 2
     assert first.difference() is not None
-    by_keys = {tuple(entry.apart): entry for entry in others}
-    assert set(by_keys) == {("objective.kl_aux.weight",), ("train.epochs", "train.milestones")}
+    by_keys = {tuple(entry.differing): entry for entry in others}
+    assert set(by_keys) == {("objective.kl_aux.weight",), ("training.epochs", "training.milestones")}
     assert all(entry.difference() is None for entry in others)
-    assert by_keys["objective.kl_aux.weight",].departures == {"objective.kl_aux.weight": (2.0, 1.0)}
+    heavy = Departures(Agreement.DIFFERENT, {"objective.kl_aux.weight": (2.0, 1.0)})
+    assert by_keys["objective.kl_aux.weight",].departures == heavy
     text = rendering.as_text(list(run_tables().values()))
     assert re.search(r"\n  epochs 60, 1 more \[\d\] +68.00 +68.00 +1 +60  73.73 \(0.10\) +\[\d\]\n", text)
     assert max(map(len, text.splitlines())) <= 120
-    assert "not the paper's settings: train.epochs 60 (paper: 240), train.milestones [37, 45, 52] (paper: [150," in text
+    remark = "not the paper's settings: training.epochs 60 (paper: 240), training.milestones [37, 45, 52] (paper: [150,"
+    assert remark in " ".join(text.split())
 
 
 @pytest.mark.parametrize(
     ("teacher", "changes", "key"),
     [
-        ("teacher/resnet56", {"train__epochs": 2}, "teacher.train.epochs"),
+        ("teacher/resnet56", {"training__epochs": 2}, "teacher.training.epochs"),
         ("teacher_frozen/resnet56", {}, "teacher.recipe"),
         ("teacher/resnet56", {"finished": False}, "teacher.results"),
         (None, {}, "teacher"),
     ],
 )
-def test_a_teacher_that_is_not_the_papers_is_told(teacher, changes, key, tmp_path, run_tables):
+def test_a_teacher_with_other_settings_is_shown(teacher, changes, key, tmp_path, run_tables):
     if teacher:
         make(tmp_path / "teacher", teacher, 77.0, **changes)
     make(tmp_path / "student", "student/resnet56/resnet20", 73.0)
     (student,) = entries(run_tables()["cifar100"], "student")
-    assert set(student.departures) == {key}
+    assert set(student.departures.settings) == {key}
     assert student.difference() is None
     assert f"not the paper's settings: {key} " in rendering.as_text(list(run_tables().values()))
 
@@ -202,15 +220,11 @@ def test_a_seed_counts_once(tmp_path, run_tables):
     assert "left out, since another run has the same seed and settings" in rendering.as_markdown([table])
 
 
-def test_results_of_an_older_run(tmp_path, run_tables):
-    """Without 'teacher' in results.json, and without keys of config.json that came later."""
+def test_a_teacher_that_nothing_names(tmp_path, run_tables):
+    """Its run is found as long as it is there, without 'teacher' in results.json."""
     pair(tmp_path, (0,))
-    path = tmp_path / "seed0/student"
-    results, config = (json.loads((path / f"{name}.json").read_text()) for name in ("results", "config"))
-    del results["teacher"], config["data"]["crop"], config["train"]["lr_batch"], config["classes"]
-    config["network"]["peers"] = 0
-    (path / "results.json").write_text(json.dumps(results))
-    (path / "config.json").write_text(json.dumps(config))
+    path = tmp_path / "seed0/student/results.json"
+    write_json(path, msgspec.structs.replace(read_json(path, Results), teacher=None))
     (student,) = entries(run_tables()["cifar100"], "student")
     assert student.difference() == pytest.approx(73.2 - 73.73)
     shutil.rmtree(tmp_path / "seed0/teacher")
@@ -222,7 +236,7 @@ def test_a_short_run_is_told_from_a_long_one(tmp_path, run_tables):
     """Where the paper has no numbers, nothing else tells that two methods were not trained alike."""
     make(tmp_path / "baseline", "baseline", 89.0, config="digits")
     make(tmp_path / "teacher", "backbone", 94.0, config="digits")
-    make(tmp_path / "kd", "kd", 22.0, config="digits", train__epochs=2)
+    make(tmp_path / "kd", "kd", 22.0, config="digits", training__epochs=2)
     shown = list(run_tables().values())
     text = rendering.as_text(shown)
     assert re.search(r"\nmethod +recipe +last, top-1 % +best +runs +epochs\n", text)
@@ -232,12 +246,12 @@ def test_a_short_run_is_told_from_a_long_one(tmp_path, run_tables):
     assert {row["epochs"] for row in json.loads(rendering.as_json(shown))} >= {2, 120}
 
 
-def test_networks_that_are_trained_alike_are_one_row(tmp_path, run_tables):
+def test_recipes_that_train_the_same_are_one_entry(tmp_path, run_tables):
     make(tmp_path / "backbone", "backbone/wrn_40_2", 76.0, seed=0)
     make(tmp_path / "baseline", "baseline/wrn_40_2", 77.0, seed=1)
     make(tmp_path / "online", "teacher_online/wrn_40_2", (82.0, 83.0), seed=1)
     online = run_tables()["online"]
-    column = Column("cifar100", "", "wrn_40_2")
+    column = Column("cifar100", None, "wrn_40_2")
     (alone,), (mutual,) = entries(online, "baseline", column), entries(online, "mutual", column)
     assert alone.ours("best")[0] == 76.5
     assert mutual.ours("best") == (82.5, None)
@@ -252,7 +266,7 @@ def test_every_kind_of_table(tmp_path, run_tables):
     make(tmp_path / "b/backbone", "backbone/vgg13_bn", 74.0)
     make(tmp_path / "b/kd", "kd/vgg13_bn/mobilenetV2", 75.0)
     make(tmp_path / "probe", "probe", 67.0, config="stl10", init=tmp_path / "b/kd")
-    make(tmp_path / "lost", "probe", 66.0, config="stl10", init=tmp_path / "b/kd", train__init="../gone")
+    make(tmp_path / "lost", "probe", 66.0, config="stl10", init=tmp_path / "b/kd", training__init="../gone")
     make(tmp_path / "rotated", "rotated", 62.0, config="tiny_imagenet")
     make(tmp_path / "imagenet", "baseline", 70.0, config="imagenet")
     make(tmp_path / "crd/teacher", "teacher/wrn_40_2", 80.0)
@@ -264,9 +278,9 @@ def test_every_kind_of_table(tmp_path, run_tables):
     assert entries(found["ablation"], "ablation_joint")[0].paper is None
     stl = Column("stl10", "vgg13_bn", "mobilenetV2")
     assert entries(found["probe"], "kd", stl)[0].difference() == pytest.approx(67.0 - 67.90)
-    (lost,) = [entry for entry in found["probe"].entries if entry.row == "probe"]
-    assert lost.departures == {"init": ("not found", None)}
-    tiny = Column("tiny_imagenet", "", "ResNet18")
+    (lost,) = [entry for entry in found["probe"].entries if entry.recipe == "probe"]
+    assert lost.departures.settings == {"init": ("not found", None)}
+    tiny = Column("tiny_imagenet", None, "ResNet18")
     assert entries(found["labels"], "rotated", tiny)[0].difference() is None
     text = rendering.as_text(list(found.values()))
     assert "not compared: the paper does not give its settings" in text
@@ -307,12 +321,12 @@ def test_commands_of_missing_entries_are_commands(run_tables):
     for table in found.values():
         for entry in table.entries:
             if not entry.command:
-                assert entry.row == "AB" or table.key == "voc"
+                assert entry.recipe == "AB" or table.key == "voc"
                 continue
             file, words, workdir = re.search(r"--config=configs/(\w+).py:(\S+) --workdir=(\S+)", entry.command).groups()
             config = config_file(file)(words)
             recipe, *_ = words.split("/")
-            assert recipe == ("probe" if table.key == "probe" else entry.row)
+            assert recipe == ("probe" if table.key == "probe" else entry.recipe)
             assert config.data.name == entry.column.dataset
             if RECIPES[recipe].network == "student":
                 assert config.student.arch == entry.column.student
@@ -322,7 +336,7 @@ def test_commands_of_missing_entries_are_commands(run_tables):
             for name in names:
                 place = workdir if len(names) == 1 else f"{workdir}/{name}"
                 arch = config[RECIPES[name].network].arch
-                probed = entry.row if recipe == "probe" else ""
+                probed = entry.recipe if recipe == "probe" else ""
                 assert runs.setdefault(place, (name, arch, probed)) == (name, arch, probed)
             given += 1
     assert given > 130
@@ -338,10 +352,11 @@ def test_a_teacher_that_is_there_is_not_trained_again(tmp_path, run_tables):
 def test_the_command(tmp_path, run_command):
     pair(tmp_path / "runs", (0,))
     make(tmp_path / "runs/seed0/kd", "kd/resnet56/resnet20", 0.0, finished=False)
-    make(tmp_path / "runs/seed0/converted", "teacher/resnet56", 0.0, finished=False)
-    (tmp_path / "runs/seed0/converted/config.json").write_text('{"recipe": "converted", "network": {}, "data": {}}')
+    file = make(tmp_path / "runs/seed0/converted", "teacher/resnet56", 0.0, finished=False) / "config.json"
+    parts = {key: getattr(read_json(file, RunConfig), key) for key in Config.__struct_fields__}
+    write_json(file, ConvertedConfig(**parts, source="net.pth", sha256="00"))
     (tmp_path / "runs/foreign").mkdir()
-    (tmp_path / "runs/foreign/config.json").write_text("{}")
+    (tmp_path / "runs/foreign/config.json").write_text('{"format": "of another program"}')
     shown = run_command("results", tmp_path / "runs")
     assert shown.returncode == 0, shown.stderr
     assert shown.stdout.endswith(f"1 unfinished and not shown: {tmp_path}/runs/seed0/kd\n")
@@ -357,7 +372,7 @@ def test_the_command(tmp_path, run_command):
         ([], "RUNS... is missing"),
         (["none"], "none: no run there (a run's folder has a config.json): check the path"),
         (["absent"], "absent is no folder: check the path"),
-        (["none", "--csv", "--json"], "--csv and --json: give one of them"),
+        (["none", "--csv", "--json"], "--csv and --json: set only one of them"),
     ],
 )
 def test_bad_input(words, message, tmp_path):
@@ -371,26 +386,29 @@ def test_bad_input(words, message, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "message"),
+    ("file", "old", "new", "message"),
     [
-        ("results.json", "{", "is not readable JSON"),
-        ("results.json", "[]", "holds no results of this package"),
-        ("results.json", '{"last": {}, "best": {}}', "has no top-1 accuracy"),
-        ("config.json", '{"recipe": "kd", "network": [], "data": {}, "train": {}}', "holds no results of this package"),
+        ("results.json", r"(?s).*", "{", "is not valid: Input data was truncated"),
+        ("results.json", r"(?s).*", "[]", "is not valid: Expected `object`, got `array`"),
+        ("results.json", '"top1"', '"top2"', "has no top-1 accuracy"),
+        ("results.json", '"seed": 0', '"seed": "0"', "is not valid: seed: Expected `int`, got `str`"),
+        ("config.json", r"(?s).*", "{", "is not valid: Input data was truncated"),
+        ("config.json", '"lr": 0.05', '"lr": "fast"', "is not valid: training.lr: Expected `float`, got `str`"),
+        ("config.json", "hsakd_jax run 1", "hsakd_jax run 9", "is not valid: format: Invalid value 'hsakd_jax run 9'"),
     ],
 )
-def test_a_damaged_run_is_named(file, text, message, tmp_path):
-    make(tmp_path / "run", "baseline/resnet20", 70.0)
-    (tmp_path / "run" / file).write_text(text)
-    with pytest.raises(UserError, match=f"run.*{message}"):
+def test_a_damaged_run_is_named(file, old, new, message, tmp_path):
+    path = make(tmp_path / "run", "baseline/resnet20", 70.0) / file
+    path.write_text(re.sub(old, new, path.read_text(), count=1))
+    with pytest.raises(UserError, match=re.escape(f"{path} {message}")):
         run_index.find([tmp_path])
 
 
 def test_it_needs_no_jax(tmp_path):
     make(tmp_path / "run", "baseline/resnet20", 70.0)
     code = (
-        "import sys; from hsakd_jax import collected, formats, tables; "
-        f"formats.as_text(tables.compare(collected.find([{str(tmp_path)!r}])[0], True)); "
+        "import sys; from hsakd_jax.analysis import rendering, run_index, tables; "
+        f"rendering.as_text(tables.compare(run_index.find([{str(tmp_path)!r}])[0], True)); "
         "assert 'jax' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

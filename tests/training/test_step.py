@@ -58,7 +58,7 @@ def test_what_is_not_trainable_is_fixed():
             same = jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), before, after))
             assert not any(same) if part.startswith("branch") else all(same), (collection, part)
     # No momentum is kept for them either.
-    params = case.variables["params"]
+    params = variables["params"]
     branches = sum(x.size for n, t in params.items() if n.startswith("branch") for x in jax.tree.leaves(t))
     kept = sum(x.size for x in jax.tree.leaves(state.opt_state) if x.ndim)
     assert kept == branches
