@@ -1,71 +1,77 @@
-"""Makes a page of runs: what was trained, how it went, what it is wrong about.
+"""Writes an HTML page about runs: their settings, results, training curves and misclassified images.
 
     python -m hsakd_jax.report RUN... --output=report.html [--png=DIR] [--data_dir=DIR] [--classes=FILE]
 
-RUN is the directory of one run or a folder of several, such as a pipeline's, which is searched in depth. The page is
-one file that needs nothing else. Runs that differ in their seed alone are shown as their mean with a band of one
-standard deviation.
+RUN is the directory of one run, or a folder that contains several, such as a pipeline's. The page is one file without
+links to others. Runs that differ in their seed only are shown as their mean, with a band of one standard deviation.
 
-The last checkpoints answer the test images once more; --data_dir says where these lie now. What can't be shown, since
-a run or the data is not there, is left out and named. --classes names a file with what the classes are called, one a
-line, where the data calls them n01443537. --png writes each figure as a PNG too. Figures need matplotlib:
+The command predicts the classes of the test images with the last checkpoints. --data_dir sets the folder of the data,
+if it has moved. The page lists what it can't show because a run or the data is missing. --classes sets a file with the
+names of the classes, one per line. --png writes each figure as a PNG too. The command needs the extra 'report':
 pip install 'hsakd_jax[report]'.
 """
 
+import importlib.util
 import os
-from importlib.util import find_spec
 from pathlib import Path
 
 from absl import flags
 
 from hsakd_jax.cli import Command, start
+from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.files import check_folder, write_files
 
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags."""
     flags.DEFINE_string("output", "", "the page, FILE.html.", values)
-    flags.DEFINE_string("png", "", "a folder for the figures as PNG.", values)
-    flags.DEFINE_string("classes", "", "a file with the classes' names.", values)
-    flags.DEFINE_string("data_dir", None, "where the data lies, if not where the run found it.", values)
+    flags.DEFINE_string("png", None, "a folder for the figures as PNG.", values)
+    flags.DEFINE_string("classes", None, "a file with the names of the classes.", values)
+    flags.DEFINE_string("data_dir", None, "the folder of the data, if it has moved.", values)
 
 
 def main(values: flags.FlagValues, folders: list[str]) -> None:
     """Writes the report."""
-    from hsakd_jax.analysis import page, run_index
-    from hsakd_jax.core.errors import UserError
-    from hsakd_jax.core.files import check_folder, write_files
+    from hsakd_jax.analysis import run_index
 
     output, pngs = Path(values.output).expanduser(), Path(values.png).expanduser() if values.png else None
-    if output.suffix not in (".html", ".htm") or os.path.isdir(output):
-        raise UserError(f"--output={output}: name a file that ends in .html")
-    check_folder(output)
-    if pngs and os.path.exists(pngs) and not os.path.isdir(pngs):
-        raise UserError(f"--png={pngs} is a file: name a folder")
-    for folder in filter(None, (output.parent, pngs)):  # now, and not after long work
-        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))
-        if not os.access(there, os.W_OK | os.X_OK):
-            raise UserError(f"can't write to {there}: choose another folder")
+    _check(output, pngs)
     runs, unfinished = run_index.find(folders)
+    if not runs and unfinished:
+        raise UserError(f"{', '.join(map(str, unfinished))} is not finished: let it go on")
     if not runs:
-        waiting = f"{', '.join(map(str, unfinished))} is not finished: let it go on"
-        raise UserError(
-            waiting if unfinished else f"{', '.join(folders)}: no run there (it has a config.json): check the path"
-        )
-    if not find_spec("matplotlib"):
-        raise UserError("a report needs matplotlib: pip install 'hsakd_jax[report]'")
-    content, pictures = page.make(runs, unfinished, values.data_dir, values.classes)
-    drawn = {pngs / f"{name}.png": draw() for name, draw in pictures.items()} if pngs else {}
+        raise UserError(f"{', '.join(folders)}: no run there (it has a config.json): check the path")
+    if not all(map(importlib.util.find_spec, ("matplotlib", "jinja2"))):
+        raise UserError("a report needs matplotlib and jinja2: pip install 'hsakd_jax[report]'")
+    from hsakd_jax.analysis import page
+
+    content, figures = page.make(runs, unfinished, values.data_dir, values.classes)
+    drawn = {pngs / f"{name}.png": draw() for name, draw in figures.items()} if pngs else {}
     try:
         if pngs:
             pngs.mkdir(parents=True, exist_ok=True)
         write_files({output: content.encode(), **drawn})
     except OSError as error:
         raise UserError(f"can't write {error.filename or output}: {error.strerror}") from error
-    amount = f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {len(pictures)} figures"
+    amount = f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {len(figures)} figures"
     print(f"{output}: {amount}" + (f", also in {pngs}" if pngs else ""))
 
 
+def _check(output: Path, pngs: Path | None) -> None:
+    """Refuses files that can't be written, before the long work."""
+    if output.suffix not in (".html", ".htm") or os.path.isdir(output):
+        raise UserError(f"--output={output}: name a file that ends in .html")
+    check_folder(output)
+    if pngs and os.path.exists(pngs) and not os.path.isdir(pngs):
+        raise UserError(f"--png={pngs} is a file: name a folder")
+    for folder in filter(None, (output.parent, pngs)):
+        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.exists(path))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise UserError(f"can't write to {there}: choose another folder")
+
+
 COMMAND = Command(main, __doc__, define_flags, required=("output",), words="RUN...")
+
 
 if __name__ == "__main__":
     start(COMMAND)

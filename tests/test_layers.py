@@ -25,7 +25,7 @@ MAY_IMPORT = {
     ),
     "experiments": ("core data evaluation models runs training", "absl ml_collections msgspec"),
     "interop": ("core data models runs", "flax jax jax2onnx numpy onnxruntime safetensors torch"),
-    "analysis": ("core evaluation experiments runs", "PIL matplotlib numpy"),
+    "analysis": ("core evaluation experiments runs", "PIL jinja2 markupsafe matplotlib numpy"),
     # The public interface and the commands: flags in, one call out.
     "": ("analysis core evaluation experiments interop models runs", "absl"),
     "configs": ("data experiments", ""),

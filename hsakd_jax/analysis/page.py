@@ -1,280 +1,283 @@
-"""The page that `report` writes: sections of HTML around figures, for the runs of each dataset."""
+"""The page that `report` writes: for each dataset its runs, their results, and the misclassified test images."""
 
+import base64
+import itertools
 import re
 import shlex
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from hsakd_jax.analysis.grouping import Group, group, is_alone, is_student, repeat, subject_of, title_of, words_of
-from hsakd_jax.analysis.html import Album, document, escape, paragraph
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from hsakd_jax.analysis import misclassified, plots, sections
+from hsakd_jax.analysis.grouping import Group, describe, group, title_of
+from hsakd_jax.analysis.run_index import Run
+from hsakd_jax.analysis.sections import Section
+from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.files import read_names
 from hsakd_jax.evaluation.accuracies import mean
+from hsakd_jax.evaluation.predictions import Checkpoint, predict_all
+from hsakd_jax.runs.directory import RunDirectory, resolve_path
+from hsakd_jax.runs.results import Record
 
-if TYPE_CHECKING:
-    from hsakd_jax.analysis.run_index import Run
-
-MISTAKES = 24  # that are shown
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
+IMAGES = 24  # misclassified ones that are shown
 
 
 def make(
-    runs: "Sequence[Run]", unfinished: Sequence[Path] = (), data_dir: str | None = None, classes: str = ""
+    runs: Sequence[Run], unfinished: Sequence[Path] = (), data_dir: str | None = None, class_file: str | None = None
 ) -> tuple[str, dict[str, Callable[[], bytes]]]:
-    """The page, and what draws each of its figures as PNG, by name.
+    """Makes the page of runs.
 
     Args:
       runs: finished ones.
-      unfinished: directories that are named, no more.
-      data_dir: where the test images lie now; None for where the runs found them.
-      classes: a file of their names, one a line; '' for the names that the runs know.
+      unfinished: directories that the page only lists.
+      data_dir: where the test images are now; None for where the runs found them.
+      class_file: a file with the names of the classes, one per line; None for the names in the runs.
+
+    Returns:
+      The page in ASCII, and for each of its figures, by name, a function that draws it as PNG.
 
     Raises:
-      UserError: there is no such file, it names more or fewer classes or those of several datasets, or a run can't be
-        read.
+      UserError: the file of names does not exist, has another number of names or is for several datasets, or a run
+        can't be read.
     """
-    from hsakd_jax.core.errors import UserError
+    by_dataset: dict[tuple, list[Run]] = {}
+    for run in runs:  # folders of images share a name, whatever they contain
+        by_dataset.setdefault((run.dataset, run.config.classes), []).append(run)
+    names = list(dict.fromkeys(name for name, _ in by_dataset))
+    if class_file and len(by_dataset) > 1:
+        raise UserError(f"--classes is for one dataset, and the runs have several ({', '.join(names)}): choose runs")
+    figures: dict[str, Callable[[], bytes]] = {}
+    datasets = [Dataset(members, class_file) for members in by_dataset.values()]
+    for dataset in datasets:
+        prefix = f"{re.sub('[^a-zA-Z0-9]', '_', dataset.name)}-" if len(datasets) > 1 else ""
+        dataset.sections = [_keep(section, prefix, figures) for section in dataset.make_sections(data_dir)]
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page = environment.from_string(TEMPLATE.read_text()).render(
+        title=f"hsakd_jax: {', '.join(names)}",
+        datasets=datasets,
+        unfinished=", ".join(map(str, unfinished)),
+        colours=plots.COLOURS,
+        svg=lambda section: Markup(plots.svg(section.figure, section.name, section.title)),
+        base64=lambda content: base64.b64encode(content).decode(),
+    )
+    return page.encode("ascii", "xmlcharrefreplace").decode(), figures  # ASCII is the same in every encoding
 
-    pictures: dict[str, Callable[[], bytes]] = {}
-    datasets: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:  # folders of images have one name, whatever they hold
-        datasets.setdefault((run.dataset, run.settings["classes"]), []).append(run)
-    if classes and len(datasets) > 1:
-        names = ", ".join(dict.fromkeys(name for name, _ in datasets))
-        raise UserError(f"--classes names those of one dataset, and the runs have several ({names}): choose among them")
-    parts = [_Part(members, pictures, len(datasets) > 1, classes) for members in datasets.values()]
-    body = [line for part in parts for line in part.lines(data_dir)]
-    if unfinished:
-        body.append(paragraph(f"Not finished, and not shown: {', '.join(map(str, unfinished))}.", "soft"))
-    title = f"hsakd_jax: {', '.join(dict.fromkeys(name for name, _ in datasets))}"
-    return document(title, body), pictures
+
+def _keep(section: Section, prefix: str, figures: dict[str, Callable[[], bytes]]) -> Section:
+    """Keeps the figure of a section for export; returns the section with the figure's name in the page."""
+    if section.figure is None:
+        return section
+    first = f"{prefix}{section.name}"
+    names = itertools.chain([first], (f"{first}-{i}" for i in itertools.count(2)))
+    name = next(name for name in names if name not in figures)
+    figures[name] = partial(plots.png, section.figure)
+    return section._replace(name=name)
 
 
-class _Part:
-    """The runs of one dataset."""
+class Dataset:
+    """What the page shows of the runs of one dataset; the template calls its methods.
 
-    def __init__(self, runs: "list[Run]", pictures: dict[str, Callable[[], bytes]], several: bool, classes: str):
-        from hsakd_jax.core.files import read_names
-        from hsakd_jax.runs.directory import RunDirectory
+    Args:
+      runs: at least one.
+      class_file: as for `make`.
+    """
 
-        self.dataset = runs[0].dataset
-        prefix = f"{''.join(c if c.isalnum() else '_' for c in self.dataset)}-" if several else ""
-        self.album = Album(pictures, prefix)
-        self.groups, self.repeated = group(runs)
-        self.runs = [run for run in runs if run not in self.repeated]
-        self.configs = {run.path: RunDirectory(run.path).config() for run in self.runs}
-        self.records = {run.path: _records(run.path) for run in self.runs}
-        # One that ends early would end the mean of all seeds.
-        self.cut = [run.path for run in self.runs if _ends_early(run, self.records[run.path])]
-        self.records |= {path: [] for path in self.cut}
-        self.subject = subject_of(self.groups)
-        config = self.configs[self.subject.runs[0].path]
-        self.names = list(map(str, config["classes"]))
-        if classes:
-            self.names = read_names(classes, config["network"]["num_classes"])
+    def __init__(self, runs: Sequence[Run], class_file: str | None = None):
+        self.name = runs[0].dataset
+        self.groups, self.subject, self._repeated = group(runs)
+        self._runs = [run for one in self.groups for run in one.runs]
+        self.records = {run.path: _records(run.path) for run in self._runs}
+        # A log that ends early would end the mean over seeds.
+        self._cut = [run.path for run in self._runs if _ends_early(run, self.records[run.path])]
+        self.records |= {path: [] for path in self._cut}
+        config = self.subject.runs[0].config
+        self._classes = read_names(class_file, config.network.num_classes) if class_file else config.classes
+        self.sections: Sequence[Section] = ()
 
-    def lines(self, data_dir: str | None) -> list[str]:
-        """The lines of its HTML."""
-        from hsakd_jax.analysis import sections
-
-        return [
-            f"<h1>{escape(self._headline()).replace('top-1', '<span>top-1</span>')}</h1>",
-            *self._setting(),
-            *sections.results(self.groups, self.album),
-            *self._predictions(data_dir),
-            *sections.accuracy(self.groups, self.records, self.album),
-            *sections.branches(self.groups, self.album),
-            *sections.losses(self.groups, self.records, self.album),
-            *sections.pace(self.groups, self.records, self.album),
-            *self._evidence(),
-        ]
-
-    def _headline(self) -> str:
-        subject = self.subject
-        run, reached = subject.runs[0], statistics.mean(subject.accuracies("last"))
-        line = f"{subject.label}: {run.student} reaches {reached:.2f}\N{NO-BREAK SPACE}% top-1 on {self.dataset}"
-        if subject.gains and not is_alone(subject):
+    def headline(self) -> str:
+        """The result of the best student."""
+        subject, run = self.subject, self.subject.runs[0]
+        reached = statistics.mean(subject.top1("last"))
+        line = f"{subject.label}: {run.student} reaches {reached:.2f}\N{NO-BREAK SPACE}% top-1 on {self.name}"
+        if subject.gains:
             change = statistics.mean(subject.gains)
-            line += f", {_beside(change, 'points more than', 'points less than', 'no more than')} alone"
+            line += f", {_compare(change, 'points more than', 'points less than')} the baseline"
             line += " (may be chance)" if abs(change) < _chance(subject) else ""
-        taught = [top1 for r in subject.runs if (top1 := self._teachers_top1(r)) is not None]
+        taught = [top1 for run in subject.runs if (top1 := self._teacher_top1(run)) is not None]
         if len(taught) == len(subject.runs):
-            gap = statistics.mean(taught) - reached
-            line += f", {_beside(gap, 'below', 'above', 'level with')} its teacher {run.teacher}"
+            line += f", {_compare(statistics.mean(taught) - reached, 'below', 'above')} its teacher {run.teacher}"
         return line + (f" (mean of {len(subject.runs)} seeds)" if len(subject.runs) > 1 else "")
 
-    def _teachers_top1(self, run: "Run") -> float | None:
-        from hsakd_jax.runs.directory import beside
+    def _teacher_top1(self, run: Run) -> float | None:
+        """Top-1 of the checkpoint and the network that taught a run; None without one."""
+        teacher, stored = run.config.teacher, run.results.teacher
+        if teacher is None:
+            return None
+        where = resolve_path(run.path, teacher.workdir).resolve()
+        shown = next((other for other in self._runs if other.path.resolve() == where), None)
+        accuracies = shown.accuracies(teacher.checkpoint) if shown else stored and stored.last
+        return accuracies.get(f"peer{teacher.peer}/top1", mean(accuracies, "top1")) if accuracies else None
 
-        given = self.configs[run.path].get("teacher") or {}
-        where = beside(run.path, given["workdir"]).resolve() if given else None
-        there = next((other.results for other in self.runs if other.path.resolve() == where), None)
-        told = (there or {}).get(given.get("checkpoint", "last"))
-        told = told or (run.results.get("teacher") or {}).get("last") or {}
-        return told.get(f"peer{given.get('peer', 1)}/top1", mean(told, "top1"))
+    def setup(self) -> str:
+        """The number of runs, images and classes."""
+        networks = [run.config.network for run in self._runs]
+        shapes = dict.fromkeys("x".join(map(str, network.image_shape)) for network in networks)
+        trained = sorted({run.results.train_images for run in self._runs})
+        return (
+            f"{len(self._runs)} {'run' if len(self._runs) == 1 else 'runs'} on {self.name}: "
+            f"{' or '.join(f'{n:,}' for n in trained)} training images, "
+            f"{self.subject.runs[0].results.test_images:,} test images, {networks[0].num_classes} classes, "
+            f"images of {' or '.join(shapes)}."
+        )
 
-    def _setting(self) -> list[str]:
-        networks = [self.configs[run.path]["network"] for run in self.runs]
-        shapes = dict.fromkeys("x".join(map(str, network["image_shape"])) for network in networks)
-        trained = sorted({r.results["train_images"] for r in self.runs if "train_images" in r.results})
-        words = f"{len(self.runs)} {'run' if len(self.runs) == 1 else 'runs'} on {self.dataset}: "
-        words += f"{' or '.join(f'{n:,}' for n in trained)} training images, " if trained else ""
-        images = self.subject.runs[0].results.get("test_images")
-        words += f"{images:,} test images, " if images else ""
-        words += f"{networks[0]['num_classes']} classes, images of {' or '.join(shapes)}. "
-        done: dict[str, list[str]] = {}
-        for g in self.groups:
-            titles = done.setdefault(words_of(g.runs[0].recipe), [])
-            titles += [title for title in [title_of(g.runs[0].recipe)] if title not in titles]
-        # Titles may hold commas.
-        bold = {what: ", ".join(f"<b>{escape(title)}</b>" for title in titles) for what, titles in done.items()}
-        said = [f"{titles} {what}" for what, titles in bold.items() if what]
-        chosen = {str(r.results["best"].get("chosen_by", "?")) for r in self.runs}
-        notes = "Top-1: share of the test images that are named right, in %, after the last epoch and after the best "
-        notes += f"one, chosen by {' or '.join(sorted(chosen))}. Sizes are those of what is deployed"
-        notes += ", of several networks the first one's." if any(network.get("peers") for network in networks) else "."
-        if any(len(g.runs) > 1 for g in self.groups):
-            notes += " Of several seeds: mean (standard deviation)"
-            pairs = [pair for g in self.groups for pair in g.pairs]
-            within = all(run.seeds[0] == alone.seeds[0] for run, alone in pairs)
-            notes += "; a gain compares within each." if pairs and within else "."
-        elif chance := _chance(self.subject) if len(self.groups) > 1 else 0:
-            notes += f" Differences below {chance:.1f} points may be chance: one seed, {images:,} test images."
-        lines = [f"<p>{escape(words)}{'; '.join(said)}.</p>", self._table(), paragraph(notes, "soft")]
-        for paths, why in (
-            ([run.path for run in self.repeated], "Left out, since another run has the same seed and settings"),
-            (self.cut, "Not shown over time, since metrics.jsonl ends before the run did"),
-        ):
-            lines += [paragraph(f"{why}: {', '.join(map(str, paths))}.", "soft")] if paths else []
-        return lines
+    def methods(self) -> dict[str, list[str]]:
+        """Titles of the methods, by what they do."""
+        found: dict[str, dict[str, None]] = {}
+        for one in self.groups:
+            found.setdefault(describe(one.runs[0]), {})[title_of(one.recipe)] = None
+        return {description: list(titles) for description, titles in found.items()}
 
-    def _table(self) -> str:
+    def table(self) -> list[dict[str, str]]:
+        """A row of cells by column for each group; columns that would be empty are left out."""
         rows = []
-        for g in self.groups:
-            run, train = g.runs[0], self.configs[g.runs[0].path]["train"]
-            label, top1 = escape(g.label), _mean(g.accuracies("last"))
-            if g is self.subject:
-                label, top1 = f"<b>{label}</b>", f"<b>{top1}</b>"
-            rows.append(
-                [
-                    f'<span style="color: var(--{g.colour})">&#9679;</span> {label}',
-                    top1,
-                    _mean(g.accuracies("best")),
-                    _mean(g.gains, "+") if g.gains and not is_alone(g) else "",
-                    escape(run.results.get("arch") or run.student),
-                    escape(run.teacher),
-                    escape(", ".join(str(r.seeds[0]) for r in g.runs)),
-                    escape(train.get("epochs", "")),
-                    _count(run, "parameters"),
-                    _count(run, "multiply_adds"),
-                ]
-            )
-        header = ["run", "top-1 last", "best", "gain", "network", "taught by", "seed", "epochs", "parameters"]
-        header += ["multiply-adds"]
-        kept = [i for i in range(len(header)) if any(row[i] for row in rows)]
-        left = {4, 5}
+        for one in self.groups:
+            run, bold = one.runs[0], Markup("<b>{}</b>" if one is self.subject else "{}")
+            dot = Markup('<span style="color: var(--{})">&#9679;</span> ').format(one.colour)
+            row = {
+                "run": dot + bold.format(one.label),
+                "top-1 last": bold.format(_mean(one.top1("last"))),
+                "best": _mean(one.top1("best")),
+                "gain": _mean(one.gains, "+") if one.gains else "",
+                "network": run.student,
+                "teacher": run.teacher or "",
+                "seed": ", ".join(str(r.seeds[0]) for r in one.runs),
+                "epochs": str(run.epochs),
+                "parameters": f"{run.results.parameters.backbone:,}",
+                "multiply-adds": f"{run.results.multiply_adds.backbone:,}",
+            }
+            rows.append(row)
+        return [{name: row[name] for name in row if any(other[name] for other in rows)} for row in rows]
 
-        def cells(tag, row):
-            return "".join(f"<{tag}{' class=left' if i in left else ''}>{row[i]}</{tag}>" for i in kept)
+    def notes(self) -> list[str]:
+        """Remarks on the table."""
+        selected = " or ".join(sorted({run.results.selected_by for run in self._runs}))
+        note = "Top-1: percentage of the test images that are classified correctly, after the last epoch and after the "
+        note += f"best one, selected by {selected}. Sizes are those of the network without branches"
+        note += "; of several networks, the first one's." if any(r.config.network.peers for r in self._runs) else "."
+        pairs = [pair for one in self.groups for pair in one.pairs]
+        if pairs:
+            note += f" Gain: over the baseline ({title_of('baseline')}), the same network without a teacher."
+        if any(len(one.runs) > 1 for one in self.groups):
+            note += " Several seeds: mean (standard deviation)"
+            within = pairs and all(run.seeds[0] == baseline.seeds[0] for run, baseline in pairs)
+            note += "; a gain compares runs of one seed." if within else "."
+        elif chance := _chance(self.subject) if len(self.groups) > 1 else 0:
+            images = self.subject.runs[0].results.test_images
+            note += f" Differences below {chance:.1f} points may be chance: one seed, {images:,} test images."
+        notes = [note]
+        for paths, why in (
+            ([run.path for run in self._repeated], "Left out, since another run has the same seed and settings"),
+            (self._cut, "Not shown over time, since metrics.jsonl ends before the run did"),
+        ):
+            notes += [f"{why}: {', '.join(map(str, paths))}."] if paths else []
+        return notes
 
-        lines = [f"<tr>{cells('td', row)}</tr>" for row in rows]
-        table = f"<table>\n<tr>{cells('th', header)}</tr>\n" + "\n".join(lines) + "\n</table>"
-        return f'<div class="wide">{table}</div>'
+    def make_sections(self, data_dir: str | None) -> list[Section]:
+        """The figures and remarks below the table; `data_dir` as for `make`."""
+        return [
+            *sections.results(self.groups),
+            *self._predictions(data_dir),
+            *sections.accuracy(self.groups, self.records),
+            *sections.branches(self.groups),
+            *sections.losses(self.groups, self.records),
+            *sections.schedule(self.groups, self.records),
+            *sections.throughput(self.groups, self.records),
+        ]
 
-    def _evidence(self) -> list[str]:
-        kinds: dict[tuple[str, str], list[str]] = {}
-        for run in self.runs:
-            found = run.results
-            commit = re.sub(r"\b([0-9a-f]{12})[0-9a-f]*", r"\1", str(found.get("git") or "unknown"))
-            where = f"Trained on {found.get('device', 'an unknown device')}, commit {commit}"
-            versions = ", ".join(f"{name} {version}" for name, version in (found.get("versions") or {}).items())
-            kinds.setdefault((where, versions), []).append(str(run.path))
-        lines = ["<h2>How to repeat it</h2>"]
-        for (where, versions), paths in kinds.items():
-            more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
-            whose = f" ({', '.join(paths[:3])}{more})" if len(kinds) > 1 else ""
-            lines += [paragraph(f"{where}, with {versions or 'unknown versions'}{whose}.", "soft")]
-        lines.append("<details><summary>Commands that repeat each run</summary>")
-        for run in self.runs:
-            again = repeat(run, self.configs[run.path])
-            why = "" if again else ": not known, since its recipe or its config file is not there any more"
-            lines.append(paragraph(f"{run.path}{why}", "soft"))
-            spans = "".join(f"<span>{escape(shlex.quote(word))} </span>" for word in shlex.split(again))
-            lines += [f"<pre>{spans}</pre>"] if again else []
-        return [*lines, "</details>"]
-
-    def _predictions(self, data_dir: str | None) -> list[str]:
-        from hsakd_jax.analysis import misclassified
-        from hsakd_jax.core.errors import UserError
-        from hsakd_jax.evaluation import predictions
-        from hsakd_jax.runs.directory import beside
-
-        run = self.subject.runs[0]  # not the luckiest one
-        asked = {"student": predictions.Asked(run.path)}
-        given = self.configs[run.path].get("teacher") or {}
-        missing = ["of its networks the first is asked"] if self.configs[run.path]["network"].get("peers") else []
-        alone = next((partner for taught, partner in self.subject.pairs if taught is run), None)
-        if given:
-            teacher = beside(run.path, given["workdir"])
-            asked["teacher"] = predictions.Asked(teacher, given.get("checkpoint", "last"), given.get("peer", 1))
-        if alone:
-            asked["alone"] = predictions.Asked(alone.path)
-        if is_student(self.subject) and not is_alone(self.subject):
-            missing += [] if given else ["it has no teacher"]
-            missing += [] if alone else ["there is no run of the student alone with its data, epochs and batch"]
+    def _predictions(self, data_dir: str | None) -> list[Section]:
+        subject, run = self.subject, self.subject.runs[0]  # not the luckiest one
+        teacher, networks = run.config.teacher, {"student": Checkpoint(run.path)}
+        baseline = next((other for taught, other in subject.pairs if taught is run), None)
+        remarks = ["Only the first of its networks is shown."] if run.config.network.peers else []
+        if teacher:
+            where = resolve_path(run.path, teacher.workdir)
+            networks["teacher"] = Checkpoint(where, teacher.checkpoint, teacher.peer)
+        if baseline:
+            networks["baseline"] = Checkpoint(baseline.path)
+        if subject.is_student and not subject.is_baseline:
+            remarks += [] if teacher else ["It has no teacher."]
+            remarks += [] if baseline else ["No run is a baseline with its data, epochs and batch."]
         try:
-            said = predictions.ask(asked, MISTAKES, data_dir)
+            predictions = predict_all(networks, IMAGES, data_dir)
         except UserError as error:
-            return [paragraph(f"Its answers to the test images are not shown: {error}.", "soft")]
-        missing += [f"its {key} is not asked ({why})" for key, why in said.silent.items()]
-        who = f"{self.subject.label} (seed {run.seeds[0]})" if len(self.subject.runs) > 1 else self.subject.label
-        lines = [f"<h2>What {escape(who)} is wrong about</h2>"]
-        if missing:
-            first, *others = missing
-            lines.append(paragraph(f"{'; '.join([first[0].upper() + first[1:], *others])}.", "soft"))
-        colours = {key: self._colour(who.run) for key, who in asked.items()}
-        return lines + misclassified.section(said, self.names, self.subject.label, colours, self.album)
+            return [Section(None, f"Predictions for the test images are not shown: {error}.")]
+        remarks += [f"Its {key} is left out ({why})." for key, why in predictions.left_out.items()]
+        who = f"{subject.label} (seed {run.seeds[0]})" if len(subject.runs) > 1 else subject.label
+        colours = {key: self.colour_of(network.run) for key, network in networks.items()}
+        return [
+            Section(f"Test images that {who} misclassifies", " ".join([misclassified.count(predictions), *remarks])),
+            *misclassified.sections(predictions, self._classes, subject.label, colours),
+        ]
 
-    def _colour(self, path: Path) -> str:
-        """That of the group which holds a run; of a run that is not shown, one that no group has."""
+    def colour_of(self, path: Path) -> str:
+        """The colour of a run's group; of a run that is not shown, one that no group has."""
         for one in self.groups:
             if path.resolve() in [run.path.resolve() for run in one.runs]:
                 return one.colour
         taken = {one.colour for one in self.groups}
         return next((colour for colour in ("c6", "c7", "c4") if colour not in taken), "ink")
 
+    def environments(self) -> list[str]:
+        """Devices, commits and versions; with the runs, where these differ."""
+        found: dict[str, list[str]] = {}
+        for run in self._runs:
+            commit = re.sub(r"\b([0-9a-f]{12})[0-9a-f]*", r"\1", run.results.git or "unknown")
+            versions = ", ".join(f"{name} {version}" for name, version in run.results.versions.items())
+            line = f"Trained on {run.results.device}, commit {commit}, with {versions or 'unknown versions'}"
+            found.setdefault(line, []).append(str(run.path))
+        return [f"{line} ({', '.join(paths)})." if len(found) > 1 else f"{line}." for line, paths in found.items()]
 
-def _beside(points: float, more: str, less: str, level: str) -> str:
-    return f"{abs(points):.2f} {more if points > 0 else less}" if round(points, 2) else level
+    def commands(self) -> Mapping[tuple[str, ...], list[Path]]:
+        """The paths of the runs, by the words of the command that trained them, which are empty if none is stored."""
+        found: dict[tuple[str, ...], list[Path]] = {}
+        for run in self._runs:
+            arguments = run.config.command
+            words = () if arguments is None else ("python", "-m", "hsakd_jax.main", *map(shlex.quote, arguments))
+            found.setdefault(words, []).append(run.path)
+        return found
 
 
-def _records(path: Path) -> list[dict[str, Any]]:
-    from hsakd_jax.core.errors import UserError
-    from hsakd_jax.runs.directory import RunDirectory
+def _compare(points: float, more: str, less: str) -> str:
+    return f"{abs(points):.2f} {more if points > 0 else less}" if round(points, 2) else "level with"
 
+
+def _records(path: Path) -> Sequence[Record]:
     try:
-        entries = RunDirectory(path).records()
+        return RunDirectory(path).records()
     except (OSError, ValueError) as error:
         raise UserError(f"{path}/metrics.jsonl can't be read ({error}): leave the run out") from error
-    return [e for e in entries if isinstance(e, dict) and {"step", "epoch"} <= e.keys()]
 
 
-def _ends_early(run: "Run", records: list[dict[str, Any]]) -> bool:
-    return bool(records) and records[-1]["epoch"] < run.results["last"].get("epoch", 0)
-
-
-def _count(run: "Run", key: str) -> str:
-    found = (run.results.get(key) or {}).get("backbone")
-    return "" if found is None else f"{found:,}"
+def _ends_early(run: Run, records: Sequence[Record]) -> bool:
+    return bool(records) and records[-1].epoch < run.results.last["epoch"]
 
 
 def _chance(one: Group) -> float:
     """Points by which two equally good networks differ on one of 20 test sets; 0 where seeds show it better."""
-    images, share = one.runs[0].results.get("test_images"), statistics.mean(one.accuracies("last")) / 100
+    images, fraction = one.runs[0].results.test_images, statistics.mean(one.top1("last")) / 100
     if len(one.runs) > 1 or not images:
         return 0.0
-    return 100 * 1.96 * (2 * share * (1 - share) / images) ** 0.5
+    return 100 * 1.96 * (2 * fraction * (1 - fraction) / images) ** 0.5
 
 
 def _mean(values: Sequence[float], sign: str = "") -> str:
-    deviation = f" <small>({statistics.stdev(values):.2f})</small>" if len(values) > 1 else ""
-    return f"{statistics.mean(values):{sign}.2f}{deviation}"
+    """Mean, and of two or more values the standard deviation, as the content of a cell."""
+    mean = f"{statistics.mean(values):{sign}.2f}"
+    if len(values) < 2:
+        return mean
+    return Markup("{} <small>({:.2f})</small>").format(mean, statistics.stdev(values))

@@ -1,5 +1,6 @@
-"""Numbers -> figures: PNG in light colours, SVG in those of the page it stands in."""
+"""Draws figures: PNG in light colours, SVG in the colours of the page that contains it."""
 
+import html
 import io
 import re
 import warnings
@@ -13,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-# (light, dark), told apart by colour-blind eyes and against either ground. The light ones stand in the figures; in a
-# page they become var(--NAME), so no two may be equal.
+# (light, dark), distinguishable for colour-blind readers and on either ground. Figures have the light ones. In a page
+# these become var(--NAME), so no two may be equal.
 COLOURS = {
     "ground": ("#fefefe", "#14181d"),
     "ink": ("#1d2329", "#e8ebee"),
@@ -62,12 +63,12 @@ class Curve(NamedTuple):
     """A line with a band.
 
     Attributes:
-      label: stands at its end.
+      label: at its end.
       colour: a key of `COLOURS`.
       x: positions.
       y: as many; the mean where there are several runs.
       spread: half of the band's height, as many; () for none.
-      rings: points that stand out, (x, y).
+      rings: points to emphasise, (x, y).
     """
 
     label: str
@@ -101,7 +102,7 @@ class Row(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """An image with words below it."""
+    """An image with lines of text below it."""
 
     pixels: np.ndarray  # uint8 [H, W, C]
     lines: Sequence[str]
@@ -188,8 +189,8 @@ def curves(
     Args:
       panels: title and curves of each.
       xlabel: of all panels.
-      ylabel: likewise.
-      columns: panels beside one another.
+      ylabel: of each panel.
+      columns: panels in a row.
       height: of a panel in inches; 0 for one that suits the columns. It grows with the names.
       zero: whether the vertical axis begins at 0, or below where values do.
       log: whether it is logarithmic.
@@ -246,14 +247,14 @@ def svg(figure: Figure, name: str, title: str) -> str:
     Args:
       figure: made by a function above.
       name: unique in the page.
-      title: for those who can't see it; as it shall stand in the page, escaped.
+      title: for readers who can't see it.
     """
     text = _saved(figure, "svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}).decode()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     view = re.search(r'viewBox="[^"]*"', text)
     assert view
-    text = re.sub(r"<svg[^>]*>", f'<svg {view[0]} role="img" aria-label="{title}">', text, count=1)
+    text = re.sub(r"<svg[^>]*>", f'<svg {view[0]} role="img" aria-label="{html.escape(title)}">', text, count=1)
     # Several figures stand in one page.
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
     for key, (light, _) in COLOURS.items():
@@ -262,7 +263,7 @@ def svg(figure: Figure, name: str, title: str) -> str:
 
 
 def short(text: str, most: int = 28) -> str:
-    """Text of at most so many characters; paths differ at their ends, so what goes is in the middle."""
+    """Text of at most `most` characters; the middle is left out, since paths differ at their ends."""
     return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - (most - 1) // 2 :]}"
 
 
@@ -301,7 +302,7 @@ def _draw(axes: Any, curve: Curve, dashed: bool) -> None:
 
 
 def _name_ends(axes: Any, lines: Sequence[Curve], height: float) -> None:
-    """Names to the right of the axes, beside the ends as far as they don't touch."""
+    """Names to the right of the axes, as near to the ends of their lines as they fit."""
     axes.set_ylim(axes.get_ylim())
     ends = sorted(lines, key=lambda curve: curve.y[-1])
     heights = (axes.transScale + axes.transLimits).transform([(curve.x[-1], curve.y[-1]) for curve in ends])[:, 1]

@@ -1,9 +1,7 @@
-"""The page of runs: made-up run folders for words and figures, small networks and a real run for what they answer."""
+"""The page of runs: made-up run folders for its text and figures, small networks and a real run for predictions."""
 
-import ast
 import functools
 import html
-import json
 import re
 import runpy
 import shlex
@@ -22,73 +20,98 @@ from PIL import Image
 pytest.importorskip("matplotlib", reason="needs the extra 'report'")
 
 from hsakd_jax import create, restore
-from hsakd_jax.analysis import grouping, misclassified, plots, run_index, sections
-from hsakd_jax.analysis import page as room
-from hsakd_jax.analysis.html import Album, document
+from hsakd_jax.analysis import grouping, plots, run_index, sections
+from hsakd_jax.analysis import page as report
 from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.files import write_json
 from hsakd_jax.data import datasets
 from hsakd_jax.data.augment import normalise
 from hsakd_jax.evaluation import predictions
-from hsakd_jax.experiments import pipeline
+from hsakd_jax.experiments.resolve import resolve
 from hsakd_jax.models import profile
 from hsakd_jax.models.network import Network, Peers
 from hsakd_jax.runs.checkpoint import Checkpoints
-from hsakd_jax.runs.restore import start
+from hsakd_jax.runs.restore import initialise
+from hsakd_jax.runs.results import Record, Results, Sizes
 
 CLASSES = [str(i) for i in range(10)]
+FIGURES = {"results", "accuracy", "branches", "losses", "schedule", "throughput", "speed"}  # without predictions
 
 
-def make(path, recipe, top1, seed=0, config="digits", classes=CLASSES, trained=False, log=True, **options):
-    """A finished run of digits as training leaves it, by default without checkpoints; `options`: 'student__lr'."""
-    command = runpy.run_path(str(ROOT / "configs" / f"{config}.py"))["get_config"](recipe).to_dict() | {"seed": seed}
-    command["data"]["name"] = "digits"
+def make(path, recipe, top1, *, seed=0, classes=CLASSES, trained=False, log=True, peers=False, words=None, **options):
+    """A finished run of digits as training leaves it.
+
+    Args:
+      path: its directory.
+      recipe: of configs/digits.py.
+      top1: after the last epoch; one point more after the best.
+      seed: of the run.
+      classes: their names.
+      trained: whether it has a checkpoint, of random variables.
+      log: whether it has a metrics.jsonl.
+      peers: whether its accuracies are those of two networks, the second one point better.
+      words: arguments of the command that trained it.
+      **options: of the config file, such as 'student__lr'.
+    """
+    command = runpy.run_path(str(ROOT / "configs/digits.py"))["get_config"](recipe).to_dict() | {"seed": seed}
     for key, value in options.items():
         *sections, name = key.split("__")
         functools.reduce(dict.__getitem__, sections, command)[name] = value
     splits = SimpleNamespace(train=SimpleNamespace(image_shape=(8, 8, 1)), class_names=classes)
-    resolved = pipeline.resolve(command, recipe, splits)
+    config = resolve(command, recipe, splits, words)
     path.mkdir(parents=True)
-    (path / "config.json").write_text(json.dumps(resolved))
+    write_json(path / "config.json", config)
     branches = {f"{kind}_{l}": 10.0 * l + seed for kind in ("joint", "class") for l in (1, 2, 3)}
-    last = {"epoch": 4, "top1": top1, "top5": 99.0, **(branches if resolved["network"]["branches"] else {})}
-    results = {
-        "last": last,
-        "best": {**last, "epoch": 2, "top1": top1 + 1, "chosen_by": "top-1 on test"},
-        "recipe": recipe,
-        "arch": resolved["network"]["arch"],
-        "seed": seed,
-        "train_images": 100,
-        "test_images": 896,
-        "parameters": {"with_branches": 9999, "backbone": 5142},
-        "multiply_adds": {"with_branches": 99999, "backbone": 49568},
-        "images_per_s": 1234.5,
-        "versions": {"jax": "0.10.2"},
-        "device": "1 x cpu",
-        "git": "0123456789abcdef0123456789abcdef01234567",
-    }
-    (path / "results.json").write_text(json.dumps(results))
-    terms = [name for name, options in resolved["objective"].items() if options["weight"]]
-    with (path / "metrics.jsonl").open("w") as file:
-        for epoch in range(1, 5) if log else ():
-            entry = {"step": 5 * epoch, "epoch": float(epoch)}
-            rates = {"loss": 3 / epoch, "top1": 0.1, "lr": 0.05 / epoch, "images_per_s": 1200.0, "grad_norm": 1.0}
-            file.write(json.dumps({**entry, **rates, **{name: (1 + seed) / epoch for name in terms}}) + "\n")
-            score = top1 + 1 if epoch == 2 else top1
-            file.write(json.dumps({**entry, "split": "test", "top1": score, "score": score}) + "\n")
+
+    def measured(epoch, top1):
+        found = {"peer1/top1": top1, "peer2/top1": top1 + 1} if peers else {"top1": top1}
+        return {"epoch": epoch, **found, "top5": 99.0, **(branches if config.network.branches else {})}
+
+    results = Results(
+        last=measured(4, top1),
+        best=measured(2, top1 + 1),
+        selected_by="top-1 on test",
+        recipe=recipe,
+        arch=config.network.arch,
+        seed=seed,
+        teacher=None,
+        train_images=100,
+        test_images=896,
+        parameters=Sizes(with_branches=9999, backbone=5142),
+        multiply_adds=Sizes(with_branches=99999, backbone=49568),
+        images_per_s=1234.5,
+        versions={"jax": "0.10.2"},
+        device="1 x cpu",
+        git="0123456789abcdef0123456789abcdef01234567",
+    )
+    write_json(path / "results.json", results)
+    if log:
+        (path / "metrics.jsonl").write_text("".join(f"{record.to_json()}\n" for record in records(config, seed, top1)))
     if trained:
-        network = create(resolved["network"]["arch"], len(classes), False)  # without branches, which are not asked
-        variables = start(network, (8, 8, 1), seed=len(path.name))
+        network = create(config.network.arch, len(classes), False)  # without branches, which predictions do not need
+        variables = initialise(network, (8, 8, 1), seed=len(path.name))
         checkpoints = Checkpoints(path / "checkpoints")
         checkpoints.save(20, {"params": variables["params"], "batch_stats": variables["batch_stats"]})
         checkpoints.close()
     return path
 
 
+def records(config, seed, top1):
+    """A record of training and an evaluation for each of four epochs."""
+    terms = [name for name, term in config.objective.terms.items() if term.weight]
+    for epoch in range(1, 5):
+        rates = {"loss": 3 / epoch, "top1": 0.1, "lr": 0.05 / epoch, "images_per_s": 1200.0, "grad_norm": 1.0}
+        losses = {name: (1 + seed) / epoch for name in terms}
+        yield Record(step=5 * epoch, epoch=float(epoch), values={**rates, **losses})
+        score = top1 + 1 if epoch == 2 else top1
+        yield Record(step=5 * epoch, epoch=float(epoch), values={"top1": score}, split="test", score=score)
+
+
 def page_of(*folders):
     """The page of all runs in folders and the names of its figures, after a look at what makes every page whole."""
-    page, pictures = room.make(*run_index.find([str(folder) for folder in folders]))
+    page, figures = report.make(*run_index.find([str(folder) for folder in folders]))
     check(page)
-    return page, pictures
+    return page, figures
 
 
 class Reader(HTMLParser):
@@ -141,35 +164,36 @@ def text(page):
 def test_a_pipeline_of_two_seeds(tmp_path):
     for seed in (0, 1):
         for recipe, top1 in (("teacher", 94.0), ("baseline", 80.0 + seed), ("kd", 82.0), ("student", 90.0 + 3 * seed)):
-            make(tmp_path / str(seed) / recipe, recipe, top1, seed)
+            make(tmp_path / str(seed) / recipe, recipe, top1, seed=seed, words=[f"--config.seed={seed}"])
     (tmp_path / "later").mkdir()
     (tmp_path / "later" / "config.json").write_text((tmp_path / "0" / "kd" / "config.json").read_text())
-    page, pictures = page_of(tmp_path)
+    page, figures = page_of(tmp_path)
     said = text(page)
-    assert "HSAKD*: resnet8_quarter reaches 91.50 % top-1 on digits, 11.00 points more than alone" in said
+    assert "HSAKD*: resnet8_quarter reaches 91.50 % top-1 on digits, 11.00 points more than the baseline" in said
     assert "2.50 below its teacher resnet8 (mean of 2 seeds)" in said
     assert "8 runs on digits: 100 training images, 896 test images, 10 classes, images of 8x8x1." in said
     assert re.search(r"HSAKD\* 91\.50 \(2\.12\) 92\.50 \(2\.12\) \+11\.00 \(1\.41\) resnet8_quarter resnet8 0, 1", said)
     assert "5,142 49,568" in said
     assert "Trained on 1 x cpu, commit 0123456789ab, with jax 0.10.2." in said
     assert "Band: one standard deviation over seeds" in said
-    assert f"python -m hsakd_jax.main --config=configs/digits.py:kd --workdir={tmp_path}/1/kd-again" in said
+    assert "a gain compares runs of one seed" in said
+    assert "python -m hsakd_jax.main --config.seed=1" in said
     assert f"are not shown: {tmp_path}/0/student has no checkpoint yet" in said
-    assert f"Not finished, and not shown: {tmp_path}/later." in said
-    assert set(pictures) == {"results", "accuracy", "branches", "losses", "schedule", "throughput", "speed"}
-    for draw in pictures.values():
+    assert f"Unfinished, and not shown: {tmp_path}/later." in said
+    assert set(figures) == FIGURES
+    for draw in figures.values():
         assert draw().startswith(b"\x89PNG")
 
 
 def test_what_is_missing_is_named(tmp_path):
     make(tmp_path / "run", "baseline", 80.0, log=False)
-    page, pictures = page_of(tmp_path)
+    page, figures = page_of(tmp_path)
     said = text(page)
     assert "student alone: resnet8_quarter reaches 80.00 % top-1 on digits" in said
-    assert "than alone" not in said
-    for part in ("Accuracy over time is", "Branches are", "Losses are", "Its answers to the test images are"):
+    assert "than the baseline" not in said
+    for part in ("Accuracy over time is", "Branches are", "Losses are", "Predictions for the test images are"):
         assert f"{part} not shown" in said
-    assert set(pictures) == {"speed"}
+    assert set(figures) == {"speed"}
 
 
 def test_runs_of_several_settings_and_datasets(tmp_path):
@@ -180,17 +204,17 @@ def test_runs_of_several_settings_and_datasets(tmp_path):
     with (tmp_path / "c" / "metrics.jsonl").open("a") as file:
         file.write('7\n{"step": 25}\n{"step": 30, "ep')  # cut off by a kill
     runs, _ = run_index.find([tmp_path])
-    made, repeated = grouping.group(runs[:3])
-    assert not repeated
-    assert [g.label for g in made] == ["KD (a)", "KD (b)", "KD (resnet8)"]
-    assert len({g.colour for g in made}) == 3
+    found = grouping.group(runs[:3])
+    assert not found.repeated
+    assert [g.label for g in found.groups] == ["KD (a)", "KD (b)", "KD (resnet8)"]
+    assert len({g.colour for g in found.groups}) == 3
     make(tmp_path / "e" / "alone", "baseline", 70.0)
     make(tmp_path / "f" / "alone", "baseline", 60.0, student__epochs=7)  # nothing to compare with
-    page, pictures = page_of(tmp_path)
+    page, figures = page_of(tmp_path)
     assert page.count("<h1>") == 2
     assert re.search(r"KD \(a\) 80\.00 81\.00 \+10\.00 resnet8_quarter \? 0 120", text(page))
     assert "KD (resnet8) 82.00 83.00 resnet8 ? 0 120" in text(page)
-    assert {"digits-accuracy", "mnist-speed"} <= set(pictures)
+    assert {"digits-accuracy", "mnist-speed"} <= set(figures)
 
 
 def test_names_are_untrusted(tmp_path):
@@ -201,57 +225,28 @@ def test_names_are_untrusted(tmp_path):
     assert page.count(html.escape(f"KD ({name})")) > 1
 
 
-@pytest.mark.parametrize(
-    ("recipe", "options"),
-    [
-        ("baseline", {}),
-        ("student", {"student__lr": 0.1, "student__milestones": (2, 3), "data__mean": (0.25,), "seed": 7}),
-        ("student", {"objective__student__kl_aux__branches": (1, 3), "teacher__checkpoint": "best", "eval_every": 3}),
-        ("teacher_frozen", {"frozen__epochs": 5, "batch_norm_groups": 4, "student__epochs": 3}),
-        ("teacher_frozen", {"frozen__dtype": "bfloat16"}),
-        ("mutual", {"peers": ("", "resnet8"), "student__dtype": "bfloat16"}),
-        ("mutual", {"peers": ("", "", "")}),
-        ("kd_25", {"data__fraction": 0.5, "teacher__inference_dtype": "bfloat16", "student__nesterov": False}),
-        ("sskd", {"student__schedule": "multi_step", "data__dir": "/my data"}),
-    ],
-)
-def test_the_command_repeats_the_run(recipe, options, tmp_path):
-    path = make(tmp_path / "a run", recipe, 80.0, **{"seed": 0, **options})
-    (run,), _ = run_index.find([tmp_path])
-    wanted = json.loads((path / "config.json").read_text())
-    line = shlex.split(grouping.repeat(run, wanted))
-    assert line[:4] == ["python", "-m", "hsakd_jax.main", f"--config=configs/digits.py:{recipe}"]
-    assert line[4] == f"--workdir={path}-again"
-    command = runpy.run_path(str(ROOT / "configs/digits.py"))["get_config"](recipe)
-    for word in line[5:]:
-        key, value = re.fullmatch(r"--config\.([\w.]+)=(.*)", word).groups()
-        old = command.to_dict()
-        for part in key.split("."):
-            old = old[part]
-        new = value if isinstance(old, str) else ast.literal_eval(value)
-        command.update_from_flattened_dict({key: new})
-    splits = SimpleNamespace(train=SimpleNamespace(image_shape=(8, 8, 1)), class_names=CLASSES)
-    found = json.loads(json.dumps(pipeline.resolve(command.to_dict(), recipe, splits)))
-    for config in (found, wanted):  # by another way to the same place
-        for section, key in (("teacher", "workdir"), ("train", "init")):
-            if config[section]:
-                config[section][key] = (path / config[section][key]).resolve()
-    assert found == wanted
+def test_the_command_that_trained_a_run(tmp_path):
+    """Quoted for a shell, once for all its runs; a run of which none is stored says so."""
+    words = ("--config=configs/digits.py:kd", "--config.data.dir=/my data", "--workdir=$(touch mark)", "<b>")
+    for recipe in ("baseline", "kd"):
+        make(tmp_path / recipe, recipe, 80.0, words=words)
+    make(tmp_path / "notebook", "student", 80.0)
+    page, _ = page_of(tmp_path)
+    (command,) = re.findall("(?s)<pre>(.*?)</pre>", page)
+    assert shlex.split(text(command)) == ["python", "-m", "hsakd_jax.main", *words]
+    assert "'--workdir=$(touch mark)'" in text(command)
+    said = text(page)
+    assert f"{tmp_path}/baseline, {tmp_path}/kd python -m" in said
+    assert f"{tmp_path}/notebook: no command is stored" in said
 
 
 def test_the_file_that_a_run_names_as_its_data_is_not_run(tmp_path):
     stranger = tmp_path / "stranger.py"
     stranger.write_text(f"open({str(tmp_path / 'mark')!r}, 'w')")
     for name in (str(stranger)[:-3], f"../{'../' * 20}{str(stranger)[1:-3]}"):
-        make(tmp_path / f"run{len(name)}", "kd", 80.0, data__name=name)
-    assert "configs/cifar100.py:kd" in page_of(tmp_path)[0]
+        make(tmp_path / f"run{len(name)}", "kd", 80.0, data__name=name, words=[f"--config={stranger}:kd"])
+    assert f"--config={stranger}:kd" in page_of(tmp_path)[0]
     assert not (tmp_path / "mark").exists()
-
-
-def test_no_configs_no_command(tmp_path, monkeypatch):
-    make(tmp_path / "run", "kd", 80.0)
-    monkeypatch.setattr(grouping, "CONFIGS", tmp_path / "none")
-    assert "not known, since its recipe or its config file is not there any more" in page_of(tmp_path)[0]
 
 
 def test_the_same_run_twice_is_no_second_seed(tmp_path):
@@ -261,60 +256,55 @@ def test_the_same_run_twice_is_no_second_seed(tmp_path):
     said = text(page_of(tmp_path)[0])
     assert "KD: resnet8_quarter reaches 81.00 % top-1 on digits (mean of 2 seeds)" in said
     assert f"Left out, since another run has the same seed and settings: {tmp_path}/kd-again." in said
-    assert "a gain compares within" not in said  # there is none
+    assert "a gain compares" not in said  # there is none
 
 
 def test_folders_of_other_classes_are_other_datasets(tmp_path):
     """All have the name 'image_folder', whatever they hold."""
     make(tmp_path / "cats", "kd", 80.0, data__name="image_folder", data__dir="/cats")
     make(tmp_path / "cars", "baseline", 50.0, classes=list("abcdefghij"), data__name="image_folder")
-    page, pictures = page_of(tmp_path)
+    page, figures = page_of(tmp_path)
     assert page.count("<h1>") == 2
-    assert "than alone" not in page
-    assert {"image_folder-speed", "image_folder-speed-2"} <= set(pictures)
+    assert "than the baseline" not in page
+    assert {"image_folder-speed", "image_folder-speed-2"} <= set(figures)
     (tmp_path / "names.txt").write_text("\n".join(CLASSES))
-    with pytest.raises(UserError, match=r"runs have several \(image_folder\): choose among them"):
-        room.make(run_index.find([tmp_path])[0], classes=str(tmp_path / "names.txt"))
+    with pytest.raises(UserError, match=r"runs have several \(image_folder\): choose runs"):
+        report.make(run_index.find([tmp_path])[0], class_file=str(tmp_path / "names.txt"))
 
 
-def test_the_student_alone_that_was_trained_most_like_it(tmp_path):
+def test_the_baseline_with_the_most_settings_in_common(tmp_path):
     make(tmp_path / "a", "baseline", 70.0, student__lr=0.1)
     make(tmp_path / "elsewhere" / "b", "baseline", 75.0)
     make(tmp_path / "kd", "kd", 80.0)
-    made, _ = grouping.group(run_index.find([tmp_path])[0])
-    (kd,) = (one for one in made if one.label == "KD")
+    (kd,) = (one for one in grouping.group(run_index.find([tmp_path])[0]).groups if one.label == "KD")
     assert kd.gains == [5.0]
     make(tmp_path / "kd1", "kd", 80.0, seed=1)
     said = text(page_of(tmp_path)[0])
     assert "+5.00 (0.00)" in said
-    assert "a gain compares within each" not in said
+    assert "a gain compares" not in said
 
 
 def test_a_log_that_was_cut_does_not_cut_the_others(tmp_path):
     for seed in (0, 1):
-        make(tmp_path / str(seed), "kd", 80.0, seed)
+        make(tmp_path / str(seed), "kd", 80.0, seed=seed)
     log = tmp_path / "1" / "metrics.jsonl"
     log.write_text("".join(log.read_text().splitlines(keepends=True)[:3]) + "x\n" + log.read_text())
     page, _ = page_of(tmp_path)
     assert f"Not shown over time, since metrics.jsonl ends before the run did: {tmp_path}/1." in text(page)
-    part = room._Part(run_index.find([tmp_path])[0], {}, False, "")
-    (one,) = part.groups
-    curve = sections._curve(one, [part.records[run.path] for run in one.runs], lambda e: e.get("loss"))
+    dataset = report.Dataset(run_index.find([tmp_path])[0])
+    (one,) = dataset.groups
+    logs = [dataset.records[run.path] for run in one.runs]
+    curve = sections._curve(one, logs, lambda record: record.values.get("loss"))
     assert curve.x == [1.0, 2.0, 3.0, 4.0]
     assert not curve.spread
 
 
 def test_the_teacher_is_the_network_that_taught(tmp_path):
-    make(tmp_path / "teacher_online", "teacher_online", 90.0)
-    results = json.loads((tmp_path / "teacher_online" / "results.json").read_text())
-    for when, top1 in (("last", 90.0), ("best", 92.0)):
-        results[when] = {**results[when], "peer1/top1": top1, "peer2/top1": top1 + 1}
-        del results[when]["top1"]
-    (tmp_path / "teacher_online" / "results.json").write_text(json.dumps(results))
+    make(tmp_path / "teacher_online", "teacher_online", 91.0, peers=True)
     make(tmp_path / "student", "student_online", 85.0, teacher__checkpoint="best", teacher__peer=2)
     said = text(page_of(tmp_path)[0])
     assert "8.00 below its teacher" in said
-    assert "Sizes are those of what is deployed, of several networks the first one's." in said
+    assert "Sizes are those of the network without branches; of several networks, the first one's." in said
 
 
 def test_of_several_networks_one_is_deployed():
@@ -328,20 +318,20 @@ def test_of_several_networks_one_is_deployed():
 def test_a_teacher_has_no_teacher_to_miss(tmp_path, digits):
     make(tmp_path / "teacher", "teacher", 94.0, trained=True)
     said = text(page_of(tmp_path)[0])
-    assert "is wrong about" in said
+    assert "misclassifies" in said
     assert "no teacher" not in said
-    assert "student alone with" not in said
+    assert "No run is a baseline" not in said
 
 
 def test_colours_are_the_same_in_every_figure(tmp_path):
     for recipe in ("backbone", "teacher", "baseline", "kd", "student"):
         make(tmp_path / recipe, recipe, 80.0)
-    part = room._Part(run_index.find([tmp_path])[0], {}, False, "")
-    colours = {one.runs[0].recipe: one.colour for one in part.groups}
+    dataset = report.Dataset(run_index.find([tmp_path])[0])
+    colours = {one.recipe: one.colour for one in dataset.groups}
     assert len(set(colours.values())) == 5
     for recipe, colour in colours.items():
-        assert part._colour(tmp_path / recipe) == colour
-    assert part._colour(tmp_path / "another") not in colours.values()
+        assert dataset.colour_of(tmp_path / recipe) == colour
+    assert dataset.colour_of(tmp_path / "another") not in colours.values()
 
 
 def test_losses_below_zero_are_seen():
@@ -351,29 +341,29 @@ def test_losses_below_zero_are_seen():
     assert low < -2.0 < 1.0 < high
 
 
-def test_names_of_classes_are_untrusted():
+def test_names_of_classes_are_untrusted(tmp_path, monkeypatch):
     names = ["</div><b>\"'&", "Żółw 亀", *map(str, range(8))]
     labels = np.array([0, 0, 1, 1])
-    answers = {
-        key: predictions.Answers(np.array(found), np.full(4, 0.5, np.float32))
-        for key, found in (("student", [1, 0, 0, 0]), ("alone", [0, 0, 0, 0]), ("teacher", [0, 0, 1, 1]))
+    by_network = {
+        key: predictions.Prediction(np.array(found), np.full(4, 0.5, np.float32))
+        for key, found in (("student", [1, 0, 0, 0]), ("baseline", [0, 0, 0, 0]), ("teacher", [0, 0, 1, 1]))
     }
     images = {i: np.zeros((8, 8, 1), np.uint8) for i in (0, 2, 3)}
-    pictures = {}
-    colours = {"student": "c0", "alone": "c1", "teacher": "c6"}
-    lines = misclassified.section(
-        predictions.Opinions(labels, answers, images, {}), names, "KD", colours, Album(pictures, "a-")
-    )
-    page = document("x", lines)
-    check(page)
+    found = predictions.Predictions(labels, by_network, images, {})
+    monkeypatch.setattr(report, "predict_all", lambda *_: found)
+    for recipe in ("baseline", "kd", "backbone"):
+        make(tmp_path / recipe, recipe, 80.0, classes=names)
+    page, figures = page_of(tmp_path)
     assert page.count("<img ") == 3
-    assert "<b>" not in page
+    assert names[0] not in page
+    assert page.count("&lt;/div&gt;&lt;b&gt;&#34;&#39;&amp;") >= 3
     said = text(page)
-    assert "wrong about 3 of 4 test images; the student alone is right about 1 of these; its teacher about 3" in said
+    assert "It misclassifies 3 of 4 test images." in said
+    assert "Of these, the baseline classifies 1 correctly and its teacher classifies 3 correctly." in said
     assert f"true: {names[0]} student: {names[1]} (50 %) teacher: {names[0]}" in said
-    assert "0 classes are named right more often than by the student alone, 1 less often, 1 as often." in said
-    assert set(pictures) == {"a-confusions", "a-mistakes", "a-classes"}
-    for draw in pictures.values():
+    assert "the accuracy is higher for 0 classes, lower for 1 and equal for 1." in said
+    assert set(figures) == {"confusions", "misclassified", "classes", *FIGURES} - {"branches"}
+    for draw in figures.values():
         assert draw().startswith(b"\x89PNG")
 
 
@@ -382,47 +372,50 @@ def digits():
     return datasets.load("digits", splits=("test",)).test
 
 
-def test_opinions_and_their_figures(digits, tmp_path):
+def test_predictions_and_their_figures(digits, tmp_path):
     for recipe in ("teacher", "baseline", "student"):
         make(tmp_path / recipe, recipe, 10.0, trained=True, teacher__arch="resnet8_quarter")
-    asked = {key: predictions.Asked(tmp_path / key) for key in ("student", "teacher")}
-    said = predictions.ask(asked | {"absent": predictions.Asked(tmp_path / "absent")}, 5)
-    np.testing.assert_array_equal(said.labels, digits.labels)
-    assert said.silent == {"absent": f"{tmp_path}/absent is not a run directory (no config.json): check the path"}
-    for key in asked:
+    networks = {key: predictions.Checkpoint(tmp_path / key) for key in ("student", "teacher")}
+    found = predictions.predict_all(networks | {"absent": predictions.Checkpoint(tmp_path / "absent")}, 5)
+    np.testing.assert_array_equal(found.labels, digits.labels)
+    assert found.left_out == {"absent": f"{tmp_path}/absent is not a run directory (no config.json): check the path"}
+    for key in networks:
         network, variables = restore(tmp_path / key)
         images = normalise(jax.numpy.asarray(digits.images), (0.31,), (0.38,))
         probabilities = jax.nn.softmax(jax.jit(network.clone(branches=False).apply)(variables, images).logits)
-        assert (said.answers[key].classes == probabilities.argmax(-1)).mean() > 0.99  # batches round otherwise
-        np.testing.assert_allclose(said.answers[key].probabilities, probabilities.max(-1), rtol=1e-3)
-    certain = np.where(said.answers["student"].classes != digits.labels, said.answers["student"].probabilities, 0)
+        assert (found.by_network[key].classes == probabilities.argmax(-1)).mean() > 0.99  # batches round otherwise
+        np.testing.assert_allclose(found.by_network[key].probabilities, probabilities.max(-1), rtol=1e-3)
+    student = found.by_network["student"]
+    certain = np.where(student.classes != digits.labels, student.probabilities, 0)
     kept = []
     for i in np.argsort(-certain, kind="stable"):
-        same = [j for j in kept if said.answers["student"].classes[j] == said.answers["student"].classes[i]]
+        same = [j for j in kept if student.classes[j] == student.classes[i]]
         kept += [i] if certain[i] and len(same) < predictions.SAME else []
-    assert list(said.mistakes) == kept[:5]
-    for i, image in said.mistakes.items():
+    assert list(found.misclassified) == kept[:5]
+    for i, image in found.misclassified.items():
         np.testing.assert_array_equal(image, digits.images[i])
 
-    page, pictures = page_of(tmp_path)
+    page, figures = page_of(tmp_path)
     shown = text(page)
-    wrong = int((said.answers["student"].classes != digits.labels).sum())
-    assert f"It is wrong about {wrong} of 896 test images; the student alone is right about" in shown
-    assert re.search(r"\d+ of these; its teacher about \d+ of these\.", shown)
+    wrong = int((student.classes != digits.labels).sum())
+    assert f"It misclassifies {wrong} of 896 test images. Of these, the baseline classifies" in shown
+    assert re.search(r"\d+ correctly and its teacher classifies \d+ correctly\.", shown)
     assert re.search(r"true: \d student: \d \(\d+\s%\) teacher: \d \(\d+\s%\) [✓✗]", shown)
-    assert page.count("<img ") == min(len(kept), room.MISTAKES)
-    for name in ("confusions", "classes", "mistakes"):
-        assert pictures[name]().startswith(b"\x89PNG")
+    assert page.count("<img ") == min(len(kept), report.IMAGES)
+    for name in ("confusions", "classes", "misclassified"):
+        assert figures[name]().startswith(b"\x89PNG")
 
 
 def test_classes_are_called_what_a_file_says(digits, tmp_path):
     make(tmp_path / "runs" / "run", "baseline", 10.0, trained=True)
     runs, _ = run_index.find([tmp_path / "runs"])
     (tmp_path / "names.txt").write_text("\n".join(f"digit {i}" for i in range(10)) + "\n")
-    assert re.search(r"true: digit \d student: digit \d", text(room.make(runs, classes=str(tmp_path / "names.txt"))[0]))
+    assert re.search(
+        r"true: digit \d student: digit \d", text(report.make(runs, class_file=str(tmp_path / "names.txt"))[0])
+    )
     (tmp_path / "names.txt").write_text("one\ntwo\n")
     with pytest.raises(UserError, match="names.txt contains 2 class names, the network has 10 classes: fix the file"):
-        room.make(runs, classes=str(tmp_path / "names.txt"))
+        report.make(runs, class_file=str(tmp_path / "names.txt"))
 
 
 def test_a_difference_of_one_seed_may_be_chance(tmp_path):
@@ -430,10 +423,10 @@ def test_a_difference_of_one_seed_may_be_chance(tmp_path):
     make(tmp_path / "baseline", "baseline", 80.0)
     make(tmp_path / "kd", "kd", 82.0)
     said = text(page_of(tmp_path)[0])
-    assert "2.00 points more than alone (may be chance)" in said
+    assert "2.00 points more than the baseline (may be chance)" in said
     assert "Differences below 3.6 points may be chance: one seed, 896 test images." in said
     make(tmp_path / "student", "student", 86.0)
-    assert "6.00 points more than alone 3 runs" in text(page_of(tmp_path)[0])
+    assert "6.00 points more than the baseline 3 runs" in text(page_of(tmp_path)[0])
     for recipe, top1 in (("baseline", 80.0), ("kd", 82.0), ("student", 82.0)):
         make(tmp_path / "1" / recipe, recipe, top1, seed=1)
     assert "chance" not in text(page_of(tmp_path)[0])
@@ -441,24 +434,21 @@ def test_a_difference_of_one_seed_may_be_chance(tmp_path):
 
 def test_data_that_is_gone(digits, tmp_path):
     make(tmp_path / "run", "baseline", 10.0, trained=True, data__dir="/nowhere")
-    with pytest.raises(UserError, match="its data digits is not in /nowhere: give --data_dir=DIR"):
-        predictions.ask({"student": predictions.Asked(tmp_path / "run")}, 5)
+    with pytest.raises(UserError, match="its data digits is not in /nowhere: set --data_dir=DIR"):
+        predictions.predict_all({"student": predictions.Checkpoint(tmp_path / "run")}, 5)
     assert "are not shown: its data digits is not in /nowhere" in text(page_of(tmp_path)[0])
     (tmp_path / "data" / "digits").mkdir(parents=True)
     (tmp_path / "data" / "digits" / ".lock").touch()  # of a preparation that was killed
     with pytest.raises(UserError, match="its data digits is not in"):
-        predictions.ask({"student": predictions.Asked(tmp_path / "run")}, 5, str(tmp_path / "data"))
+        predictions.predict_all({"student": predictions.Checkpoint(tmp_path / "run")}, 5, str(tmp_path / "data"))
     assert len(list((tmp_path / "data").rglob("*"))) == 2
     teacher = make(tmp_path / "Teacher" / "T", "teacher", 10.0)
     make(tmp_path / "kd", "kd", 20.0, trained=True, teacher__workdir=str(teacher))
     said = text(page_of(tmp_path / "kd")[0])
-    assert (
-        f"There is no run of the student alone with its data, epochs and batch; its teacher is not asked ({teacher} has"
-        in said
-    )
+    assert f"No run is a baseline with its data, epochs and batch. Its teacher is left out ({teacher} has" in said
     make(tmp_path / "other", "baseline", 10.0, trained=True, classes=list("abcdefghij"))
-    with pytest.raises(UserError, match="has other classes than the run"):
-        predictions.ask({"student": predictions.Asked(tmp_path / "other")}, 5)
+    with pytest.raises(UserError, match="the run has other classes: 'a' where '0' is expected in digits"):
+        predictions.predict_all({"student": predictions.Checkpoint(tmp_path / "other")}, 5)
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")
@@ -505,8 +495,8 @@ def test_the_command(digits, run_command, tmp_path):
     assert done.stdout == f"{output}: 1 run, 7 figures, also in {pngs}\n"
     page = output.read_text()
     check(page)
-    assert "What student alone is wrong about" in page
-    names = {"accuracy", "losses", "schedule", "throughput", "speed", "confusions", "mistakes"}
+    assert "Test images that student alone misclassifies" in page
+    names = {"accuracy", "losses", "schedule", "throughput", "speed", "confusions", "misclassified"}
     assert {p.name for p in pngs.iterdir()} == {f"{name}.png" for name in names}
 
 
