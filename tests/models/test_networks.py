@@ -8,7 +8,7 @@ from hsakd_jax import create
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.models import NETWORKS, profile
 from hsakd_jax.models.network import Network, Peers
-from hsakd_jax.runs.restore import start
+from hsakd_jax.runs.restore import initialise
 
 ARCHITECTURES = reference.read("architectures.json")["architectures"]
 
@@ -162,7 +162,7 @@ def test_too_small_images_are_refused(name, size):
 def test_bfloat16_computes_in_bfloat16_and_answers_in_float32():
     network = create("resnet8_quarter", 10, dtype="bfloat16")
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
-    variables = start(network, (8, 8, 1), 0)
+    variables = initialise(network, (8, 8, 1), 0)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     outputs, updated = network.apply(variables, images, train=True, mutable=["batch_stats"])
     assert {f.dtype for f in outputs.features} == {jnp.dtype("bfloat16")}
@@ -234,7 +234,7 @@ def test_initialisers(name):
 
 def test_initialisers_are_wired_to_their_layers():
     """VGG tells all apart: its convolutions have biases, and its branches start unlike its backbone."""
-    variables = start(create("vgg8_bn", 300), (32, 32, 3), seed=3)
+    variables = initialise(create("vgg8_bn", 300), (32, 32, 3), seed=3)
     backbone, branch = variables["params"], variables["params"]["branch3"]
     kernel = np.asarray(backbone["stage3"]["conv1"]["kernel"])
     assert drawn_from(kernel.ravel(), 9 * 128, 9 * 256) == HE
@@ -266,7 +266,7 @@ def test_peers_share_nothing():
     from functools import partial
 
     peers = Peers((partial(Network, NETWORKS["resnet8_quarter"](), 10),) * 2)
-    params = start(peers, (8, 8, 1), 0)["params"]
+    params = initialise(peers, (8, 8, 1), 0)["params"]
     assert set(params) == {"peer1", "peer2"}
     assert (params["peer1"]["stem"]["conv1"]["kernel"] != params["peer2"]["stem"]["conv1"]["kernel"]).all()
 
