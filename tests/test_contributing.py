@@ -92,11 +92,13 @@ def new_functions(monkeypatch):
 def test_network(new_file, new_lines):
     names = new_lines(models, "NETWORKS", plain=new_file(models, "plain"))
     counts = new_lines(test_networks, "BY_HAND")
+    new_lines(test_networks, "INITIALISERS")
     assert counts.keys() == names.keys()
     # What a ResNet has more than a plain network are its two projections, convolution and BatchNorm.
     projections = 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
     assert counts["plain20"] == test_networks.ARCHITECTURES["resnet20"]["params"] - projections
     test_networks.test_hand_counts_give_the_golden_ones()
+    test_networks.test_initialisers("plain8")
     for name in names:
         test_networks.test_networks_without_golden_figures(name)
         outputs, _ = jax.eval_shape(create(name, 10).init_with_output, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
