@@ -1,4 +1,4 @@
-"""Handwritten digits: the whole method in two minutes on two CPU cores, without network.
+"""Handwritten digits: the whole method in two minutes on two CPU cores, without a download.
 
 python -m hsakd_jax.main --config=configs/digits.py --workdir=runs/digits
 """
@@ -25,13 +25,13 @@ def get_config(recipe="hsakd"):
         data={
             **recipes.DATA,
             "name": "digits",
-            "fraction": 0.111,  # 100 images, so that a teacher has something to add
+            "fraction": 0.111,  # 100 images: few enough that a teacher helps
             **NORMALISATION["digits"],
             "crop": "pad",
             "pad": 1,
-            "flip": False,  # a mirrored digit is none
+            "flip": False,  # a mirrored digit has no class
         },
-        # One teacher for both distillations of the table.
+        # One teacher for both KD and HSAKD*.
         teacher={"arch": "resnet8", **training, "epochs": 60, "run": "teacher" if recipe == "hsakd" else ""},
         student={"arch": "resnet8_quarter", **training},
         frozen={**training, "epochs": 60},

@@ -2,21 +2,21 @@
 
 python -m hsakd_jax.main --config=configs/imagenet.py:student --workdir=runs/imagenet --config.data.dir=DIR
 
-DIR holds ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar (or they lie in DIR/downloads/manual); or give
---config.data.name=image_tree for DIR/train/<wnid>/*.JPEG and DIR/val/<wnid>/*.JPEG, which are read where they lie.
+DIR contains ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar (or DIR/downloads/manual contains them). Or set
+--config.data.name=image_tree to read DIR/train/<wnid>/*.JPEG and DIR/val/<wnid>/*.JPEG without a copy.
 
-| row | what | paper, top-1 / top-5 % |
+| recipe | trains | paper, top-1 / top-5 % |
 |---|---|---|
 | backbone, teacher | ResNet-34, plain and with its branches (Teacher*) | 73.31 / 91.42, 75.48 / 92.67 |
-| baseline, kd | ResNet-18 alone, plain distillation | 69.75 / 89.07, 70.66 / 89.88 |
-| at, cc, sp, rkd, crd, sskd | rivals | 70.70, 69.96, 70.62, 71.34, 71.38, 71.62 |
+| baseline, kd | ResNet-18 without a teacher, standard KD | 69.75 / 89.07, 70.66 / 89.88 |
+| at, cc, sp, rkd, crd, sskd | other methods | 70.70, 69.96, 70.62, 71.34, 71.38, 71.62 |
 | student_frozen, student | HSAKD, HSAKD* | 72.16 / 90.85, 72.39 / 91.00 |
 | mutual | ResNet-18, online | 71.49 |
 
-ResNet-50: student/resnet50_imagenet/resnet18_imagenet. The reference's eight GPUs had BatchNorm statistics of their
-own, of 32 images: --config.batch_norm_groups=8 does the same on any number of devices. For another batch,
+ResNet-50: student/resnet50_imagenet/resnet18_imagenet. In the reference, each of eight GPUs computes BatchNorm
+statistics of its 32 images: --config.batch_norm_groups=8 does the same on any number of devices. For another batch,
 --config.student.lr_batch=256 scales the learning rate. A student's 100 epochs take 24,700 PFLOP, 29 hours on eight
-devices that sustain 30 TFLOP/s each, and 1,200 images a second from their host: estimates, nothing is measured yet.
+devices that sustain 30 TFLOP/s each, and 1,200 images per second from their host: estimates, nothing is measured yet.
 """
 
 from hsakd_jax.data.statistics import NORMALISATION

@@ -1,10 +1,10 @@
-"""STL-10 at 32x32: the linear probe of a backbone, which stays as it is; a new last layer is trained.
+"""STL-10 at 32x32: the linear probe of a backbone, a new last layer on frozen features.
 
 python -m hsakd_jax.main --config=configs/stl10.py --workdir=runs/probe --config.student.init=RUN
 
-The paper's top-1 for the MobileNetV2 distilled from VGG13: alone 67.76, KD 67.90, CRD 70.09, SSKD 71.03, HSAKD 74.66 %.
-100 epochs of 5,000 images; a minute or two on an accelerator are to be expected, not yet measured. The network is
-RUN's.
+The network is that of RUN. The paper's top-1 for the MobileNetV2 distilled from VGG13: baseline 67.76, KD 67.90, CRD
+70.09, SSKD 71.03, HSAKD 74.66 %. 100 epochs of 5,000 images: we expect a minute or two on an accelerator, and have not
+measured it.
 """
 
 from hsakd_jax.data.statistics import NORMALISATION

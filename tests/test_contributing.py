@@ -1,4 +1,4 @@
-"""Follows the pages on adding a network, an objective, a dataset: their code goes where it says, and works there."""
+"""Follows the pages on adding a network, a method, a dataset: their code goes where it says, and works there."""
 
 import importlib
 import math
@@ -11,18 +11,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import test_methods
 import test_networks
-import test_objectives
 from test_layers import ROOT, strangers
 
 from hsakd_jax import create, models
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.data import builders, datasets, sampling
-from hsakd_jax.distillation import objectives
+from hsakd_jax.distillation import methods
 from hsakd_jax.experiments import pipeline, recipes
+from hsakd_jax.experiments.resolve import recipes_of, resolve
 from hsakd_jax.interop import torch_weights
 from hsakd_jax.models.network import Outputs
 from hsakd_jax.runs.restore import initialise
+from hsakd_jax.runs.results import Results, Sizes
+from hsakd_jax.training.build import make_objective
 
 TEXT = "".join((ROOT / f"docs/own_{what}.md").read_text() for what in ("network", "objective", "data"))
 # A block begins with a comment: the file, and the dict in it, that the code goes to.
@@ -89,11 +92,13 @@ def new_functions(monkeypatch):
 def test_network(new_file, new_lines):
     names = new_lines(models, "NETWORKS", plain=new_file(models, "plain"))
     counts = new_lines(test_networks, "BY_HAND")
+    new_lines(test_networks, "INITIALISERS")
     assert counts.keys() == names.keys()
     # What a ResNet has more than a plain network are its two projections, convolution and BatchNorm.
     projections = 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
     assert counts["plain20"] == test_networks.ARCHITECTURES["resnet20"]["params"] - projections
     test_networks.test_hand_counts_give_the_golden_ones()
+    test_networks.test_initialisers("plain8")
     for name in names:
         test_networks.test_networks_without_golden_figures(name)
         outputs, _ = jax.eval_shape(create(name, 10).init_with_output, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
@@ -111,31 +116,46 @@ def test_network(new_file, new_lines):
             refused()
 
 
-def test_objective(new_functions, new_lines, monkeypatch):
-    added = new_functions(objectives)
-    (term,) = new_lines(objectives, "TERMS")
-    ((recipe, row),) = new_lines(recipes, "RECIPES").items()
-    monkeypatch.setitem(objectives.OBJECTIVES, recipe, added[recipe])
-    (test,) = new_functions(test_objectives).values()
+def test_method(new_file, new_functions, new_lines):
+    hard = new_file(methods, "hard")
+    (term,) = new_lines(methods, "TERMS", hard=hard.hard)
+    ((name, recipe),) = new_lines(recipes, "RECIPES").items()
+    (test,) = new_functions(test_methods).values()
     test()
 
-    config = runpy.run_path(str(ROOT / "configs/digits.py"))["get_config"](recipe).to_dict()
+    config = runpy.run_path(str(ROOT / "configs/digits.py"))["get_config"](name).to_dict()
     images = sampling.Dataset(np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int32))
-    assert pipeline.recipes_of(config) == ["backbone", recipe]
-    resolved = pipeline.resolve(config, recipe, datasets.Splits(images, None, images, ("a", "b")))
-    assert not resolved["network"]["branches"]
-    assert resolved["teacher"]["workdir"] == "../backbone"
-    assert set(resolved["objective"]) == {"task", term}
+    assert recipes_of(config) == ["backbone", name]
+    resolved = resolve(config, name, datasets.Splits(images, None, images, ("a", "b")))
+    assert not resolved.network.branches
+    assert resolved.teacher.workdir == "../backbone"
+    weights = {name: term.weight for name, term in resolved.objective.terms.items() if term.weight}
+    assert set(weights) == {"task", term}
 
     # Odds of 1 to 3 for the second class: the label says the first one, the teacher the second.
     student, teacher = (Outputs(jnp.log(jnp.array([odds])), (), ()) for odds in ([1.0, 3.0], [1.0, 9.0]))
-    found = objectives.OBJECTIVES[recipe](student, jnp.array([0]), teacher)
-    loss = sum(resolved["objective"][name]["weight"] * float(value) for name, value in found.items())
+    found = make_objective(resolved.objective).apply({}, student, jnp.array([0]), teacher, None)
+    loss = sum(weights[name] * float(value) for name, value in found.items())
     assert loss == pytest.approx(0.5 * math.log(4) + 0.5 * math.log(4 / 3))
 
-    result = {"arch": "resnet20", "parameters": {"backbone": 1}, "test_images": 1}
-    result |= {"last": {"top1": 50.0}, "best": {"top1": 50.0, "chosen_by": "top-1 on test"}}
-    assert row.title in pipeline.summary({recipe: result})
+    result = Results(
+        recipe=name,
+        arch="resnet20",
+        seed=0,
+        last={"top1": 50.0},
+        best={"top1": 50.0},
+        selected_by="top-1 on test",
+        teacher=None,
+        train_images=1,
+        test_images=1,
+        parameters=Sizes(1, 1),
+        multiply_adds=Sizes(1, 1),
+        images_per_s=None,
+        versions={},
+        device="",
+        git=None,
+    )
+    assert recipe.title in pipeline.summary({name: result})
 
 
 def test_dataset(new_file, new_lines, tmp_path):

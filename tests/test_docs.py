@@ -63,7 +63,11 @@ ELSEWHERE = [
 # What a page says in words, for its `python` blocks to work: file, before, after.
 EDITS = {
     "docs/own_network.md": ("hsakd_jax/models/__init__.py", "import mobilenet,", "import mobilenet, plain,"),
-    "docs/own_objective.md": ("hsakd_jax/distillation/objectives.py", "student, mutual)}", "student, mutual, hard)}"),
+    "docs/own_objective.md": (
+        "hsakd_jax/distillation/methods/__init__.py",
+        "\nfrom hsakd_jax.models",
+        "\nfrom hsakd_jax.distillation.methods.hard import hard\nfrom hsakd_jax.models",
+    ),
     "docs/own_data.md": (
         "hsakd_jax/data/builders/__init__.py",
         "\nBUILDERS",
@@ -161,9 +165,8 @@ def edit(folder, page):
             target.write_text(code)
             continue
         source = target.read_text()
-        opening = re.search(rf"^{place[2] or 'TERMS'}\b.* = \{{\s*", source, re.MULTILINE)
-        at = opening.end() if place[2] else opening.start()
-        target.write_text(source[:at] + code + ("" if place[2] else "\n\n") + source[at:])
+        opening = re.search(rf"^{place[2]}\b.* = \{{\s*", source, re.MULTILINE)
+        target.write_text(source[: opening.end()] + code + source[opening.end() :])
 
 
 def test_what_is_not_run_has_its_reason():
@@ -245,4 +248,4 @@ def test_the_site_builds_and_needs_nothing_else(tmp_path):
         loaded = re.findall(r"<(?:script|img|iframe)[^>]* src=\"([^\"]*)|<link[^>]* href=\"([^\"]*)", text)
         assert not [url for pair in loaded for url in pair if url.startswith(("http:", "https:", "//"))], page
     assert "Exit status: 0 done, 2 bad input" in (tmp_path / "site/docs/commands.html").read_text()
-    assert "first-run-shows" in (tmp_path / "site/index.html").read_text()
+    assert "results-of-the-first-run" in (tmp_path / "site/index.html").read_text()

@@ -1,6 +1,7 @@
 """What each folder of the package may import: one row a folder, and no permission that nobody uses."""
 
 import ast
+import re
 import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -92,6 +93,12 @@ def test_the_root_holds_commands_only():
 
 def test_tests_mirror_the_folders():
     assert {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")} <= MAY_IMPORT.keys()
+
+
+def test_the_page_for_contributors_has_the_same_table():
+    rows = re.findall(r"^\| `(\w+)/` \| .+ \| (.*)\|$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    found = {folder: words.replace(",", "").split() for folder, words in rows}
+    assert found == {folder or "hsakd_jax": may.split() for folder, (may, _) in MAY_IMPORT.items()}
 
 
 def test_a_forbidden_import_is_found():

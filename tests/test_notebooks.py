@@ -208,7 +208,7 @@ def test_evaluate_checkpoint(form, execute, monkeypatch, tmp_path):
     top1 = float(re.search(r"12 test images\s+top-1 ([\d.]+) %", printed["evaluate"])[1])
     assert "branch 3" in printed["evaluate"]
     assert re.search(r"[\d.]+% of 10 images are right", printed["predict"])
-    assert pictures["mistakes"] == 1
+    assert pictures["misclassified"] == 1
     assert 0 <= top1 <= 100
 
 
