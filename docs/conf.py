@@ -16,7 +16,7 @@ exclude_patterns = [".*", "**/.*"]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 
 myst_heading_anchors = 3
-default_role = "code"  # what docstrings have between single backticks
+default_role = "code"  # for single backticks in docstrings
 napoleon_use_ivar = True
 napoleon_attr_annotations = False
 add_module_names = False
@@ -32,7 +32,7 @@ html_show_sphinx = False
 html_show_sourcelink = False
 html_copy_source = False
 
-# What README.md has no place for on GitHub: the order of the pages.
+# The order of the pages, which README.md does not contain on GitHub.
 CONTENTS = """
 ```{toctree}
 :hidden:
@@ -77,7 +77,7 @@ CONTRIBUTING
 
 
 class Help(SphinxDirective):
-    """What a command prints for `--help`: the docstring of its module."""
+    """The `--help` of a command: the docstring of its module."""
 
     required_arguments = 1
 
@@ -101,7 +101,7 @@ def setup(app):
             Path(app.outdir, "index.html").write_text(home.read_text())
 
     def skip(app, kind, name, member, skipped, options):
-        # The fields of a NamedTuple stand in its docstring.
+        # The docstring of a NamedTuple describes its fields.
         return skipped or str(getattr(member, "__doc__", "")).startswith("Alias for field number")
 
     app.add_directive("help", Help)
