@@ -25,6 +25,7 @@ import time
 from pathlib import Path
 
 from hsakd_jax.core import runtime
+from hsakd_jax.data.dataset import Dataset
 
 runtime.configure_runtime()
 runtime.configure_compilation()
@@ -40,7 +41,7 @@ from benchmarks.exports import random_variables
 from configs import cifar100
 from hsakd_jax.core.console import Console
 from hsakd_jax.core.sharding import Devices
-from hsakd_jax.data import datasets, sampling
+from hsakd_jax.data import datasets
 from hsakd_jax.data.augment import normalise
 from hsakd_jax.data.statistics import NORMALISATION
 from hsakd_jax.evaluation import accuracy
@@ -137,7 +138,7 @@ def their_epochs(pair: str, splits: datasets.Splits, epochs: int) -> list[float]
     return seconds[1:]
 
 
-def evaluation_share(student: str, test: sampling.Dataset, rounds: int = 5) -> dict[str, float]:
+def evaluation_share(student: str, test: Dataset, rounds: int = 5) -> dict[str, float]:
     """Seconds of an evaluation without branches, and of a forward pass at the best of several batches."""
     network, devices = create(student, 100, branches=False), Devices()
     variables = devices.replicate(random_variables(network, (32, 32, 3)))
@@ -209,7 +210,7 @@ def main() -> None:
     warn_if_busy()
     steps = args.images // BATCH
     dataset, classes = bench.make_data(args.pair, args.images)
-    test = sampling.Dataset(*(x[: args.test_images] for x in bench.make_data(args.pair, args.test_images)[0]))
+    test = Dataset(*(x[: args.test_images] for x in bench.make_data(args.pair, args.test_images)[0]))
     splits = datasets.Splits(dataset, None, test, tuple(map(str, range(classes))))
     with tempfile.TemporaryDirectory() as folder:
         start = start_seconds(Path(folder))

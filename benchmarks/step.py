@@ -37,6 +37,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from hsakd_jax.core import runtime
+from hsakd_jax.data.dataset import Dataset
 
 # As every command does; but PyTorch's process has the memory settings that its user has.
 if not any(word.startswith("torch ") for word in sys.argv):
@@ -53,14 +54,14 @@ from benchmarks.cores import exchange_ns
 from benchmarks.exports import random_variables
 from configs import cifar100
 from hsakd_jax.core.sharding import Devices
-from hsakd_jax.data import datasets, sampling
+from hsakd_jax.data import datasets
 from hsakd_jax.data.statistics import NORMALISATION
 from hsakd_jax.experiments.resolve import resolve
 from hsakd_jax.models import create, profile
 from hsakd_jax.models.rotations import ROTATIONS
 from hsakd_jax.runs import provenance
 from hsakd_jax.training import build, teachers
-from hsakd_jax.training.multi_step import make_advance
+from hsakd_jax.training.multi_step import make_multi_step
 
 RESULTS = Path(__file__).parent / "results"
 PAIRS = (
@@ -89,11 +90,11 @@ def save(benchmark: str, name: str, content: dict, lines: list[str]) -> None:
     (RESULTS / f"{name}.md").write_text("\n".join([f"# benchmarks.{benchmark}: {name}\n", *lines, ""]))
 
 
-def make_data(pair: str, images: int) -> tuple[sampling.Dataset, int]:
+def make_data(pair: str, images: int) -> tuple[Dataset, int]:
     """Random uint8 images with labels, and the number of classes."""
     side, classes = (224, 1000) if pair.endswith("_imagenet") else (32, 100)
     random = np.random.default_rng(0)
-    dataset = sampling.Dataset(
+    dataset = Dataset(
         random.integers(0, 256, (images, side, side, 3), np.uint8), random.integers(0, classes, images, np.int32)
     )
     return dataset, classes
@@ -124,7 +125,7 @@ def our_step(pair: str, batch: int, dtype: str, **options):
     return step, arguments, devices, dataset
 
 
-def batch_of(dataset: sampling.Dataset) -> tuple[np.ndarray, ...]:
+def batch_of(dataset: Dataset) -> tuple[np.ndarray, ...]:
     """A whole dataset as a batch: images, labels, positions."""
     return (*dataset, np.arange(len(dataset.labels), dtype=np.int32))
 
@@ -137,13 +138,13 @@ def ours(pair: str, batch: int, dtype: str, steps: int = 1, remat: bool = False)
         step = step.lower(state, taught, *devices.shard(batch_of(dataset))).compile()
         if memory := step.memory_analysis():
             needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes
-    advance = make_advance(step, dataset, devices, batch, 0)  # the transfer of a batch is part of a step
+    multi_step = make_multi_step(step, dataset, devices, batch, 0)  # the transfer of a batch is part of a step
 
     def several():
         nonlocal state, done
         until = done + steps
         while done < until:
-            state, done = advance(state, taught, done, until)
+            state, done = multi_step(state, taught, done, until)
         jax.block_until_ready(state)
 
     if jax.default_backend() != "cpu":  # the program that makes several steps is compiled by its first call

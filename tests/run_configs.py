@@ -5,8 +5,8 @@ import runpy
 import numpy as np
 from conftest import ROOT
 
+from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.data.datasets import Splits
-from hsakd_jax.data.sampling import Dataset
 from hsakd_jax.experiments.resolve import resolve
 
 

@@ -17,7 +17,8 @@ from test_layers import ROOT, strangers
 
 from hsakd_jax import create, models
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.data import builders, datasets, sampling
+from hsakd_jax.data import builders, datasets
+from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.distillation import methods
 from hsakd_jax.experiments import pipeline, recipes
 from hsakd_jax.experiments.resolve import recipes_of, resolve
@@ -124,7 +125,7 @@ def test_method(new_file, new_functions, new_lines):
     test()
 
     config = runpy.run_path(str(ROOT / "configs/digits.py"))["get_config"](name).to_dict()
-    images = sampling.Dataset(np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int32))
+    images = Dataset(np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int32))
     assert recipes_of(config) == ["backbone", name]
     resolved = resolve(config, name, datasets.Splits(images, None, images, ("a", "b")))
     assert not resolved.network.branches

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 Array = jax.Array
-# Of Szegedy et al. 2015 (arXiv 1409.4842): share of the area, ratio of sides, draws before the middle is taken.
+# Of Szegedy et al. 2015 (arXiv 1409.4842): fraction of the area, ratio of sides, draws before the middle is taken.
 AREA = (0.08, 1.0)
 RATIO = (3 / 4, 4 / 3)
 DRAWS = 10
@@ -96,7 +96,7 @@ def normalise(images: Array, mean: Sequence[float], std: Sequence[float], dtype=
 
     Args:
       images: uint8.
-      mean: one number a channel, or one for all, as a share of 255.
+      mean: one number a channel, or one for all, as a fraction of 255.
       std: likewise.
       dtype: of the result.
 

@@ -16,7 +16,8 @@ from hsakd_jax.core.errors import UserError, did_you_mean
 from hsakd_jax.data import image_tree
 from hsakd_jax.data.builders import BUILDERS, image_folder
 from hsakd_jax.data.builders.prepare import is_prepared, place, prepare
-from hsakd_jax.data.sampling import Dataset, stratified
+from hsakd_jax.data.dataset import Dataset
+from hsakd_jax.data.sampling import stratified
 from hsakd_jax.data.streaming import Photos
 from hsakd_jax.data.tfds_reader import Encoded, class_names, encoded, open_builder, photographs
 
@@ -42,7 +43,7 @@ class Splits(NamedTuple):
     """A dataset as a run sees it; a split that was not asked for is empty."""
 
     train: Dataset | Photos
-    validation: Dataset | Photos | None  # held out of the training split; None where no share was asked for
+    validation: Dataset | Photos | None  # held out of the training split; None where no local_slice was asked for
     test: Dataset | Photos
     class_names: tuple[str, ...]
 
@@ -70,15 +71,15 @@ def load(
         `~/tensorflow_datasets`. For 'image_folder' and 'image_tree' the tree of images; the copy of
         an 'image_folder' lies in the default.
       image_size: side of the images made of an 'image_folder'; 0 for the others, which come in one size.
-      fraction: share of the training images to keep, 0 < fraction <= 1, taken by `stratified` after the
+      fraction: fraction of the training images to keep, 0 < fraction <= 1, taken by `stratified` after the
         validation images have been held out.
-      validation: share of the training images to hold out, 0 <= validation < 1, taken by `stratified`.
+      validation: fraction of the training images to hold out, 0 <= validation < 1, taken by `stratified`.
       seed: fixes which images are kept and held out.
       splits: 'train', 'test' or both. A dataset without 'test' is tested on its 'validation' split.
 
     Raises:
       UserError: an unknown name, a dataset that can't be prepared, read or held in memory, images of
-        several sizes or not of 8 bits, labels outside the classes, or a share out of range.
+        several sizes or not of 8 bits, labels outside the classes, or a local_slice out of range.
     """
     names, open_split = _open(name, data_dir, image_size)
     nothing = Dataset(np.zeros((0, 0, 0, 0), np.uint8), np.zeros(0, np.int32))

@@ -2,31 +2,15 @@
 
 import functools
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
 from hsakd_jax.core.errors import UserError
-
-
-class Dataset(NamedTuple):
-    """One split, whole in memory."""
-
-    images: np.ndarray  # uint8 [n, H, W, C]
-    labels: np.ndarray  # int32 [n]
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """(H, W, C)."""
-        return self.images.shape[1:]
-
-    def take(self, indices: np.ndarray) -> "Dataset":
-        """The chosen images only, in this order."""
-        return Dataset(self.images[indices], self.labels[indices])
+from hsakd_jax.data.dataset import Dataset
 
 
 def stratified(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Chooses a share of each class: round(fraction * count) of its images, at least one.
+    """Chooses a fraction of each class: round(fraction * count) of its images, at least one.
 
     Of the same labels and seed, a smaller fraction is a subset of a larger one.
 
@@ -42,7 +26,7 @@ def stratified(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
       UserError: a fraction or a seed out of range.
     """
     if not 0 < fraction <= 1:
-        raise UserError(f"a share of {fraction} of the training images: give one above 0 and at most 1")
+        raise UserError(f"data.fraction is {fraction}: give a fraction of the training images above 0 and at most 1")
     _check_seed(seed)
     chosen = []
     for label in np.unique(labels).tolist():
@@ -78,7 +62,7 @@ def order(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
 
 
 def batches(
-    dataset: Dataset, batch_size: int, seed: int, start_step: int = 0, share: slice = slice(None)
+    dataset: Dataset, batch_size: int, seed: int, start_step: int = 0, local_slice: slice = slice(None)
 ) -> Iterator[dict[str, np.ndarray]]:
     """Training batches without end, from `start_step` on, in the order of `order`.
 
@@ -87,32 +71,34 @@ def batches(
       batch_size: images in a batch, over all processes.
       seed: see `order`.
       start_step: the first step.
-      share: rows of each batch that this process takes.
+      local_slice: rows of each batch that this process takes.
 
     Yields:
-      {'image': uint8 [B, H, W, C], 'label': int32 [B], 'index': int32 [B]}, B the rows of `share`.
+      {'image': uint8 [B, H, W, C], 'label': int32 [B], 'index': int32 [B]}, B the rows of `local_slice`.
 
     Raises:
       UserError: as `order`, at the first batch.
     """
     step = start_step
     while True:
-        chosen = order(len(dataset.labels), batch_size, seed, step)[share]
+        chosen = order(len(dataset.labels), batch_size, seed, step)[local_slice]
         yield {"image": dataset.images[chosen], "label": dataset.labels[chosen], "index": chosen.astype(np.int32)}
         step += 1
 
 
-def eval_batches(dataset: Dataset, batch_size: int, share: slice = slice(None)) -> Iterator[dict[str, np.ndarray]]:
+def eval_batches(
+    dataset: Dataset, batch_size: int, local_slice: slice = slice(None)
+) -> Iterator[dict[str, np.ndarray]]:
     """Each image exactly once, in stored order; zeros fill the last batch and its mask says which.
 
     Args:
       dataset: the images.
       batch_size: images in a batch, over all processes.
-      share: rows of each batch that this process takes.
+      local_slice: rows of each batch that this process takes.
 
     Yields:
-      {'image': uint8 [B, H, W, C], 'label': int32 [B], 'mask': bool [B]}, B the rows of `share`, the mask true for
-      real images.
+      {'image': uint8 [B, H, W, C], 'label': int32 [B], 'mask': bool [B]}, B the rows of `local_slice`; the mask is true
+      for real images.
 
     Raises:
       UserError: an empty batch.
@@ -127,7 +113,7 @@ def eval_batches(dataset: Dataset, batch_size: int, share: slice = slice(None)) 
             "label": np.pad(labels, (0, missing)),
             "mask": np.arange(batch_size) < len(labels),
         }
-        yield {name: x[share] for name, x in rows.items()}
+        yield {name: x[local_slice] for name, x in rows.items()}
 
 
 @functools.lru_cache(maxsize=4)

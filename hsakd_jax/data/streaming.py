@@ -1,6 +1,6 @@
 """Photographs of many sizes, more than the memory holds: decoded and cropped while a network trains.
 
-The counterpart of `sampling.Dataset` and `sampling.batches`. Pillow decodes and scales in C without Python's lock,
+The counterpart of `Dataset` and `sampling.batches`. Pillow decodes and scales in C without Python's lock,
 so that the workers are threads: none outlives its process, and nothing is copied between them.
 """
 
@@ -19,6 +19,7 @@ from PIL import Image
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.data import sampling
 from hsakd_jax.data.augment import AREA, DRAWS, RATIO
+from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.data.image_files import open_image, rgb
 
 _PIECE = 8  # images a worker takes at a time
@@ -115,7 +116,7 @@ def stream(
     seed: int,
     start_step: int,
     size: int,
-    share: slice = slice(None),
+    local_slice: slice = slice(None),
     workers: int = 0,
     ahead: int = 2,
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -130,12 +131,12 @@ def stream(
       seed: of the order and the crops.
       start_step: the first step.
       size: side of the crops, see `random_crops`.
-      share: rows of each batch that this process takes.
+      local_slice: rows of each batch that this process takes.
       workers: threads; 0 for one a core.
       ahead: batches decoded before they are asked for.
 
     Yields:
-      {'image': uint8 [B, size, size, 3], 'label': int32 [B], 'index': int32 [B]}, B the rows of `share`.
+      {'image': uint8 [B, size, size, 3], 'label': int32 [B], 'index': int32 [B]}, B the rows of `local_slice`.
 
     Raises:
       UserError: as `sampling.order` and `random_crops`.
@@ -143,7 +144,7 @@ def stream(
 
     def jobs():
         for step in itertools.count(start_step):
-            rows = sampling.order(len(photos), batch, seed, step)[share]
+            rows = sampling.order(len(photos), batch, seed, step)[local_slice]
             yield rows, len(rows), partial(_random_crop, seed=seed, step=step, size=size)
 
     for rows, images in _decoded(photos, jobs(), size, workers, ahead):
@@ -155,7 +156,7 @@ def eval_stream(
     batch: int,
     size: int,
     resize: int,
-    share: slice = slice(None),
+    local_slice: slice = slice(None),
     workers: int = 0,
     ahead: int = 2,
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -166,12 +167,12 @@ def eval_stream(
       batch: images in a batch, over all processes.
       size: side of the crops, see `centre_crops`.
       resize: likewise.
-      share: rows of each batch that this process takes.
+      local_slice: rows of each batch that this process takes.
       workers: threads; 0 for one a core.
       ahead: batches decoded before they are asked for.
 
     Yields:
-      {'image': uint8 [B, size, size, 3], 'label': int32 [B], 'mask': bool [B]}, B the rows of `share`.
+      {'image': uint8 [B, size, size, 3], 'label': int32 [B], 'mask': bool [B]}, B the rows of `local_slice`.
 
     Raises:
       UserError: an empty batch, or as `centre_crops`.
@@ -182,7 +183,7 @@ def eval_stream(
 
     def jobs():
         for start in range(0, len(photos), batch):
-            rows = np.arange(start, start + batch)[share]
+            rows = np.arange(start, start + batch)[local_slice]
             yield rows[rows < len(photos)], len(rows), partial(_centre_crop, size=size, resize=resize)
 
     for rows, images in _decoded(photos, jobs(), size, workers, ahead):
@@ -191,21 +192,21 @@ def eval_stream(
 
 
 def training_batches(
-    images: sampling.Dataset | Photos, batch: int, seed: int, start_step: int, share: slice, size: int
+    images: Dataset | Photos, batch: int, seed: int, start_step: int, local_slice: slice, size: int
 ) -> Iterator[dict[str, np.ndarray]]:
     """`sampling.batches` of images in memory, `stream` of photographs, whose crops have the side `size`."""
     if isinstance(images, Photos):
-        return stream(images, batch, seed, start_step, size, share)
-    return sampling.batches(images, batch, seed, start_step, share)
+        return stream(images, batch, seed, start_step, size, local_slice)
+    return sampling.batches(images, batch, seed, start_step, local_slice)
 
 
 def evaluation_batches(
-    images: sampling.Dataset | Photos, batch: int, size: int, resize: int, share: slice = slice(None)
+    images: Dataset | Photos, batch: int, size: int, resize: int, local_slice: slice = slice(None)
 ) -> Iterator[dict[str, np.ndarray]]:
     """`sampling.eval_batches` of images in memory, as they are; `eval_stream` of photographs."""
     if isinstance(images, Photos):
-        return eval_stream(images, batch, size, resize, share)
-    return sampling.eval_batches(images, batch, share)
+        return eval_stream(images, batch, size, resize, local_slice)
+    return sampling.eval_batches(images, batch, local_slice)
 
 
 # From the bytes of an image and its index, a crop of it.

@@ -19,8 +19,8 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from hsakd_jax.core.console import Progress
 from hsakd_jax.core.errors import UserError
+from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.data.image_files import open_image
-from hsakd_jax.data.sampling import Dataset
 from hsakd_jax.data.streaming import Photos
 
 _CHUNK = 1024  # records read at a time

@@ -14,7 +14,7 @@ from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.sharding import Devices
 from hsakd_jax.data import datasets
 from hsakd_jax.data.augment import prepare
-from hsakd_jax.data.sampling import Dataset
+from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.data.streaming import Photos, evaluation_batches
 from hsakd_jax.evaluation import metrics
 from hsakd_jax.models.network import Outputs
@@ -40,7 +40,7 @@ def make_evaluate(
       batch: images per step, rounded up to a multiple of the devices.
     """
     batch = -(-batch // len(devices)) * len(devices)
-    share = devices.local_slice(batch)
+    local_slice = devices.local_slice(batch)
     preprocess = preprocessing(config)
 
     def count(variables, images, labels, mask):
@@ -53,7 +53,7 @@ def make_evaluate(
 
     def evaluate(variables, dataset):
         totals = None
-        for rows in batches_of(config, dataset, batch, share):
+        for rows in batches_of(config, dataset, batch, local_slice):
             rows = devices.shard(rows)
             counts = count(variables, rows["image"], rows["label"], rows["mask"])
             totals = counts if totals is None else jax.tree.map(jnp.add, totals, counts)
@@ -69,11 +69,11 @@ def preprocessing(config: Config) -> dict[str, Any]:
 
 
 def batches_of(
-    config: Config, dataset: Dataset | Photos, batch: int, share: slice = slice(None)
+    config: Config, dataset: Dataset | Photos, batch: int, local_slice: slice = slice(None)
 ) -> Iterator[dict[str, np.ndarray]]:
     """Batches of the test images of a run, see `streaming.evaluation_batches`."""
     size = config.network.image_shape[0]
-    return evaluation_batches(dataset, batch, size, config.data.resize or size, share)
+    return evaluation_batches(dataset, batch, size, config.data.resize or size, local_slice)
 
 
 def evaluate_run(run_dir: str | Path, checkpoint: str = "last", data_dir: str | None = None) -> dict[str, Any]:

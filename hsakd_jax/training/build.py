@@ -15,7 +15,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.sharding import Devices
 from hsakd_jax.data.augment import augment, normalise
-from hsakd_jax.data.sampling import Dataset, order
+from hsakd_jax.data.dataset import Dataset
+from hsakd_jax.data.sampling import order
 from hsakd_jax.data.streaming import Photos
 from hsakd_jax.distillation import methods, objectives
 from hsakd_jax.models.layers import Train, is_trainable

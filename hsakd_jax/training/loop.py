@@ -26,7 +26,7 @@ from hsakd_jax.runs.restore import peer_config
 from hsakd_jax.runs.results import Accuracies, Record, Results, Sizes, TaughtBy
 from hsakd_jax.training import tracking
 from hsakd_jax.training.build import Built, Program, build
-from hsakd_jax.training.multi_step import make_advance
+from hsakd_jax.training.multi_step import make_multi_step
 from hsakd_jax.training.step import NEVER, MetricAccumulator, State
 
 Evaluate = Callable[[Any, Any], Accuracies]
@@ -131,11 +131,11 @@ def _train(session: Session, state: State, teacher_variables: Any, requests: lis
     done = int(state.step)
     eval_steps = config.evaluation.every * session.steps_per_epoch
     program, train, size = session.built.program, session.splits.train, config.network.image_shape[0]
-    advance = make_advance(program.step, train, session.devices, config.training.batch, config.seed, size=size)
+    multi_step = make_multi_step(program.step, train, session.devices, config.training.batch, config.seed, size=size)
     session.console.wait(f"{session.directory.path}: compiling the step, or loading it from the compilation cache")
     while done < total:
         until = min(total, *(every * (done // every + 1) for every in (eval_steps, config.logging.every)))
-        state, done = advance(state, teacher_variables, done, until)
+        state, done = multi_step(state, teacher_variables, done, until)
         if not clock.started:
             jax.block_until_ready(state.step)  # later steps are not waited for
             clock.start(done)

@@ -8,25 +8,26 @@ import numpy as np
 
 from hsakd_jax.core.sharding import Devices
 from hsakd_jax.data import sampling
+from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.data.streaming import Photos, training_batches
 
-Advance = Callable[[Any, Any, int, int], tuple[Any, int]]
+MultiStep = Callable[[Any, Any, int, int], tuple[Any, int]]
 # Steps of one call at most: enough to hide its cost, few enough to stop soon after a signal.
 CHUNK = 100
 # Bytes of training images that may lie on every device.
 RESIDENT = 4 * 2**30
 
 
-def make_advance(
+def make_multi_step(
     step: Callable[..., Any],
-    dataset: sampling.Dataset | Photos,
+    dataset: Dataset | Photos,
     devices: Devices,
     batch: int,
     seed: int,
     many: bool | None = None,
     size: int = 0,
-) -> Advance:
-    """Makes `advance(state, teacher's variables, done, until) -> (state, done)`: one call, for steps up to `until`.
+) -> MultiStep:
+    """Makes `multi_step(state, teacher's variables, done, until) -> (state, done)`: one call, for steps up to `until`.
 
     Args:
       step: as `assemble.compile_step` makes it.
@@ -45,18 +46,18 @@ def make_advance(
     return (_many_a_call if many else _one_a_call)(step, dataset, devices, batch, seed, size)
 
 
-def _one_a_call(step, dataset, devices, batch, seed, size) -> Advance:
-    share, batches = devices.local_slice(batch), None
+def _one_a_call(step, dataset, devices, batch, seed, size) -> MultiStep:
+    local_slice, batches = devices.local_slice(batch), None
 
-    def advance(state, teacher_variables, done, until):
+    def multi_step(state, teacher_variables, done, until):
         del until
         nonlocal batches  # from the first step asked for on, which a resumed run has not at 0
-        batches = batches or training_batches(dataset, batch, seed, done, share, size)
+        batches = batches or training_batches(dataset, batch, seed, done, local_slice, size)
         rows = next(batches)
         given = devices.shard((rows["image"], rows["label"], rows["index"]))
         return step(state, teacher_variables, *given), done + 1
 
-    return advance
+    return multi_step
 
 
 def compile_many(step: Callable[..., Any], devices: Devices) -> Callable[..., Any]:
@@ -68,7 +69,7 @@ def compile_many(step: Callable[..., Any], devices: Devices) -> Callable[..., An
     """
 
     def steps(state, teacher_variables, images, labels, count, chosen):
-        # A count that is an argument, so that pieces of all lengths share one program.
+        # A count that is an argument, so that pieces of all lengths local_slice one program.
         def body(i, state):
             rows = chosen[:, i]
             return step(state, teacher_variables, images[rows], labels[rows], rows)
@@ -78,18 +79,18 @@ def compile_many(step: Callable[..., Any], devices: Devices) -> Callable[..., An
     return devices.jit(steps, replicated=5, donate=True)
 
 
-def _many_a_call(step, dataset, devices, batch, seed, size) -> Advance:
+def _many_a_call(step, dataset, devices, batch, seed, size) -> MultiStep:
     del size  # they have one
     images, labels = devices.replicate(tuple(dataset))
-    share, steps = devices.local_slice(batch), compile_many(step, devices)
+    local_slice, steps = devices.local_slice(batch), compile_many(step, devices)
 
-    def advance(state, teacher_variables, done, until):
+    def multi_step(state, teacher_variables, done, until):
         count = min(CHUNK, until - done)
-        # Images first, so that each device gets the rows of its own share.
+        # Images first, so that each device gets the rows of its own local_slice.
         chosen = np.zeros((batch, CHUNK), np.int32)
         for i in range(count):
             chosen[:, i] = sampling.order(len(dataset.labels), batch, seed, done + i)
-        given = devices.replicate(np.int32(count)), devices.shard(chosen[share])
+        given = devices.replicate(np.int32(count)), devices.shard(chosen[local_slice])
         return steps(state, teacher_variables, images, labels, *given), done + count
 
-    return advance
+    return multi_step

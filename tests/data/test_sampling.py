@@ -5,6 +5,7 @@ import pytest
 
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.data import sampling
+from hsakd_jax.data.dataset import Dataset
 
 GOLDEN_SHARE = [108, 136, 196, 227, 246, 266]
 GOLDEN_ORDER = [11, 41, 14, 10, 0, 34]
@@ -57,7 +58,7 @@ def test_order_is_fixed_by_seed_and_step():
 
 def test_batches_resume_anywhere():
     n = 20
-    dataset = sampling.Dataset(np.arange(n, dtype=np.uint8).reshape(n, 1, 1, 1), np.arange(n, dtype=np.int32))
+    dataset = Dataset(np.arange(n, dtype=np.uint8).reshape(n, 1, 1, 1), np.arange(n, dtype=np.int32))
     whole = list(itertools.islice(sampling.batches(dataset, 6, seed=1), 10))
     for start in (0, 2, 3, 7):
         for a, b in zip(whole[start:], sampling.batches(dataset, 6, seed=1, start_step=start), strict=False):
@@ -72,10 +73,10 @@ def test_batches_resume_anywhere():
 
 
 def test_a_share_is_some_rows_of_each_batch():
-    dataset = sampling.Dataset(np.zeros((20, 1, 1, 1), np.uint8), np.arange(20, dtype=np.int32))
+    dataset = Dataset(np.zeros((20, 1, 1, 1), np.uint8), np.arange(20, dtype=np.int32))
     for share in (slice(0, 3), slice(3, 6), slice(1, None, 2)):
         for whole, part in itertools.islice(
-            zip(sampling.batches(dataset, 6, 1), sampling.batches(dataset, 6, 1, share=share), strict=True), 5
+            zip(sampling.batches(dataset, 6, 1), sampling.batches(dataset, 6, 1, local_slice=share), strict=True), 5
         ):
             np.testing.assert_array_equal(part["label"], whole["label"][share])
             assert len(part["image"]) == 3
@@ -83,7 +84,7 @@ def test_a_share_is_some_rows_of_each_batch():
 
 def test_taking_images():
     n = 9
-    dataset = sampling.Dataset(np.arange(n, dtype=np.uint8).reshape(n, 1, 1, 1), np.arange(n, dtype=np.int32))
+    dataset = Dataset(np.arange(n, dtype=np.uint8).reshape(n, 1, 1, 1), np.arange(n, dtype=np.int32))
     taken = dataset.take(np.array([7, 2]))
     assert taken.images.ravel().tolist() == taken.labels.tolist() == [7, 2]
     assert dataset.image_shape == (1, 1, 1)
@@ -107,7 +108,7 @@ def test_a_negative_seed():
 
 @pytest.mark.parametrize(("n", "size"), [(10, 4), (8, 4), (3, 4), (0, 4)])
 def test_each_image_is_evaluated_once(n, size):
-    dataset = sampling.Dataset(
+    dataset = Dataset(
         np.arange(1, n + 1, dtype=np.uint8).reshape(n, 1, 1, 1) * np.ones((1, 2, 2, 3), np.uint8),
         np.arange(1, n + 1, dtype=np.int32),
     )
@@ -128,4 +129,4 @@ def test_each_image_is_evaluated_once(n, size):
 
 def test_an_empty_evaluation_batch():
     with pytest.raises(UserError, match="at least 1"):
-        next(sampling.eval_batches(sampling.Dataset(np.zeros((1, 1, 1, 1), np.uint8), np.zeros(1, np.int32)), 0))
+        next(sampling.eval_batches(Dataset(np.zeros((1, 1, 1, 1), np.uint8), np.zeros(1, np.int32)), 0))

@@ -5,7 +5,7 @@ import pytest
 
 from hsakd_jax import create
 from hsakd_jax.core.sharding import Devices
-from hsakd_jax.data import sampling
+from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.evaluation import metrics
 from hsakd_jax.evaluation.accuracy import make_evaluate, report
 from hsakd_jax.models.network import Outputs
@@ -54,7 +54,7 @@ def test_every_image_counts_once_whatever_the_batch(batch):
     expected = 100 * np.mean(np.argmax(outputs.logits, -1) == labels)
     devices = Devices()
     evaluate = make_evaluate(network, devices, mean=(0.3,), std=(0.4,), batch=batch, size=8)
-    found = evaluate(devices.replicate(variables), sampling.Dataset(images, labels))
+    found = evaluate(devices.replicate(variables), Dataset(images, labels))
     assert found["top1"] == pytest.approx(expected)
     assert found["top5"] == 100
     assert len(jax.devices()) == 8

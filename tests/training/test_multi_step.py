@@ -10,6 +10,7 @@ import pytest
 from conftest import ROOT
 
 from hsakd_jax.core.console import Console
+from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.experiments import pipeline
 from hsakd_jax.training import build, multi_step
 
@@ -22,7 +23,7 @@ from hsakd_jax.distillation import objectives
 from hsakd_jax.training import optim
 from hsakd_jax.data.augment import augment, normalise
 from hsakd_jax.core.sharding import Devices
-from hsakd_jax.training.multi_step import make_advance
+from hsakd_jax.training.multi_step import make_multi_step
 from hsakd_jax.models.rotations import rotate
 from hsakd_jax.training.step import Batch, TrainStep
 from hsakd_jax.runs.restore import initialise
@@ -40,16 +41,16 @@ def step(state, _, images, labels, index):
 
 sharding._compiler_options = lambda platform: None  # as on accelerators, which make many steps a call
 g = np.random.default_rng(0)
-dataset = sampling.Dataset(g.integers(0, 255, (50, 8, 8, 1), np.uint8), g.integers(0, 10, 50).astype(np.int32))
+dataset = Dataset(g.integers(0, 255, (50, 8, 8, 1), np.uint8), g.integers(0, 10, 50).astype(np.int32))
 results = []
 for many, count in ((False, 1), (True, 1), (True, 8)):
     devices = Devices(jax.devices()[:count])
     compiled = devices.jit(step, replicated=2, donate=True)
-    advance = make_advance(compiled, dataset, devices, 16, 3, many)
+    multi_step = make_multi_step(compiled, dataset, devices, 16, 3, many)
     state, done, calls = devices.replicate(update.init(variables)), 0, 0
     for until in (4, 7):  # two pieces of one program, over the end of an epoch
         while done < until:
-            state, done = advance(state, None, done, until)
+            state, done = multi_step(state, None, done, until)
             calls += 1
     assert (done, calls) == (7, 2 if many else 7)
     results.append(jax.device_get(state))
@@ -79,8 +80,8 @@ def test_accelerators_make_many_steps_a_call_where_the_images_fit(monkeypatch, b
     monkeypatch.setattr(multi_step, "RESIDENT", 64 if fits else 63)
     monkeypatch.setattr(multi_step, "_many_a_call", lambda *_: True)
     monkeypatch.setattr(multi_step, "_one_a_call", lambda *_: False)
-    dataset = multi_step.sampling.Dataset(np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int32))
-    assert multi_step.make_advance(None, dataset, None, 1, 0) is many
+    dataset = Dataset(np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int32))
+    assert multi_step.make_multi_step(None, dataset, None, 1, 0) is many
 
 
 @pytest.mark.parametrize("recipe", ["kd_tiny", pytest.param("student_online_tiny", marks=pytest.mark.slow)])

@@ -45,8 +45,8 @@ sys.path.insert(0, "tests")
 import jax, numpy as np
 from hsakd_jax.core import sharding
 from hsakd_jax.core.sharding import Devices, initialize_distributed, is_first_process
-from hsakd_jax.training.multi_step import make_advance
-from hsakd_jax.data.sampling import Dataset
+from hsakd_jax.training.multi_step import make_multi_step
+from hsakd_jax.data.dataset import Dataset
 
 out, address, count, index = sys.argv[1:]
 initialize_distributed(*((address, int(count), int(index)) if address else ()))
@@ -59,11 +59,11 @@ devices = Devices()
 found = []
 for many in (False, True):
     compiled = devices.jit(step, replicated=2, donate=True)
-    advance = make_advance(compiled, dataset, devices, 32, 0, many)
+    multi_step = make_multi_step(compiled, dataset, devices, 32, 0, many)
     state, taught = devices.replicate((init(variables), teacher_variables))
     done = 0
     while done < 5:
-        state, done = advance(state, taught, done, 5)
+        state, done = multi_step(state, taught, done, 5)
     found += jax.tree.leaves(jax.device_get((state.params, state.batch_stats, state.metrics.sums)))
 assert all(x.dtype == np.float64 for x in found)
 if is_first_process():
