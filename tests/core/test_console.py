@@ -1,9 +1,9 @@
 """Progress moves on a terminal, is a plain line now and then in a log file, and absent where work is short."""
 
 import os
-import shutil
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -71,7 +71,8 @@ def test_a_resumed_download(monkeypatch, capsys, total, line):
 
 def test_a_long_line_is_cut_at_the_edge_of_the_terminal(monkeypatch, capsys):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((10, 5)))
+    narrow = SimpleNamespace(get_terminal_size=lambda: os.terminal_size((10, 5)))
+    monkeypatch.setattr("hsakd_jax.core.console.shutil", narrow)  # pytest uses the real one
     console = Console()
     console.progress("123456789 123456789")
     console.end()
