@@ -1,12 +1,11 @@
-"""Objectives: what a run minimises, as named terms.
+"""HSAKD's objectives: functions of the outputs, the labels and the teacher's outputs that return named terms.
 
-An objective is a pure function of the network's outputs, the labels and the teacher's outputs. Each of its keyword
-arguments is a term: a mapping gives the term's options, None leaves it out. Labels are integers [B]; outputs of 4B
-rows mean a rotated batch, of B rows a plain one. Every term is a scalar in at least float32. Weighting and summing
-them is the train step's work.
+Each keyword argument of an objective is a term: a mapping sets the options of the term, None leaves it out. Labels are
+integers [B]. A plain batch has outputs of B rows, a rotated one of 4B rows. Every term is a scalar in at least float32.
+The train step multiplies the terms by their weights and adds them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import permutations
 from types import MappingProxyType
 from typing import Any
@@ -25,7 +24,7 @@ TEMPERATURE = 3.0
 
 
 def _task(outputs: Outputs, labels: Array, teacher: Outputs | None, upright_only: bool = True) -> Array:
-    """L_task: cross-entropy of the class logits, of upright rows or of all (rotation as augmentation)."""
+    """L_task: cross-entropy of the class logits, of the upright rows or of all rows (rotation as augmentation)."""
     logits = outputs.logits
     if upright_only:
         return losses.cross_entropy(upright(logits, len(labels)), labels)
@@ -33,8 +32,8 @@ def _task(outputs: Outputs, labels: Array, teacher: Outputs | None, upright_only
 
 
 def _joint(outputs: Outputs, labels: Array, teacher: Outputs | None, branches: Sequence[int] = ()) -> Array:
-    """Sum over branches of the joint-label cross-entropy, mean over the 4B rows."""
-    chosen = _pick(outputs, branches, "joint")
+    """Cross-entropy of the joint logits with the joint labels, mean over the 4B rows, sum over branches."""
+    chosen = _branch_indices(outputs, branches, "joint")
     return _sum(losses.cross_entropy(outputs.aux_logits[l], joint_labels(labels)) for l in chosen)
 
 
@@ -45,13 +44,13 @@ def _kl_aux(
     temperature: float = TEMPERATURE,
     branches: Sequence[int] = (),
 ) -> Array:
-    """L_kl_q: sum over branches of tau^2 KL(teacher's joint logits || the network's).
+    """L_kl_q: tau^2 KL(teacher's joint logits || the network's), mean over the 4B rows, sum over branches.
 
-    Networks of unequal depth are paired from the deepest branch backwards; without `branches`, a branch that has no
+    Networks of unequal depth are paired from the deepest branch backwards. Without `branches`, a branch that has no
     partner takes no part.
     """
     ahead = len(teacher.aux_logits) - len(outputs.aux_logits)
-    chosen = _pick(outputs, branches, "kl_aux")
+    chosen = _branch_indices(outputs, branches, "kl_aux")
     if branches and min(chosen) + ahead < 0:
         raise ValueError(
             f"kl_aux: branch {min(chosen) + 1} has no partner among the teacher's {len(teacher.aux_logits)} branches "
@@ -68,15 +67,15 @@ def _kl_final(
     temperature: float = TEMPERATURE,
     upright_only: bool = False,
 ) -> Array:
-    """L_kl_p: tau^2 KL(teacher's class logits || the network's), over all rows or the upright ones."""
+    """L_kl_p: tau^2 KL(teacher's class logits || the network's), mean over all rows or the upright ones."""
     p, q = teacher.logits, outputs.logits
     if upright_only:
         p, q = upright(p, len(labels)), upright(q, len(labels))
     return losses.kl(p, q, temperature)
 
 
-def _pick(outputs: Outputs, branches: Sequence[int], term: str) -> Sequence[int]:
-    """Zero-based indices of the branches that a term chose (counted from 1; none named means all)."""
+def _branch_indices(outputs: Outputs, branches: Sequence[int], term: str) -> Sequence[int]:
+    """Indices, from 0, of the branches of a term, which are counted from 1; no branches mean all."""
     count = len(outputs.aux_logits)
     if not count:
         raise ValueError("the network has no branches: create it with branches=True")
@@ -90,27 +89,37 @@ def _sum(terms: Iterable[Array]) -> Array:
     return sum(rest, first)
 
 
-TERMS = {"task": _task, "joint": _joint, "kl_aux": _kl_aux, "kl_final": _kl_final, "kl": _kl_final}
+TERMS: dict[str, Callable[..., Array]] = {
+    "task": _task,
+    "joint": _joint,
+    "kl_aux": _kl_aux,
+    "kl_final": _kl_final,
+    "kl": _kl_final,
+}
 
 
-def _terms(outputs, labels, teacher, **terms: Term) -> dict[str, Array]:
+def _terms(outputs: Outputs, labels: Array, teacher: Outputs | None, **terms: Term) -> dict[str, Array]:
     return {name: TERMS[name](outputs, labels, teacher, **o) for name, o in terms.items() if o is not None}
 
 
 def baseline(outputs: Outputs, labels: Array, teacher: None = None, *, task: Term = ON) -> dict[str, Array]:
-    """Cross-entropy: the student alone."""
+    """Cross-entropy: the student without a teacher."""
     return _terms(outputs, labels, None, task=task)
 
 
 def kd(outputs: Outputs, labels: Array, teacher: Outputs, *, task: Term = ON, kl: Term = ON) -> dict[str, Array]:
-    """Plain distillation of the class logits (Hinton et al. 2015), of a plain batch."""
+    """Plain distillation of the class logits (Hinton et al. 2015, arXiv 1503.02531), of a plain batch."""
     return _terms(outputs, labels, teacher, task=task, kl=kl)
 
 
 def teacher(
     outputs: Outputs, labels: Array, teacher: None = None, *, task: Term = ON, joint: Term = ON
 ) -> dict[str, Array]:
-    """L_T: cross-entropy on upright images and joint-label cross-entropy of every branch."""
+    """HSAKD's L_T: cross-entropy of the upright rows, and joint-label cross-entropy of every branch.
+
+    Raises:
+      ValueError: the network has no branches, or not those that a term chooses.
+    """
     return _terms(outputs, labels, None, task=task, joint=joint)
 
 
@@ -124,7 +133,11 @@ def student(
     kl_aux: Term = ON,
     kl_final: Term = ON,
 ) -> dict[str, Array]:
-    """L_S: task, L_kl_q ('kl_aux') and L_kl_p ('kl_final'); the paper gives the student no joint-label term."""
+    """HSAKD's L_S: L_task, L_kl_q ('kl_aux') and L_kl_p ('kl_final'); in the paper the student has no joint-label term.
+
+    Raises:
+      ValueError: a network has no branches, or not those that a term chooses.
+    """
     return _terms(outputs, labels, teacher, task=task, joint=joint, kl_aux=kl_aux, kl_final=kl_final)
 
 
@@ -138,9 +151,12 @@ def mutual(
     kl_aux: Term = ON,
     kl_final: Term = ON,
 ) -> dict[str, Array]:
-    """Online distillation (HSSAKD): every network learns from the labels and from each of its peers, held fixed.
+    """Online distillation (HSSAKD): each network learns from the labels and from all others, which get no gradient.
 
-    A term is the sum over the networks (task, joint) or over the ordered pairs of them (kl_aux, kl_final).
+    'task' and 'joint' are sums over the networks, 'kl_aux' and 'kl_final' sums over the ordered pairs of networks.
+
+    Raises:
+      ValueError: a network has no branches, or not those that a term chooses.
     """
     own = [_terms(o, labels, None, task=task, joint=joint) for o in outputs]
     fixed = jax.lax.stop_gradient(tuple(outputs))

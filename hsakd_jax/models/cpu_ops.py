@@ -14,11 +14,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import NDArray
 
 from hsakd_jax.models.numerics import at_least_float32, joint_sums
 
 Array = jax.Array
 Pad = tuple[int, int]
+Matrix = NDArray[np.floating[Any]]
 
 
 def convolve(
@@ -289,7 +291,7 @@ _dense_3x3 = jax.jit(_dense_3x3_vjp)
 # y = V(4)^T ((V(3) w) * (V(6)^-T x)).
 
 
-def _powers(count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _powers(count: int) -> Matrix:
     """V(count), [6, count]: powers of the six points, the last of which is infinity.
 
     Of seven sets of points these five had the smallest error in float32, three times a plain convolution's.
@@ -325,6 +327,6 @@ def _winograd(x: Array, kernel: Array) -> Array:
     return _stored_once(y)
 
 
-def _combined(matrix: np.ndarray[Any, np.dtype[np.float64]], vector: Sequence[Array]) -> list[Array]:
+def _combined(matrix: Matrix, vector: Sequence[Array]) -> list[Array]:
     """A matrix [M, N] times a vector of N arrays of one shape: M arrays."""
     return [_add([float(w) * x for w, x in zip(row, vector, strict=True) if abs(w) > 1e-9]) for row in matrix]
