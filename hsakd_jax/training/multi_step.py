@@ -1,4 +1,4 @@
-"""How the steps of a run reach the devices: a call for each, or one for many, on data that lies there."""
+"""Running the steps of a training run: one compiled call per step, or one for many steps on data in device memory."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,9 +12,9 @@ from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.data.streaming import Photos, training_batches
 
 MultiStep = Callable[[Any, Any, int, int], tuple[Any, int]]
-# Steps of one call at most: enough to hide its cost, few enough to stop soon after a signal.
+# Most steps per call: enough to hide its cost, few enough to stop soon after a signal.
 CHUNK = 100
-# Bytes of training images that may lie on every device.
+# Most bytes of training images in the memory of each device.
 RESIDENT = 4 * 2**30
 
 
@@ -27,31 +27,30 @@ def make_multi_step(
     many: bool | None = None,
     size: int = 0,
 ) -> MultiStep:
-    """Makes `multi_step(state, teacher's variables, done, until) -> (state, done)`: one call, for steps up to `until`.
+    """Makes `multi_step(state, teacher's variables, done, until) -> (state, done)`, which runs steps up to `until`.
 
     Args:
-      step: as `assemble.compile_step` makes it.
+      step: the jitted step of `build.Program`.
       dataset: training images.
       devices: where to compute.
-      batch: images a step, over all processes.
+      batch: images per step, over all processes.
       seed: of the order, see `sampling.order`.
-      many: whether one call makes many steps on images that lie on the devices; by default on accelerators, where the
-        images fit. Not on CPU, where a step has compiler options, which JAX takes for whole programs only, and where
-        XLA computes gradients of convolutions many times slower inside a loop of its own.
-      size: side of the crops that workers make of photographs.
+      many: whether one call runs many steps on images in device memory. The default is to do so on accelerators whose
+        memory holds the images. On CPU a loop inside XLA computes gradients of convolutions many times slower.
+      size: side of the crops of photographs, pixels.
     """
     if many is None:
         in_memory = not isinstance(dataset, Photos)
         many = in_memory and jax.default_backend() != "cpu" and dataset.images.nbytes <= RESIDENT
-    return (_many_a_call if many else _one_a_call)(step, dataset, devices, batch, seed, size)
+    return (_many_steps_per_call if many else _one_step_per_call)(step, dataset, devices, batch, seed, size)
 
 
-def _one_a_call(step, dataset, devices, batch, seed, size) -> MultiStep:
+def _one_step_per_call(step, dataset, devices, batch, seed, size) -> MultiStep:
     local_slice, batches = devices.local_slice(batch), None
 
     def multi_step(state, teacher_variables, done, until):
         del until
-        nonlocal batches  # from the first step asked for on, which a resumed run has not at 0
+        nonlocal batches  # they begin at the first step, which is not 0 in a resumed run
         batches = batches or training_batches(dataset, batch, seed, done, local_slice, size)
         rows = next(batches)
         given = devices.shard((rows["image"], rows["label"], rows["index"]))
@@ -64,7 +63,7 @@ def compile_many(step: Callable[..., Any], devices: Devices) -> Callable[..., An
     """The jitted `steps(state, teacher's variables, all images, all labels, count, rows [batch, CHUNK]) -> state`.
 
     Args:
-      step: as `assemble.compile_step` makes it.
+      step: the jitted step of `build.Program`.
       devices: where to compute.
     """
 
@@ -79,8 +78,8 @@ def compile_many(step: Callable[..., Any], devices: Devices) -> Callable[..., An
     return devices.jit(steps, replicated=5, donate=True)
 
 
-def _many_a_call(step, dataset, devices, batch, seed, size) -> MultiStep:
-    del size  # they have one
+def _many_steps_per_call(step, dataset, devices, batch, seed, size) -> MultiStep:
+    del size  # images in memory have their size
     images, labels = devices.replicate(tuple(dataset))
     local_slice, steps = devices.local_slice(batch), compile_many(step, devices)
 

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from run_configs import run_config
 
 from hsakd_jax import create
 from hsakd_jax.core.sharding import Devices
@@ -28,7 +29,7 @@ def test_correct_against_numpy():
             expected["joint_1"] += q.argmax() == 4 * labels[i] + j
             expected["class_1"] += np.argmax([q[4 * c : 4 * c + 4].sum() for c in range(n)]) == labels[i]
     assert {name: int(count) for name, count in found.items()} == expected
-    percent = metrics.accuracies(found, 43)
+    percent = metrics.percentages(found, 43)
     assert percent["top1"] == pytest.approx(100 * expected["top1"] / 43)
     assert percent["joint_1"] == pytest.approx(100 * expected["joint_1"] / (4 * 43))
     assert metrics.top1(outputs, jnp.asarray(labels)) == pytest.approx(
@@ -53,7 +54,7 @@ def test_every_image_counts_once_whatever_the_batch(batch):
     outputs = network.apply(variables, jnp.asarray((images / 255 - 0.3) / 0.4, jnp.float32))
     expected = 100 * np.mean(np.argmax(outputs.logits, -1) == labels)
     devices = Devices()
-    evaluate = make_evaluate(network, devices, mean=(0.3,), std=(0.4,), batch=batch, size=8)
+    evaluate = make_evaluate(network, devices, run_config(data__mean=(0.3,), data__std=(0.4,)), batch)
     found = evaluate(devices.replicate(variables), Dataset(images, labels))
     assert found["top1"] == pytest.approx(expected)
     assert found["top5"] == 100

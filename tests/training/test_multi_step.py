@@ -78,8 +78,8 @@ def test_many_steps_a_call_in_float64():
 def test_accelerators_make_many_steps_a_call_where_the_images_fit(monkeypatch, backend, fits, many):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(multi_step, "RESIDENT", 64 if fits else 63)
-    monkeypatch.setattr(multi_step, "_many_a_call", lambda *_: True)
-    monkeypatch.setattr(multi_step, "_one_a_call", lambda *_: False)
+    monkeypatch.setattr(multi_step, "_many_steps_per_call", lambda *_: True)
+    monkeypatch.setattr(multi_step, "_one_step_per_call", lambda *_: False)
     dataset = Dataset(np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int32))
     assert multi_step.make_multi_step(None, dataset, None, 1, 0) is many
 
