@@ -3,13 +3,11 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from hsakd_jax.core.errors import UserError
-
-T = TypeVar("T")
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:
@@ -52,12 +50,12 @@ def check_folder(output: Path) -> None:
         raise UserError(f"{output.parent} is not a folder: create it, or choose another --output")
 
 
-def read_json(path: Path, kind: type[T]) -> T:
+def read_json(path: Path, kind: Any) -> Any:
     """Reads a file of JSON strictly: no key may be missing, unknown, of another type or out of range.
 
     Args:
       path: the file.
-      kind: type of its content.
+      kind: type of its content, one that `msgspec` reads; the result has this type.
 
     Raises:
       UserError: the file can't be read, or its content is of another type; the line names the key.

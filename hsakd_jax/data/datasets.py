@@ -43,7 +43,7 @@ class Splits(NamedTuple):
     """A dataset as a run sees it; a split that was not asked for is empty."""
 
     train: Dataset | Photos
-    validation: Dataset | Photos | None  # held out of the training split; None where no local_slice was asked for
+    validation: Dataset | Photos | None  # held out of the training split; None where none is held out
     test: Dataset | Photos
     class_names: tuple[str, ...]
 

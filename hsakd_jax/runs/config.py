@@ -26,7 +26,7 @@ class Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A part of the config: immutable, and read strictly."""
 
 
-class Network(Section):
+class Network(Section, frozen=True, kw_only=True):
     """What is trained.
 
     Attributes:
@@ -46,7 +46,7 @@ class Network(Section):
     image_shape: tuple[Side, Side, Channels]
 
 
-class Data(Section):
+class Data(Section, frozen=True, kw_only=True):
     """Dataset and preprocessing.
 
     Attributes:
@@ -77,7 +77,7 @@ class Data(Section):
     validation: Annotated[float, Meta(ge=0, lt=1)]
 
 
-class Training(Section):
+class Training(Section, frozen=True, kw_only=True):
     """Optimiser, schedule and start.
 
     Attributes:
@@ -121,7 +121,7 @@ class Training(Section):
     fresh_last_layer: bool
 
 
-class Term(Section):
+class Term(Section, frozen=True, kw_only=True):
     """One term of an objective.
 
     Attributes:
@@ -135,7 +135,7 @@ class Term(Section):
     options: dict[str, Option] = {}
 
 
-class Objective(Section):
+class Objective(Section, frozen=True, kw_only=True):
     """What a run minimises.
 
     Attributes:
@@ -147,7 +147,7 @@ class Objective(Section):
     terms: dict[str, Term]
 
 
-class Teacher(Section):
+class Teacher(Section, frozen=True, kw_only=True):
     """The trained network that teaches.
 
     Attributes:
@@ -163,7 +163,7 @@ class Teacher(Section):
     dtype: Dtype | None = None
 
 
-class Evaluation(Section):
+class Evaluation(Section, frozen=True, kw_only=True):
     """When a run measures itself, and by what it selects its best epoch.
 
     Attributes:
@@ -176,7 +176,7 @@ class Evaluation(Section):
     select_by: Literal["top1", "joint"]
 
 
-class Logging(Section):
+class Logging(Section, frozen=True, kw_only=True):
     """What a run records.
 
     Attributes:
@@ -188,7 +188,7 @@ class Logging(Section):
     tracking: tuple[str, ...]
 
 
-class Config(Section):
+class Config(Section, frozen=True, kw_only=True):
     """What every run directory describes: a network, its classes and its data.
 
     Attributes:
@@ -204,7 +204,7 @@ class Config(Section):
     eval_batch: Count
 
 
-class RunConfig(Config, tag_field="format", tag="hsakd_jax run 1"):
+class RunConfig(Config, frozen=True, kw_only=True, tag_field="format", tag="hsakd_jax run 1"):
     """All that decides one run. The tag says that a config.json is this package's, and in which version.
 
     Attributes:
@@ -228,7 +228,7 @@ class RunConfig(Config, tag_field="format", tag="hsakd_jax run 1"):
     command: tuple[str, ...] | None = None
 
 
-class ConvertedConfig(Config, tag_field="format", tag="hsakd_jax checkpoint 1"):
+class ConvertedConfig(Config, frozen=True, kw_only=True, tag_field="format", tag="hsakd_jax checkpoint 1"):
     """A PyTorch checkpoint as a run directory.
 
     Attributes:

@@ -49,7 +49,7 @@ def _version(package: str) -> str:
 
 
 def _git_hash() -> str:
-    def git(*args):
+    def git(*args: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *args]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 

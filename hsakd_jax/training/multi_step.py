@@ -68,7 +68,7 @@ def compile_many(step: Callable[..., Any], devices: Devices) -> Callable[..., An
     """
 
     def steps(state, teacher_variables, images, labels, count, chosen):
-        # A count that is an argument, so that pieces of all lengths local_slice one program.
+        # The count is an argument, so that one program serves all counts.
         def body(i, state):
             rows = chosen[:, i]
             return step(state, teacher_variables, images[rows], labels[rows], rows)
@@ -85,7 +85,7 @@ def _many_steps_per_call(step, dataset, devices, batch, seed, size) -> MultiStep
 
     def multi_step(state, teacher_variables, done, until):
         count = min(CHUNK, until - done)
-        # Images first, so that each device gets the rows of its own local_slice.
+        # Images first, so that each device gets the rows of its own slice.
         chosen = np.zeros((batch, CHUNK), np.int32)
         for i in range(count):
             chosen[:, i] = sampling.order(len(dataset.labels), batch, seed, done + i)

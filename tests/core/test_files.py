@@ -28,9 +28,16 @@ def test_all_files_stay_where_one_can_not_be_written(tmp_path):
 
 def test_json_that_is_damaged(tmp_path):
     path = tmp_path / "config.json"
-    path.write_text("{")
-    with pytest.raises(UserError, match="config.json is not readable JSON"):
-        read_json(path)
+    for content, reason in (
+        ("{", "truncated"),
+        ('{"a": "b"}', "Expected `int`, got `str`"),
+        ("[" * 10**5, "not valid"),
+    ):
+        path.write_text(content)
+        with pytest.raises(UserError, match=f"config.json is .*{reason}"):
+            read_json(path, dict[str, int])
+    with pytest.raises(UserError, match="none can't be read: No such file"):
+        read_json(tmp_path / "none", dict[str, int])
 
 
 def test_names_of_classes(tmp_path):
