@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from conftest import ROOT, assert_refused, write_photographs
 from PIL import Image
+from run_configs import run_config
 
 import hsakd_jax
 from hsakd_jax import __main__, cli
-from hsakd_jax.core.console import Clock
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.data import datasets
 from hsakd_jax.experiments.recipes import GIVEN, RECIPES
@@ -27,6 +27,7 @@ from hsakd_jax.models import profile
 from hsakd_jax.runs import restore
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.directory import RunDirectory
+from hsakd_jax.runs.results import Record
 from hsakd_jax.training import loop, teachers
 
 CONFIG = "--config=configs/cifar100.py"
@@ -66,8 +67,8 @@ def test_pipeline_results(pipeline):
         assert result["images_per_s"] > 0
         assert {"jax", "flax", "hsakd_jax"} <= set(result["versions"])
         assert result["parameters"]["backbone"] < result["parameters"]["with_branches"]
-    assert results["teacher"]["best"]["chosen_by"] == "greatest branch joint accuracy on test"
-    assert results["student"]["best"]["chosen_by"] == "top-1 on test"
+    assert results["teacher"]["selected_by"] == "greatest branch joint accuracy on test"
+    assert results["student"]["selected_by"] == "top-1 on test"
     records = [json.loads(line) for line in (pipeline / "student" / "metrics.jsonl").read_text().splitlines()]
     assert {"step", "epoch", "task", "kl_aux", "kl_final", "loss", "grad_norm", "top1", "lr", "images_per_s"} == set(
         records[0]
@@ -131,8 +132,8 @@ def test_tiny_recipes(recipe, pipeline, run_command, tmp_path):
         # The same command inside the pipeline and alone is the same run.
         assert results["last"] == json.loads((pipeline / "student" / "results.json").read_text())["last"]
     if recipe == "kd":
-        config = json.loads((tmp_path / "run" / "config.json").read_text())
-        loaded, _ = teachers.load(config, RunDirectory(pipeline / "teacher"))
+        config = RunDirectory(tmp_path / "run").run_config()
+        loaded, _ = teachers.load(config, config.teacher, RunDirectory(pipeline / "teacher"))
         assert loaded.dtype == jax.numpy.bfloat16
     if recipe == "mutual":
         assert {"peer1/top1", "peer2/joint_3"} <= set(results["last"])
@@ -173,11 +174,12 @@ def test_recipes_with_what_they_need(run_command, tmp_path):
 
 
 def test_the_log_names_every_term():
-    """Also those of rivals, whose names the loop does not know."""
-    config = {"objective": {"task": {}, "crd": {}}, "train": {"epochs": 4}}
-    entry = {"step": 2, "epoch": 1.0, "crd": 1.0, "task": 2.0, "loss": 3.0, "top1": 0.5, "images_per_s": 10.0}
-    line = loop._describe(entry, config, 8, Clock(1, 8))
-    assert "epoch 1.00/4, step 2/8, loss 3.000 (crd 1.000, task 2.000), top-1 50.0 %" in line
+    """Also those of other methods, whose names the loop does not know."""
+    values = {"crd": 1.0, "task": 2.0, "kl": 4.0, "loss": 3.0, "top1": 0.5, "images_per_s": 10.0}
+    line = loop._progress_line(run_config("crd"), 8, Record(step=2, epoch=1.0, values=values), "5 s")
+    assert line.startswith("epoch 1.00/120, step 2/8, loss 3.000 (")
+    assert set(line.partition("(")[2].partition(")")[0].split(", ")) == {"crd 1.000", "task 2.000", "kl 4.000"}
+    assert line.endswith("), top-1 50.0 %, 10 images/s, 5 s left")
 
 
 def test_the_commands_are_named(run_command):
@@ -249,9 +251,10 @@ def test_frozen_teacher_starts_from_a_baseline_and_keeps_its_backbone(
     assert_refused(wrong, "is not a run of this network")
     arch = json.loads((alone / "config.json").read_text())["network"]["arch"]
     four = hsakd_jax.create(arch, 4)
-    restore.start(four, (8, 8, 1), 0, str(alone))  # a fresh last layer, which learns
+    variables = restore.initialise(four, (8, 8, 1), 0)
+    restore.start_from(alone, variables)  # a fresh last layer, which learns
     with pytest.raises(UserError, match="another number of classes, and its last layer stays as it is"):
-        restore.start(four, (8, 8, 1), 0, str(alone), frozen_fc=True)
+        restore.start_from(alone, variables, fixed_last_layer=True)
 
 
 def test_validation_images_choose_the_best_epoch(run_command, tmp_path):
@@ -263,7 +266,7 @@ def test_validation_images_choose_the_best_epoch(run_command, tmp_path):
     warned = done.stdout.index(f"{tmp_path}/kd: no step comes after milestone 2, milestone 3, the run has 2 epochs")
     assert warned < done.stdout.index("epoch ")  # before its teacher is trained
     results = json.loads((tmp_path / "kd" / "results.json").read_text())
-    assert results["best"]["chosen_by"] == "top-1 on validation"
+    assert results["selected_by"] == "top-1 on validation"
     assert results["train_images"] < 180
     assert results["test_images"] == 896
 
@@ -319,8 +322,8 @@ BAD = {
     ),
     "pattern": (["--config.student.trainable=("], ["not a regular expression"]),
     "channels": (["--config.data.mean=(0.5,0.5,0.5)"], ["data.mean is (0.5, 0.5, 0.5)", "1 channels"]),
-    "fraction": (["--config.data.fraction=1.5"], ["data.fraction is 1.5: give a share"]),
-    "validation": (["--config.data.validation=1"], ["data.validation is 1.0: give a share"]),
+    "fraction": (["--config.data.fraction=1.5"], ["data.fraction is 1.5: give a fraction"]),
+    "validation": (["--config.data.validation=1"], ["data.validation is 1.0: give a fraction"]),
     "branches": (
         [f"{CONFIG}:student_tiny", "--config.objective.student.kl_aux.branches=(4,)"],
         ["student: kl_aux: branches (4,) are not all among 1..3: choose"],
@@ -398,13 +401,13 @@ def test_a_workdir_of_another_config_is_refused(pipeline, call_command):
     done = call_command(
         "main", f"{CONFIG}:teacher_tiny", f"--workdir={pipeline}/teacher", "--config.teacher.lr=0.1", "--config.seed=1"
     )
-    assert_refused(done, "belongs to another config", "seed (0 there, 1 asked for)", "train.lr (0.05 there, 0.1")
+    assert_refused(done, "belongs to another config", "seed (0 there, 1 asked for)", "training.lr (0.05 there, 0.1")
 
 
 def test_all_workdirs_are_looked_at_before_anything_trains(pipeline, call_command, tmp_path):
     shutil.copytree(pipeline / "student", tmp_path / "student")
     done = call_command("main", f"{CONFIG}:tiny", f"--workdir={tmp_path}", "--config.student.epochs=3")
-    assert_refused(done, "student belongs to another config: ", "train.epochs (2 there, 3 asked for)")
+    assert_refused(done, "student belongs to another config: ", "training.epochs (2 there, 3 asked for)")
     assert not (tmp_path / "teacher").exists()
 
 
@@ -412,7 +415,7 @@ def test_a_workdir_in_use_is_refused(pipeline, run_command, tmp_path):
     shutil.copytree(pipeline / "teacher", tmp_path / "run")
     (tmp_path / "run" / "results.json").unlink()
     directory = RunDirectory(tmp_path / "run")
-    directory.claim(directory.config())
+    directory.acquire(directory.config())
     args = ["main", f"{CONFIG}:teacher_tiny", f"--workdir={tmp_path}/run"]
     assert_refused(run_command(*args), "another process trains in")
     del directory
@@ -433,12 +436,14 @@ def test_a_teacher_of_other_classes_is_refused(pipeline, call_command, tmp_path)
     config["network"]["num_classes"] = 100
     (foreign / "config.json").write_text(json.dumps(config))
     args = [f"--config.teacher.workdir={foreign}", f"--workdir={tmp_path}/run"]
-    assert_refused(call_command("main", f"{CONFIG}:student_tiny", *args), "knows 100 classes", "the dataset has 10")
+    assert_refused(call_command("main", f"{CONFIG}:student_tiny", *args), "has 100 classes, not 10")
     config["network"]["num_classes"], config["classes"][3] = 10, "zebra"
     (foreign / "config.json").write_text(json.dumps(config))
-    assert_refused(call_command("main", f"{CONFIG}:student_tiny", *args), "knows other classes", "zebra for 3")
+    assert_refused(
+        call_command("main", f"{CONFIG}:student_tiny", *args), "has other classes: 'zebra' where '3' is expected"
+    )
     args = [f"--config.teacher.workdir={pipeline}/teacher", "--config.teacher.peer=2", f"--workdir={tmp_path}/run"]
-    assert_refused(call_command("main", f"{CONFIG}:student_tiny", *args), "has no network 2: name one from 1 to 1")
+    assert_refused(call_command("main", f"{CONFIG}:student_tiny", *args), "has no network 2: choose one from 1 to 1")
 
 
 def test_a_teacher_without_branches_is_refused(alone, call_command, tmp_path):
@@ -572,10 +577,10 @@ def test_evaluate_bad_input(pipeline, call_command, tmp_path):
     config["data"]["dir"] = "/nowhere"
     (moved / "config.json").write_text(json.dumps(config))
     assert_refused(
-        call_command("evaluate", f"--workdir={moved}"), "in /nowhere, which is no folder: give --data_dir=DIR"
+        call_command("evaluate", f"--workdir={moved}"), "in /nowhere, which is no folder: set --data_dir=DIR"
     )
     missing = call_command("evaluate", f"--workdir={moved}", f"--data_dir={tmp_path}/none")
-    assert_refused(missing, "/none, which is no folder: give --data_dir=DIR")
+    assert_refused(missing, "/none, which is no folder: set --data_dir=DIR")
     assert not (tmp_path / "none").exists()
     config["network"]["image_shape"] = [9, 9, 1]
     (moved / "config.json").write_text(json.dumps(config))

@@ -207,17 +207,24 @@ def _record_metrics(session: Session, state: State, done: int) -> State:
     _check_finite(metrics)
     means = {name: float(total / metrics.steps) for name, total in metrics.sums.items()}
     lr = float(jnp.asarray(session.built.program.schedule(done - 1)))
-    rate = session.clock.rate(done)
-    epoch = done / session.steps_per_epoch
-    session.record(Record(step=done, epoch=epoch, values={**means, "lr": lr, "images_per_s": rate}))
-    terms = ", ".join(f"{name} {means[name]:.3f}" for name in session.config.objective.terms if name in means)
-    session.console.progress(
-        f"{session.directory.path}: epoch {epoch:.2f}/{session.config.training.epochs}, step {done}/{session.steps}, "
-        f"loss {means['loss']:.3f} ({terms}), top-1 {100 * means['top1']:.1f} %, {rate or 0:,.0f} images/s, "
-        f"{session.clock.left(done)} left"
-    )
+    values = {**means, "lr": lr, "images_per_s": session.clock.rate(done)}
+    entry = Record(step=done, epoch=done / session.steps_per_epoch, values=values)
+    session.record(entry)
+    line = _progress_line(session.config, session.steps, entry, session.clock.left(done))
+    session.console.progress(f"{session.directory.path}: {line}")
     empty = metrics.replace(steps=jnp.zeros_like(metrics.steps), sums=jax.tree.map(jnp.zeros_like, metrics.sums))
     return state.replace(metrics=session.devices.replicate(empty))
+
+
+def _progress_line(config: RunConfig, steps: int, entry: Record, left: str) -> str:
+    """A record of training in a line, with all terms of the objective."""
+    values = entry.values
+    terms = ", ".join(f"{name} {values[name]:.3f}" for name in config.objective.terms if name in values)
+    return (
+        f"epoch {entry.epoch:.2f}/{config.training.epochs}, step {entry.step}/{steps}, "
+        f"loss {values['loss']:.3f} ({terms}), top-1 {100 * (values['top1'] or 0):.1f} %, "
+        f"{values['images_per_s'] or 0:,.0f} images/s, {left} left"
+    )
 
 
 def _evaluate_and_save(session: Session, state: State, done: int) -> None:

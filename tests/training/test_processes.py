@@ -142,7 +142,7 @@ def test_one_process_killed_and_all_started_again(uninterrupted, tmp_path, kille
         assert ours or (processes[0].returncode == -signal.SIGABRT and "another task died" in told[0]), told[0]
         assert "Traceback" not in told[0]
     (shown, _), _ = finish(launch(workdir))
-    assert "continuing at step" in shown
+    assert "resuming at step" in shown
     assert_same(workdir, uninterrupted)
 
 
@@ -153,6 +153,6 @@ def test_sigterm_to_one_saves_and_ends_all(uninterrupted, tmp_path):
     wait_for_step(workdir, 4)
     processes[1].send_signal(signal.SIGTERM)
     (_, errors), _ = finish(processes, 128 + signal.SIGTERM)
-    assert "of 22; the same command continues" in errors
+    assert "of 22; run the same command to resume" in errors
     finish(launch(workdir))
     assert_same(workdir, uninterrupted)

@@ -127,12 +127,12 @@ def test_sigterm_saves_and_the_same_command_continues(uninterrupted, tmp_path):
     shown, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, errors
     saved = Checkpoints(workdir / "checkpoints", write=False).steps()[-1]
-    assert f"saved at step {saved} of 66; the same command continues" in errors
+    assert f"saved at step {saved} of 66; run the same command to resume" in errors
     assert saved >= 12
     process = launch(workdir)
     shown, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    assert f"continuing at step {saved} of 66" in shown
+    assert f"resuming at step {saved} of 66" in shown
     assert_same(workdir, uninterrupted)
 
 
@@ -164,7 +164,7 @@ def test_what_else_a_run_remembers(what, run_command, tmp_path):
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, errors
     done = run_command("main", *args, f"--workdir={workdir}")
-    assert "continuing at step" in done.stdout, done.stderr
+    assert "resuming at step" in done.stdout, done.stderr
     assert_same(workdir, tmp_path / "whole")
 
 
@@ -181,5 +181,5 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_it_used(unin
     shown, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert f"checkpoint {newest} is damaged" in shown
-    assert f"continuing at step {before} of 66" in shown
+    assert f"resuming at step {before} of 66" in shown
     assert_same(workdir, uninterrupted)
