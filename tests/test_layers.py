@@ -105,3 +105,35 @@ def test_a_forbidden_import_is_found():
     assert strangers("core", "import tensorflow as tf") == {"tensorflow"}
     assert strangers("models", "def f():\n    from hsakd_jax.data.augment import augment") == {"data"}
     assert strangers("data", "from hsakd_jax import restore") == {""}
+
+
+def functions():
+    """(where, definition, source lines) of every function of the package."""
+    for path in FILES:
+        source = path.read_text()
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef):
+                yield f"{path.relative_to(ROOT)}:{node.name}", node, source.splitlines()
+
+
+def code_lines(node, lines):
+    """Lines of a function that are neither empty nor a comment nor its docstring."""
+    first = node.body[0]
+    quoted = range(first.lineno, first.end_lineno + 1) if ast.get_docstring(node) else ()
+    inside = (i for i in range(node.lineno, node.end_lineno + 1) if i not in quoted)
+    return sum(bool(lines[i - 1].strip()) and not lines[i - 1].lstrip().startswith("#") for i in inside)
+
+
+def test_no_function_is_longer_than_a_screen():
+    assert [where for where, node, lines in functions() if code_lines(node, lines) > 60] == []
+
+
+def test_no_function_returns_a_tuple_of_many():
+    # JAX asks a derivative for one value per argument.
+    found = {
+        where
+        for where, node, _ in functions()
+        for inside in ast.walk(node)
+        if isinstance(inside, ast.Return) and isinstance(inside.value, ast.Tuple) and len(inside.value.elts) > 3
+    }
+    assert found == {"hsakd_jax/models/layers.py:_normalise_backward"}

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -294,15 +295,24 @@ def _scaled(image: Image.Image, size: tuple[int, int], box: tuple[float, float, 
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def crop_box(rng: np.random.Generator, width: int, height: int) -> tuple[int, int, int, int]:
-    """Draws a part of an image, in pixels: left, top, width, height (see `random_crops`)."""
+class Box(NamedTuple):
+    """A part of an image, in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+def crop_box(rng: np.random.Generator, width: int, height: int) -> Box:
+    """Draws a part of an image of that size (see `random_crops`)."""
     areas = rng.uniform(AREA[0], AREA[1], DRAWS).tolist()
     ratios = np.exp(rng.uniform(math.log(RATIO[0]), math.log(RATIO[1]), DRAWS)).tolist()
     for area, ratio in zip(areas, ratios, strict=True):
         area *= width * height
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
-            return int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1)), w, h
+            return Box(int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1)), w, h)
     # The greatest part in the middle with a ratio within the limits.
     w, h = min(width, round(height * RATIO[1])), min(height, round(width / RATIO[0]))
-    return (width - w) // 2, (height - h) // 2, w, h
+    return Box((width - w) // 2, (height - h) // 2, w, h)
