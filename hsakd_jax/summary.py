@@ -19,7 +19,9 @@ from hsakd_jax.cli import Command, start
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags."""
     flags.DEFINE_integer("num_classes", 0, "classes; by default as published.", lower_bound=0, flag_values=values)
-    flags.DEFINE_integer("image_size", 0, "side of the images, likewise.", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer(
+        "image_size", 0, "side of the images; by default as published.", lower_bound=0, flag_values=values
+    )
     flags.DEFINE_integer("channels", 3, "of the images.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("batch", 64, "images a step.", lower_bound=1, flag_values=values)
     flags.DEFINE_string("dtype", "float32", "compute dtype.", values)

@@ -28,7 +28,7 @@ from hsakd_jax.runs import restore
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.results import Record
-from hsakd_jax.training import loop, teachers
+from hsakd_jax.training import session, teachers
 
 CONFIG = "--config=configs/cifar100.py"
 
@@ -176,7 +176,7 @@ def test_recipes_with_what_they_need(run_command, tmp_path):
 def test_the_log_names_every_term():
     """Also those of other methods, whose names the loop does not know."""
     values = {"crd": 1.0, "task": 2.0, "kl": 4.0, "loss": 3.0, "top1": 0.5, "images_per_s": 10.0}
-    line = loop._progress_line(run_config("crd"), 8, Record(step=2, epoch=1.0, values=values), "5 s")
+    line = session.progress_line(run_config("crd"), 8, Record(step=2, epoch=1.0, values=values), "5 s")
     assert line.startswith("epoch 1.00/120, step 2/8, loss 3.000 (")
     assert set(line.partition("(")[2].partition(")")[0].split(", ")) == {"crd 1.000", "task 2.000", "kl 4.000"}
     assert line.endswith("), top-1 50.0 %, 10 images/s, 5 s left")

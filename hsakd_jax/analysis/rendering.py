@@ -17,7 +17,7 @@ from hsakd_jax.experiments.recipes import RECIPES
 
 WIDTH = 120
 EMPTY = "-"
-LABEL = 27  # characters of the settings that differ, where they stand for the name of a method
+LABEL = 27  # characters of the settings that differ, where they replace the name of a method
 
 
 class Notes:

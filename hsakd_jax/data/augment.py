@@ -97,7 +97,7 @@ def normalise(images: Array, mean: Sequence[float], std: Sequence[float], dtype=
     Args:
       images: uint8.
       mean: one number a channel, or one for all, as a fraction of 255.
-      std: likewise.
+      std: as `mean`.
       dtype: of the result.
 
     Raises:
@@ -116,7 +116,7 @@ def prepare(images: Array, *, mean: Sequence[float], std: Sequence[float], size:
     Args:
       images: uint8 [B, H, W, C].
       mean: see `normalise`.
-      std: likewise.
+      std: as `mean`.
       size: side of the images that the network takes.
       resize: what the shorter side of others is scaled to; 0 for `size`.
     """

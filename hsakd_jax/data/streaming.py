@@ -134,7 +134,7 @@ def stream(
       size: side of the crops, see `random_crops`.
       local_slice: rows of each batch that this process takes.
       workers: threads; 0 for one a core.
-      ahead: batches decoded before they are asked for.
+      ahead: batches decoded in advance.
 
     Yields:
       {'image': uint8 [B, size, size, 3], 'label': int32 [B], 'index': int32 [B]}, B the rows of `local_slice`.
@@ -167,10 +167,10 @@ def eval_stream(
       photos: the images.
       batch: images in a batch, over all processes.
       size: side of the crops, see `centre_crops`.
-      resize: likewise.
+      resize: see `centre_crops`.
       local_slice: rows of each batch that this process takes.
       workers: threads; 0 for one a core.
-      ahead: batches decoded before they are asked for.
+      ahead: batches decoded in advance.
 
     Yields:
       {'image': uint8 [B, size, size, 3], 'label': int32 [B], 'mask': bool [B]}, B the rows of `local_slice`.

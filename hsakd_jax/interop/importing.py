@@ -39,7 +39,7 @@ def convert(
       data_dir: where the data lies, see `datasets.load`.
       image_size: side of its images; 0 for 224 of ImageNet's networks and 32 of others.
       mean: of the normalisation, one number a channel; () takes that of `data`, or else of CIFAR-100 or ImageNet.
-      std: likewise.
+      std: as `mean`.
       classes: a file with the name of a class in each line; '' leaves them without names.
 
     Raises:

@@ -26,7 +26,7 @@ each BatchNorm's input passed through `checkpoint_name`, an identity that record
     j = sub i mean ...
 
 `h` is read once, by the mark of bn1: the pair is (conv1, bn1). A name contains the path of the layer's variables:
-"conv stage1/block0/conv2" stands for params/stage1/block0/conv2/kernel.
+"conv stage1/block0/conv2" means params/stage1/block0/conv2/kernel.
 """
 
 from collections import Counter

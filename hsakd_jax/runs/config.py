@@ -59,7 +59,7 @@ class Data(Section, frozen=True, kw_only=True):
       pad: pixels on each side, for 'pad'.
       flip: whether images are mirrored at random.
       mean: of the normalisation, one number per channel or one for all, as a fraction of 255.
-      std: standard deviation, likewise.
+      std: standard deviation, as `mean`.
       fraction: of the training images that are used.
       validation: fraction of the training images that is held out.
     """

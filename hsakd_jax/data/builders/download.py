@@ -23,7 +23,7 @@ def folder(url: str, data_dir: str | os.PathLike[str]) -> Path:
 
 
 def fetch(url: str, md5: str, directory: Path) -> Path:
-    """The published file in `directory`, downloaded there unless it lies there already.
+    """The published file in `directory`, downloaded unless it is there.
 
     The download grows in `NAME.part` and is renamed once it is whole; an interrupted one is continued.
 

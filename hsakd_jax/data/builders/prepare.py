@@ -73,7 +73,7 @@ def place(
 
 
 def is_prepared(path: Path) -> bool:
-    """Whether a whole dataset lies there."""
+    """Whether a folder contains a whole dataset."""
     return (path / "dataset_info.json").exists()
 
 
