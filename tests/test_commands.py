@@ -291,7 +291,7 @@ BAD = {
     "unknown flag": (["--confg=x"], ["confg"]),
     "unknown network": (["--config.student.arch=resnet_20"], ["resnet_20", "did you mean 'resnet20'"]),
     "unknown dataset": (["--config.data.name=cifar"], ["no dataset 'cifar'", "did you mean"]),
-    "unknown schedule": (["--config.student.schedule=step"], ["unknown schedule 'step'", "multi_step or cosine"]),
+    "unknown schedule": (["--config.student.schedule=step"], ["student.schedule is 'step'", "multi_step or cosine"]),
     "unknown dtype of the teacher": (["--config.teacher.inference_dtype=int8"], ["int8", "bfloat16"]),
     "unknown dtype": (["--config.student.dtype=float16"], ["float16", "bfloat16"]),
     "batch and devices": (["--config.student.batch=12"], ["student.batch is 12", "8 devices"]),
@@ -355,7 +355,7 @@ BAD = {
         [f"{CONFIG}:fitnet_tiny", "--config.objective.fitnet.fitnet.stage=4"],
         ["fitnet: choose a stage that has a partner"],
     ),
-    "schedule of a student": ([f"{CONFIG}:tiny", "--config.student.schedule=step"], ["unknown schedule 'step'"]),
+    "schedule of a student": ([f"{CONFIG}:tiny", "--config.student.schedule=step"], ["student.schedule is 'step'"]),
     "missing teacher of one run": (
         [f"{CONFIG}:tiny", "--config.teacher.workdir=/nowhere", "--config.runs=('baseline','student')"],
         ["/nowhere is not a run directory"],
@@ -454,7 +454,8 @@ def test_a_teacher_without_branches_is_refused(alone, call_command, tmp_path):
 def test_a_pipeline_named_as_teacher_is_refused(pipeline, call_command, tmp_path):
     args = [f"--config.teacher.workdir={pipeline}", f"--workdir={tmp_path}/run"]
     assert_refused(
-        call_command("main", f"{CONFIG}:student_tiny", *args), "holds the runs baseline, student, teacher: name one"
+        call_command("main", f"{CONFIG}:student_tiny", *args),
+        "contains the runs baseline, student, teacher: choose one",
     )
 
 

@@ -81,6 +81,8 @@ def _check_training(section: dict[str, Any], where: str) -> None:
         raise UserError(f"{where}.momentum is {section['momentum']}: give a number below 1")
     if not all(isinstance(epoch, int | float) for epoch in section["milestones"]):
         raise UserError(f"{where}.milestones is {section['milestones']}: give epochs, such as (150, 180, 210)")
+    if section["schedule"] not in ("multi_step", "cosine"):
+        raise UserError(f"{where}.schedule is {section['schedule']!r}: choose multi_step or cosine")
     if section["lr_batch"] < 0:
         raise UserError(f"{where}.lr_batch is {section['lr_batch']}: give a batch, or 0 to leave the learning rate")
 
