@@ -26,7 +26,7 @@ def stratified(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
       UserError: a fraction or a seed out of range.
     """
     if not 0 < fraction <= 1:
-        raise UserError(f"data.fraction is {fraction}: give a fraction of the training images above 0 and at most 1")
+        raise UserError(f"a fraction of {fraction} of the training images: give one above 0 and at most 1")
     _check_seed(seed)
     chosen = []
     for label in np.unique(labels).tolist():

@@ -300,8 +300,8 @@ def test_more_than_the_memory(prepared, monkeypatch):
 
 
 @pytest.mark.parametrize("options", [{"fraction": 0}, {"fraction": 1.1}, {"validation": -0.1}, {"validation": 1.5}])
-def test_a_share_out_of_range(prepared, options):
-    with pytest.raises(UserError, match="share of"):
+def test_a_fraction_out_of_range(prepared, options):
+    with pytest.raises(UserError, match="fraction of"):
         datasets.load("toy", str(prepared), **options)
 
 
