@@ -137,8 +137,8 @@ def test_a_student_of_a_folded_teacher(monkeypatch, tmp_path):
             lines = [json.loads(line) for line in file.read_text().splitlines()]
             losses.append([line["loss"] for line in lines if "loss" in line])
             command.teacher.workdir = str(tmp_path / "plain/teacher")
-            monkeypatch.setattr(teachers, "answering", lambda network: forms.append(1) or Folded(network))
-    assert len(forms) == 2  # when it is foreseen and when it is loaded
+            monkeypatch.setattr(teachers, "inference_form", lambda network: forms.append(1) or Folded(network))
+    assert len(forms) == 2  # in the dry run and when it is loaded
     assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-6)
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
@@ -147,5 +147,5 @@ def test_a_student_of_a_folded_teacher(monkeypatch, tmp_path):
 def test_accelerators_fold(monkeypatch, backend, folds):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     network = create("resnet8_quarter", 10)
-    found, variables = teachers.prepare(network, random_variables(network, (8, 8, 1)), (8, 8, 1))
+    found, variables = teachers.to_inference(network, random_variables(network, (8, 8, 1)), (8, 8, 1))
     assert (found != network, "scale" not in variables["params"]["stem"]["bn1"]) == (folds, folds)
