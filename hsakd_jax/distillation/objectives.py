@@ -47,7 +47,7 @@ def _kl_aux(
     """L_kl_q: tau^2 KL(teacher's joint logits || the network's), mean over the 4B rows, sum over branches.
 
     Networks of unequal depth are paired from the deepest branch backwards. Without `branches`, a branch that has no
-    partner takes no part.
+    partner is left out.
     """
     ahead = len(teacher.aux_logits) - len(outputs.aux_logits)
     chosen = _branch_indices(outputs, branches, "kl_aux")

@@ -61,7 +61,7 @@ def channel_sums(*maps: Array) -> tuple[Array, ...]:
 
 
 def _sums_at_once(*maps: Array) -> tuple[Array, ...]:
-    """`channel_sums` that reads what its maps share once."""
+    """`channel_sums` that reads operands which its maps share once."""
     # A sum down to [C] runs on one core, and several sums read their operands several times. By image first and all at
     # once, all cores have work. The barrier keeps XLA from joining the two sums again.
     by_image = joint_sums(maps, tuple(range(1, maps[0].ndim - 1)))

@@ -18,7 +18,7 @@ from hsakd_jax.models.ops import channel_sums, convolve, relu, window_sums
 
 Array = jax.Array
 Train = bool | str
-# JAX's own protocol demands an argument `out_sharding`, which Flax never gives.
+# JAX's own protocol requires an argument `out_sharding`, which Flax never passes.
 Initializer = Callable[..., Array]
 
 
@@ -120,7 +120,9 @@ class BatchNorm(nn.Module):
             if not self.is_initializing():
                 n = x.size // x.shape[-1] // self.groups
                 if n < 2:
-                    raise ValueError("BatchNorm in training mode needs more than one value per channel: larger batch")
+                    raise ValueError(
+                        "BatchNorm in training mode needs more than one value per channel: use a larger batch"
+                    )
                 running_mean.value = 0.9 * running_mean.value + 0.1 * mean
                 running_var.value = 0.9 * running_var.value + 0.1 * (n / (n - 1)) * var
             return y

@@ -1,4 +1,4 @@
-"""The precision of sums, and several sums at once: what every backend's form of an operation uses."""
+"""Numerical helpers of all backends' forms: the precision of sums, and several sums in one operation."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ def at_least_float32(x: Array) -> Array:
 
 
 def joint_sums(maps: Sequence[Array], axes: Sequence[int]) -> tuple[Array, ...]:
-    """Sums of several arrays of one shape over `axes`, in one operation that reads what they share once."""
+    """Sums of several arrays of one shape over `axes`, in one operation that reads shared operands once."""
     zeros = tuple(jnp.zeros((), x.dtype) for x in maps)
 
     def add(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -64,6 +64,30 @@ def test_a_folded_network_is_the_network(name, norms, left):
     assert 1e-4 < off < 1.5 * plain
 
 
+class Pair(nn.Module):
+    """A convolution and the BatchNorm that reads it."""
+
+    @nn.compact
+    def __call__(self, x):
+        layers = LayerFactory(HE_TORCH, None, False, True)
+        return layers.norm(layers.conv(x, 1, 1, name="conv1"), name="bn1")
+
+
+def test_the_example_of_the_docstring():
+    variables = {
+        "params": {
+            "conv1": {"kernel": jnp.full((1, 1, 1, 1), 3.0)},
+            "bn1": {"scale": jnp.array([4.0]), "bias": jnp.array([1.0])},
+        },
+        "batch_stats": {"bn1": {"mean": jnp.array([6.0]), "var": jnp.array([4.0 - 1e-5])}},
+    }
+    given = Folded(Pair()).fold(variables, images(1, 2, 2, 1))
+    assert given["batch_stats"] == {}
+    flat = {"/".join(path): float(value.squeeze()) for path, value in flatten_dict(given["params"]).items()}
+    assert flat == pytest.approx({"conv1/kernel": 6.0, "bn1/bias": -11.0})
+    assert Folded(Pair()).apply(given, jnp.full((1, 1, 1, 1), 2.0)).item() == pytest.approx(6 * 2 - 11)
+
+
 class Standardised(nn.Conv):
     """What it computes does not grow with its kernel."""
 

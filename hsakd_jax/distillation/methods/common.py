@@ -1,4 +1,4 @@
-"""What several methods share: the sample, pairs of stages, unit rows, inner products, a linear layer."""
+"""Functions that several methods share: the sample, pairs of stages, unit rows, inner products, a linear layer."""
 
 from typing import NamedTuple
 
@@ -43,7 +43,7 @@ def embedding(outputs: Outputs) -> Array:
 def stage_pairs(outputs: Outputs, teacher: Outputs) -> StagePairs:
     """Pairs of maps [B, H, W, C] in at least float32, paired from the deepest stage backwards.
 
-    A stage of the deeper network that has no partner takes no part.
+    A stage of the deeper network that has no partner is left out.
     """
     ahead = len(teacher.features) - len(outputs.features)
     return {

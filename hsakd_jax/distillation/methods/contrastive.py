@@ -45,7 +45,7 @@ def draw_negatives(sample: Sample, count: int) -> Array:
     size = jnp.searchsorted(ordered, own, side="right").astype(first.dtype) - first
 
     def draw(index: Array, first: Array, size: Array) -> Array:
-        # A key for each image: neither micro-batches nor devices change what it draws.
+        # A key for each image: neither micro-batches nor devices change its negatives.
         key = jax.random.fold_in(sample.key, index)
         place = jax.random.randint(key, (count,), 0, len(order) - size, first.dtype)
         return order[jnp.where(place < first, place, place + size)]
