@@ -92,7 +92,7 @@ def compiled(pair: str, batch: int, dtype: str, devices: Devices):
     shape = dataset.images.shape[1:]
     image, key = jax.ShapeDtypeStruct((1, *shape), jnp.float32), jax.random.key(0)
     state = jax.eval_shape(init, jax.eval_shape(network.init, key, image))
-    taught = jax.eval_shape(teachers.answering(teacher).init, key, image)
+    taught = jax.eval_shape(teachers.inference_form(teacher).init, key, image)
     rows = bench.CIFAR_IMAGES if many else batch
     images = jax.ShapeDtypeStruct((rows, *shape), jnp.uint8), jax.ShapeDtypeStruct((rows,), jnp.int32)
     given = devices.abstract((state, taught), devices.replicated)

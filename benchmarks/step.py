@@ -281,7 +281,7 @@ def pieces(pair: str, batch: int, dtype: str) -> dict[str, tuple[Step, float]]:
         work = 2.0 * ROTATIONS * batch * profile.totals(network, shape)["multiply_adds"]
         variables = random_variables(network, shape)
         if not training:
-            network, variables = teachers.prepare(network, variables, shape)
+            network, variables = teachers.to_inference(network, variables, shape)
         variables = jax.device_put(variables)
 
         def forward(params, images, network=network, variables=variables, training=training):

@@ -79,7 +79,8 @@ def test_a_step_on_eight_devices_sends_no_more_than_it_must(groups):
     What is above are the loss terms and the crop's corners. A group a device keeps its sums to itself, but for the
     running statistics, which are sent once.
     """
-    found = scale.compiled("resnet8:resnet8", 16, groups)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as in a command
+        found = scale.compiled("resnet8:resnet8", 16, groups)
     least = scale.minimum(create("resnet8", 100), (32, 32, 3))
     sent = sum(size for _, size in found.values())
     assert sum(least.values()) <= sent <= 1.02 * sum(least.values())
