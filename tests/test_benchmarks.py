@@ -65,7 +65,8 @@ ENTRY %main (a: f32[8]) -> f32[8] {
 
 def test_a_program_is_compiled_from_shapes_alone():
     """Of one step: each kernel is used by the teacher once, and by the student forward and in two derivatives."""
-    found = programs.operations(programs.compiled("resnet8:resnet8", 16, "float32", Devices()).as_text())
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as in a command
+        found = programs.operations(programs.compiled("resnet8:resnet8", 16, "float32", Devices()).as_text())
     shapes = jax.eval_shape(create("resnet8", 100).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     kernels = sum(path[-1].key == "kernel" for path, _ in jax.tree_util.tree_leaves_with_path(shapes["params"]))
     products = sum(kind in ("convolution", "dot") for kind, _ in found)
