@@ -18,7 +18,7 @@ SCRIPT = """
 import jax, numpy as np, sys
 from hsakd_jax import create
 from hsakd_jax.core import sharding
-from hsakd_jax.data import sampling
+from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.distillation import objectives
 from hsakd_jax.training import optim
 from hsakd_jax.data.augment import augment, normalise

@@ -45,8 +45,8 @@ def test_sgd_is_pytorchs(nesterov):
 
 def test_trainable():
     params = {"stem": {"kernel": jnp.ones(2)}, "branch1": {"head": {"kernel": jnp.ones(2)}}}
-    assert optim.trainable("^branch", params) == {"stem": {"kernel": False}, "branch1": {"head": {"kernel": True}}}
-    assert all(jax.tree.leaves(optim.trainable("", params)))
+    assert optim.trainable_mask("^branch", params) == {"stem": {"kernel": False}, "branch1": {"head": {"kernel": True}}}
+    assert all(jax.tree.leaves(optim.trainable_mask("", params)))
     for pattern, message in (("^tail", "no parameter matches"), ("(", "not a regular expression")):
         with pytest.raises(UserError, match=message):
-            optim.trainable(pattern, params)
+            optim.trainable_mask(pattern, params)
