@@ -21,7 +21,7 @@ from hsakd_jax.models.network import Outputs
 from hsakd_jax.models.rotations import rotate
 from hsakd_jax.runs.config import Config, class_difference
 from hsakd_jax.runs.directory import RunDirectory
-from hsakd_jax.runs.restore import build_network, read_variables
+from hsakd_jax.runs.restore import build_network, network_variables
 from hsakd_jax.runs.results import Accuracies
 
 
@@ -113,7 +113,7 @@ def evaluate_run(run_dir: str | Path, checkpoint: str = "last", data_dir: str | 
         "checkpoint": checkpoint,
         "classes": config.network.num_classes,
         "test_images": len(splits.test.labels),
-        **evaluate(devices.replicate(read_variables(directory, checkpoint)), splits.test),
+        **evaluate(devices.replicate(network_variables(directory, checkpoint)), splits.test),
     }
 
 

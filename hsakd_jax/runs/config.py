@@ -203,6 +203,16 @@ class Config(Section, frozen=True, kw_only=True):
     data: Data
     eval_batch: Count
 
+    def __post_init__(self) -> None:
+        channels = self.network.image_shape[-1]
+        if self.classes and len(self.classes) != self.network.num_classes:
+            raise ValueError(
+                f"classes has {len(self.classes)} names, not network.num_classes, {self.network.num_classes}"
+            )
+        for key, numbers in (("mean", self.data.mean), ("std", self.data.std)):
+            if len(numbers) not in (1, channels):
+                raise ValueError(f"data.{key} has {len(numbers)} numbers, the images have {channels} channels")
+
 
 class RunConfig(Config, frozen=True, kw_only=True, tag_field="format", tag="hsakd_jax run 1"):
     """All that decides one run. The tag says that a config.json is this package's, and in which version.

@@ -14,6 +14,8 @@ from hsakd_jax.core.files import read_json, write_json, write_text
 from hsakd_jax.runs.config import MAY_DIFFER, AnyConfig, Config, RunConfig, differences, flatten
 from hsakd_jax.runs.results import Record, Results
 
+MOST_SHOWN = 8  # differing settings that an error names
+
 
 class RunDirectory:
     """The directory of one run.
@@ -41,6 +43,8 @@ class RunDirectory:
           UserError: it belongs to another config, or contains something else.
         """
         if self._config.exists():
+            if type(self.config()) is not type(config):
+                raise UserError(f"{self.path} contains another run: choose another directory")
             if (differing := self._differing(config)) and (self.has_checkpoint() or self.is_finished()):
                 raise UserError(
                     f"{self.path} belongs to another config: {', '.join(differing)}; choose another directory"
@@ -53,7 +57,9 @@ class RunDirectory:
     def _differing(self, config: Config) -> list[str]:
         """The settings in which `config` differs from the run that is there, in words."""
         found = differences(flatten(self.config()), flatten(config))
-        return [f"{key} ({old} there, {new} asked for)" for key, (old, new) in found.items() if key not in MAY_DIFFER]
+        keys = [key for key in found if key not in MAY_DIFFER]
+        words = [f"{key} ({found[key][0]} there, {found[key][1]} asked for)" for key in keys[:MOST_SHOWN]]
+        return [*words, f"{len(keys) - MOST_SHOWN} more"] if len(keys) > MOST_SHOWN else words
 
     def acquire(self, config: Config) -> None:
         """Makes the directory that of `config`, and locks it for this process as long as this object lives.

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from msgspec import structs
 
@@ -71,11 +72,32 @@ def restore(
     directory = RunDirectory(run_dir)
     described = directory.config().network
     network = cast(Network, build_network(peer_config(described, directory.path, dtype, peer)))
-    variables = read_variables(directory, checkpoint)
+    variables = network_variables(directory, checkpoint)
     if described.peers:
         return network, {c: tree[f"peer{peer}"] for c, tree in variables.items()}
-    # The variables of an objective are no part of the network.
-    return network, {c: {k: v for k, v in tree.items() if k != OBJECTIVE} for c, tree in variables.items()}
+    return network, variables
+
+
+def network_variables(directory: RunDirectory, checkpoint: str) -> dict[str, Any]:
+    """The variables of all networks of a run, without those of its objective, as NumPy arrays.
+
+    Raises:
+      UserError: as `restore`, or config.json describes another network than the checkpoint's.
+    """
+    described = directory.config().network
+    variables = read_variables(directory, checkpoint)
+    variables = {c: {k: v for k, v in tree.items() if k != OBJECTIVE} for c, tree in variables.items()}
+    image = jax.ShapeDtypeStruct((1, *described.image_shape), jnp.float32)
+    expected = flatten_dict(initialiser(build_network(described)).eval_shape(jax.random.key(0), image))
+    found = flatten_dict(variables)
+    for path in sorted(expected.keys() | found.keys()):
+        if (shape := getattr(expected.get(path), "shape", None)) != np.shape(found.get(path)):
+            raise UserError(
+                f"{directory.path}/config.json does not describe the network of the checkpoint: {'/'.join(path[1:])} "
+                f"is {list(np.shape(found[path])) if path in found else 'absent'} there, and "
+                f"{'absent' if shape is None else list(shape)} by the config; restore the file"
+            )
+    return variables
 
 
 def read_variables(directory: RunDirectory, checkpoint: str) -> dict[str, Any]:

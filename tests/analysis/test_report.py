@@ -31,7 +31,7 @@ from hsakd_jax.experiments.resolve import resolve
 from hsakd_jax.models import profile
 from hsakd_jax.models.network import Network, Peers
 from hsakd_jax.runs.checkpoint import Checkpoints
-from hsakd_jax.runs.restore import initialise
+from hsakd_jax.runs.restore import build_network, initialise
 from hsakd_jax.runs.results import Record, Results, Sizes
 
 CLASSES = [str(i) for i in range(10)]
@@ -88,8 +88,7 @@ def make(path, recipe, top1, *, seed=0, classes=CLASSES, trained=False, log=True
     if log:
         (path / "metrics.jsonl").write_text("".join(f"{record.to_json()}\n" for record in records(config, seed, top1)))
     if trained:
-        network = create(config.network.arch, len(classes), False)  # without branches, which predictions do not need
-        variables = initialise(network, (8, 8, 1), seed=len(path.name))
+        variables = initialise(build_network(config.network), (8, 8, 1), seed=len(path.name))
         checkpoints = Checkpoints(path / "checkpoints")
         checkpoints.save(20, {"params": variables["params"], "batch_stats": variables["batch_stats"]})
         checkpoints.close()

@@ -215,7 +215,7 @@ def test_odd_files_become_rgb(content, colour):
         assert abs(found.astype(int) - colour).max() <= tolerance
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")  # as photos.py asks; pytest begins anew
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")  # as streaming.py sets; pytest begins anew
 @pytest.mark.parametrize(
     "exif", [b"Exif\x00\x00II*\x00\xff\xff\xff\xff", b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x05"]
 )

@@ -1,3 +1,5 @@
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ from run_configs import run_config
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.sharding import Devices
 from hsakd_jax.experiments.recipes import make
+from hsakd_jax.runs import restore
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.results import Record
@@ -183,3 +186,43 @@ def test_a_wrong_config_is_one_line_that_names_the_key(old, new, message, tmp_pa
         directory.config()
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"classes": ("a", "b", "c")}, r"classes has 3 names, not network.num_classes, 2"),
+        ({"data": {"mean": (0.1, 0.2, 0.3)}}, r"data.mean has 3 numbers, the images have 1 channels"),
+    ],
+)
+def test_a_config_that_contradicts_itself_is_refused(keys, message, tmp_path):
+    directory = RunDirectory(tmp_path)
+    directory.acquire(run_config())
+    config = json.loads((tmp_path / "config.json").read_text())
+    for key, value in keys.items():
+        config[key] = config[key] | value if isinstance(value, dict) else value
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=message):
+        directory.config()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"arch": "resnet8_quarter"', '"arch": "resnet8"', r"is \[.*\] there, and \[.*\] by the config"),
+        ('"branches": false', '"branches": true', r"branch1/.* is absent there"),
+        ('"peers": []', '"peers": ["resnet8", "resnet8"]', r"peer1/.* is absent there"),
+    ],
+)
+def test_a_config_of_another_network_is_refused(old, new, message, tmp_path):
+    directory, config = RunDirectory(tmp_path), run_config("baseline")
+    directory.acquire(config)
+    checkpoints = Checkpoints(directory.checkpoints)
+    checkpoints.save(1, restore.initialise(restore.build_network(config.network), (8, 8, 1), 0))
+    checkpoints.close()
+    assert restore.restore(tmp_path)[0].num_classes == 2
+    path = tmp_path / "config.json"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(UserError, match=rf"does not describe the network of the checkpoint: .*{message}"):
+        restore.restore(tmp_path)
