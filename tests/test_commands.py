@@ -74,6 +74,9 @@ def test_pipeline_results(pipeline):
         records[0]
     )
     assert [r["score"] for r in records if "score" in r] == [r["top1"] for r in records if "score" in r]
+    lines = (pipeline / "teacher" / "metrics.jsonl").read_text().splitlines()
+    evaluations = [record for record in map(json.loads, lines) if "score" in record]
+    assert [r["score"] for r in evaluations] == [max(r[f"joint_{l}"] for l in (1, 2, 3)) for r in evaluations]
 
 
 def test_a_finished_pipeline_is_recognised(pipeline, call_command):
