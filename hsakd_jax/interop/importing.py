@@ -51,7 +51,7 @@ def convert(
     tensors, foreign = torch_weights.unwrap(torch_files.read(checkpoint))
     found = torch_weights.recognise(tensors, arch, str(checkpoint))
     big = found.name.endswith("_imagenet")
-    data = data or _usual_data(found.num_classes, big)
+    data = data or (_usual_data(found.num_classes, big) if found.channels == 3 else "")
     _check_classes(data, found.num_classes)
     normal = _normalisation(data, big, mean, std, found.channels)
     side = image_size or (224 if big else 8 if data == "digits" else 32)
@@ -118,7 +118,8 @@ def _normalisation(
     for name, numbers in normal.items():
         if len(numbers) != channels:
             raise UserError(
-                f"{name} has {len(numbers)} numbers, the network's images {channels} channels: give --{name}"
+                f"{name} has {len(numbers)} numbers, the network's images {channels} channels: set --data, or --mean "
+                "and --std"
             )
     if not all(0 < number < float("inf") for number in normal["std"]):
         raise UserError(f"std {list(normal['std'])} can't be divided by: give positive numbers")

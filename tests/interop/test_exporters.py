@@ -147,7 +147,9 @@ def test_a_run_without_branches_has_none_to_export(tmp_path):
         },
         tmp_path / "x",
     )
-    with pytest.raises(UserError, match="mean has 3 numbers, the network's images 1 channels: give --mean"):
+    with pytest.raises(
+        UserError, match="mean has 3 numbers, the network's images 1 channels: set --data, or --mean and --std"
+    ):
         convert(tmp_path / "x", tmp_path / "run", Console())
     assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match="mean and std belong together"):
