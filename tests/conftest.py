@@ -7,16 +7,15 @@ import os
 
 # Before JAX is imported, here and in every command that a test starts.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+# Tests compile more than they compute, and LLVM's optimisations take a third of the time of compiling. Slow tests run
+# pages and notebooks with XLA's own level. `configure_runtime` is for the commands that tests start: the flag that it
+# sets makes convolutions in float64 ten times slower.
+QUICK = "--xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK}"
 
 import subprocess
 import sys
 from pathlib import Path
-
-from hsakd_jax.core import runtime
-
-runtime.configure_runtime()  # as every command does
-os.environ.pop("JAX_COMPILATION_CACHE_DIR")  # tests leave nothing in the home; commands get a folder below
 
 import jax
 import numpy as np
@@ -55,6 +54,8 @@ def shared_folders(tmp_path_factory, worker_id):
     base = base if worker_id == "master" else base.parent
     os.environ["TFDS_DATA_DIR"] = str(base / "tensorflow_datasets")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = str(base / "compiled")
+    jax.config.update("jax_compilation_cache_dir", str(base / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +63,7 @@ def run_command():
     """Runs `python -m hsakd_jax.COMMAND ARGS` as a person would, by default on one device."""
 
     def run(command, *args, devices=1, timeout=300, **options):
-        env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {QUICK}"}
         line = [sys.executable, "-m", f"hsakd_jax.{command}", *map(str, args)]
         return subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout, **options)
 

@@ -30,7 +30,9 @@ SLOW = {
     "student/mobilenetV2_aux<-ResNet50_aux",
     "student/resnet18_imagenet_aux<-resnet34_imagenet_aux",
     "student/resnet20_aux<-resnet56_aux",
+    "student/ShuffleV2_aux<-resnet32x4_aux",
     "teacher/resnet56_aux",
+    "teacher/wrn_40_2_aux",
     "mutual/wrn_40_2_aux",
 }
 
