@@ -31,6 +31,7 @@ class Command:
       required: names of the flags that must be set.
       words: the placeholder of the words without a flag, such as 'CHECKPOINT', or 'IMAGE...' for one or more.
       takes_argv: whether `main` also gets the words of the command line, to record them.
+      compiles: whether it compiles large programs, for which its own process has `runtime.configure_compilation`.
     """
 
     main: Callable[..., None]
@@ -39,6 +40,7 @@ class Command:
     required: tuple[str, ...] = ()
     words: str = ""
     takes_argv: bool = False
+    compiles: bool = False
 
 
 def start(command: Command) -> None:
@@ -46,7 +48,7 @@ def start(command: Command) -> None:
     if not HELP & set(sys.argv[1:]):
         _set_up_process()
     try:
-        status = run(command, sys.argv[1:])
+        status = run(command, sys.argv[1:], own_process=True)
     except BrokenPipeError:  # the reader has seen enough, such as `| head`
         os._exit(128 + signal.SIGPIPE)
     if status == 2:
@@ -54,12 +56,13 @@ def start(command: Command) -> None:
     sys.exit(status)
 
 
-def run(command: Command, argv: Sequence[str]) -> int:
-    """Runs a command in this process, whose signals, threads and exit it leaves alone.
+def run(command: Command, argv: Sequence[str], *, own_process: bool = False) -> int:
+    """Runs a command in this process, whose signals, memory and exit it leaves alone.
 
     Args:
       command: the command.
       argv: the words after its name.
+      own_process: whether the process does nothing else, and its allocator may be changed.
 
     Returns:
       The exit status: 0 done, 2 bad input, 128 plus a signal's number where that signal stopped a run. The last two
@@ -71,6 +74,8 @@ def run(command: Command, argv: Sequence[str]) -> int:
     status = 0
     try:
         values, words = parse(command, argv)
+        if own_process and command.compiles:
+            runtime.configure_compilation()  # not before: it imports JAX, and a mistyped flag is refused at once
         command.main(values, *([words] if command.words else []), *([argv] if command.takes_argv else []))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)

@@ -29,12 +29,10 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Evaluates."""
-    from hsakd_jax.core import runtime
     from hsakd_jax.evaluation import accuracy
     from hsakd_jax.experiments.recipes import RECIPES
     from hsakd_jax.runs.directory import RunDirectory
 
-    runtime.configure_compilation()
     root = Path(values.workdir).expanduser()
     runs = [root] if (root / "config.json").exists() else [p.parent for p in root.glob("*/config.json")] or [root]
     if len(runs) > 1:  # the teacher first, as in the table of the training
@@ -51,7 +49,7 @@ def main(values: flags.FlagValues) -> None:
         print("\n\n".join(accuracy.report(run, result) for run, result in measured.items()))
 
 
-COMMAND = Command(main, __doc__, define_flags, required=("workdir",))
+COMMAND = Command(main, __doc__, define_flags, required=("workdir",), compiles=True)
 
 if __name__ == "__main__":
     start(COMMAND)

@@ -33,19 +33,17 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Trains."""
-    from hsakd_jax.core import runtime
     from hsakd_jax.core.console import Console
     from hsakd_jax.core.sharding import initialize_distributed, is_first_process, report_lost_process
     from hsakd_jax.experiments import pipeline
 
-    runtime.configure_compilation()
     initialize_distributed(values.coordinator, values.processes, values.process)
     with report_lost_process():
         console = Console(silent=not is_first_process())
         pipeline.execute(values.config.to_dict(), values.workdir, console, argv)
 
 
-COMMAND = Command(main, __doc__, define_flags, required=("config", "workdir"), takes_argv=True)
+COMMAND = Command(main, __doc__, define_flags, required=("config", "workdir"), takes_argv=True, compiles=True)
 
 if __name__ == "__main__":
     start(COMMAND)
