@@ -7,10 +7,10 @@ import os
 
 # Before JAX is imported, here and in every command that a test starts.
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Tests compile more than they compute, and LLVM's optimisations take a third of the time of compiling. Slow tests run
-# pages and notebooks with XLA's own level. `configure_runtime` is for the commands that tests start: the flag that it
-# sets makes convolutions in float64 ten times slower.
-QUICK = "--xla_backend_optimization_level=0"
+# Tests compile more than they compute, and LLVM's optimisations take a third of the time of compiling. `.ci/run` sets
+# TEST_XLA_LEVEL=3, XLA's own level, for slow tests and golden figures. `configure_runtime` is for the commands that
+# tests start: the flag that it sets makes convolutions in float64 ten times slower.
+QUICK = f"--xla_backend_optimization_level={os.environ.get('TEST_XLA_LEVEL', '0')}"
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK}"
 
 import subprocess
