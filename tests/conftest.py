@@ -42,6 +42,14 @@ class Scheduling(LoadScopeScheduling):
         return file if file.endswith(("test_commands.py", "test_resume.py")) else nodeid
 
 
+def environment(devices=1):
+    """The environment of a process that a test starts, with that many virtual devices.
+
+    The same for all, since results that are compared bit for bit need programs that are compiled alike.
+    """
+    return {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {QUICK}"}
+
+
 def pytest_xdist_make_scheduler(config, log):
     """Called by pytest-xdist."""
     return Scheduling(config, log)
@@ -63,9 +71,9 @@ def run_command():
     """Runs `python -m hsakd_jax.COMMAND ARGS` as a person would, by default on one device."""
 
     def run(command, *args, devices=1, timeout=300, **options):
-        env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {QUICK}"}
         line = [sys.executable, "-m", f"hsakd_jax.{command}", *map(str, args)]
-        return subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout, **options)
+        options |= {"cwd": ROOT, "env": environment(devices), "capture_output": True, "text": True}
+        return subprocess.run(line, timeout=timeout, **options)
 
     return run
 

@@ -1,6 +1,5 @@
 """Several processes, four virtual devices each, are one run."""
 
-import os
 import re
 import signal
 import socket
@@ -11,7 +10,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, environment
 from test_resume import assert_same, records
 
 from hsakd_jax.runs.checkpoint import Checkpoints
@@ -26,10 +25,9 @@ def free_port():
 
 
 def start(line, devices, **env):
-    env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", **env}
-    return subprocess.Popen(
-        [sys.executable, *map(str, line)], cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    options = {"cwd": ROOT, "env": environment(devices) | env, "text": True}
+    line = [sys.executable, *map(str, line)]
+    return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
 
 def finish(processes, status=0):

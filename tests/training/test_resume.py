@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, environment
 from PIL import Image
 
 from hsakd_jax.runs.checkpoint import Checkpoints
@@ -38,8 +38,9 @@ def uninterrupted(run_command, tmp_path_factory):
 
 def launch(workdir, args=ARGS):
     line = [sys.executable, "-m", "hsakd_jax.main", *args, f"--workdir={workdir}"]
-    env = {**os.environ, "XLA_FLAGS": ""}
-    return subprocess.Popen(line, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        line, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def within(workdir, name):
