@@ -141,11 +141,11 @@ def _explain(error: Exception) -> str:
 
 
 def _set_up_process() -> None:
-    runtime.configure_runtime(restart=True)
     # Python's exception for Ctrl-C would be lost in a callback of JAX's, or crash its threads. A run that has a state
     # to save first uses `preemption.catch_stop_signals`.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    runtime.configure_runtime(restart=True)
     absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax and TFDS tell much that helps nobody here
     sys.excepthook = _without_echoes
     # What a full disk does to the cache of compiled programs costs time, nothing else.

@@ -7,11 +7,9 @@ import os
 
 # Before JAX is imported, here and in every command that a test starts.
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Tests compile more than they compute, and LLVM's optimisations take a third of the time of compiling. `.ci/run` sets
-# TEST_XLA_LEVEL=3, XLA's own level, for slow tests and golden figures. `configure_runtime` is for the commands that
-# tests start: the flag that it sets makes convolutions in float64 ten times slower.
-QUICK = f"--xla_backend_optimization_level={os.environ.get('TEST_XLA_LEVEL', '0')}"
-os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK}"
+# `configure_runtime` is for the commands that tests start: the flag that it sets makes convolutions in float64 ten times
+# slower.
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 import subprocess
 import sys
@@ -47,7 +45,7 @@ def environment(devices=1):
 
     The same for all, since results that are compared bit for bit need programs that are compiled alike.
     """
-    return {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {QUICK}"}
+    return {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
 
 
 def pytest_xdist_make_scheduler(config, log):

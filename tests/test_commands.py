@@ -436,11 +436,12 @@ def test_a_teacher_of_other_classes_is_refused(pipeline, call_command, tmp_path)
     foreign = tmp_path / "teacher"
     shutil.copytree(pipeline / "teacher", foreign)
     config = json.loads((foreign / "config.json").read_text())
-    config["network"]["num_classes"] = 100
+    names = config["classes"]
+    config["network"]["num_classes"], config["classes"] = 100, [str(i) for i in range(100)]
     (foreign / "config.json").write_text(json.dumps(config))
     args = [f"--config.teacher.workdir={foreign}", f"--workdir={tmp_path}/run"]
     assert_refused(call_command("main", f"{CONFIG}:student_tiny", *args), "has 100 classes, not 10")
-    config["network"]["num_classes"], config["classes"][3] = 10, "zebra"
+    config["network"]["num_classes"], config["classes"] = 10, [*names[:3], "zebra", *names[4:]]
     (foreign / "config.json").write_text(json.dumps(config))
     assert_refused(
         call_command("main", f"{CONFIG}:student_tiny", *args), "has other classes: 'zebra' where '3' is expected"
