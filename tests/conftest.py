@@ -7,8 +7,7 @@ import os
 
 # Before JAX is imported, here and in every command that a test starts.
 os.environ["JAX_PLATFORMS"] = "cpu"
-# `configure_runtime` is for the commands that tests start: the flag that it sets makes convolutions in float64 ten times
-# slower.
+# `configure_runtime` is for the commands that tests start: its flag makes convolutions in float64 ten times slower.
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 import subprocess
