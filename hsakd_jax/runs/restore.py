@@ -88,8 +88,10 @@ def network_variables(directory: RunDirectory, checkpoint: str) -> dict[str, Any
     variables = read_variables(directory, checkpoint)
     variables = {c: {k: v for k, v in tree.items() if k != OBJECTIVE} for c, tree in variables.items()}
     image = jax.ShapeDtypeStruct((1, *described.image_shape), jnp.float32)
-    expected = flatten_dict(initialiser(build_network(described)).eval_shape(jax.random.key(0), image))
-    found = flatten_dict(variables)
+    expected: dict[tuple[str, ...], Any] = flatten_dict(
+        initialiser(build_network(described)).eval_shape(jax.random.key(0), image)
+    )
+    found: dict[tuple[str, ...], Any] = flatten_dict(variables)
     for path in sorted(expected.keys() | found.keys()):
         if (shape := getattr(expected.get(path), "shape", None)) != np.shape(found.get(path)):
             raise UserError(
