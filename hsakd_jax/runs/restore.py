@@ -93,11 +93,11 @@ def network_variables(directory: RunDirectory, checkpoint: str) -> dict[str, Any
     )
     found: dict[tuple[str, ...], Any] = flatten_dict(variables)
     for path in sorted(expected.keys() | found.keys()):
-        if (shape := getattr(expected.get(path), "shape", None)) != np.shape(found.get(path)):
+        theirs, ours = (list(tree[path].shape) if path in tree else "absent" for tree in (found, expected))
+        if theirs != ours:
             raise UserError(
                 f"{directory.path}/config.json does not describe the network of the checkpoint: {'/'.join(path[1:])} "
-                f"is {list(np.shape(found[path])) if path in found else 'absent'} there, and "
-                f"{'absent' if shape is None else list(shape)} by the config; restore the file"
+                f"is {theirs} there, and {ours} by the config; restore the file"
             )
     return variables
 
