@@ -4,14 +4,14 @@
         [--config.key=value ...] [--coordinator=HOST:PORT --processes=N --process=I]
 
 recipes: hsakd (teacher, student alone and student in one workdir; the default of most files), baseline, kd, teacher,
-student, mutual, crd and the other rows that the config file lists; each has a form that ends in seconds, such as
+student, mutual, crd and the others that the config file lists; each has a form that ends in seconds, such as
 hsakd_tiny. TEACHER and STUDENT are networks. What a recipe needs, such as its teacher, is trained first, in the same
 workdir.
 
 Several processes: the same command in each. On TPU pods, under Slurm and OpenMPI they find one another; elsewhere the
 three flags say where the first one listens (HOST:PORT), how many there are, and which one this is, from 0.
 
-Running a command again continues it. Exit status: 0 done, 2 bad input, 143 or 130 stopped by SIGTERM or
+Run the same command again to resume. Exit status: 0 done, 2 bad input, 143 or 130 stopped by SIGTERM or
 Ctrl-C with the state saved.
 """
 

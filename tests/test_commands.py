@@ -135,7 +135,7 @@ def test_tiny_recipes(recipe, pipeline, run_command, tmp_path):
         # The same command inside the pipeline and alone is the same run.
         assert results["last"] == json.loads((pipeline / "student" / "results.json").read_text())["last"]
     if recipe == "kd":
-        config = RunDirectory(tmp_path / "run").run_config()
+        config = RunDirectory(tmp_path / "run").config()
         loaded, _ = teachers.load(config, config.teacher, RunDirectory(pipeline / "teacher"))
         assert loaded.dtype == jax.numpy.bfloat16
     if recipe == "mutual":

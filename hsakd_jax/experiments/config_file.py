@@ -1,6 +1,5 @@
 """A config file, and the flags `--config.KEY=VALUE` that override its keys."""
 
-import difflib
 import re
 import runpy
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags.tuple_parser import TupleParser
 
-from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.errors import UserError, did_you_mean
 
 PARSERS = {
     bool: flags.BooleanParser(),
@@ -80,11 +79,11 @@ def _find(config: ConfigDict, path: str) -> tuple[ConfigDict, str]:
     """The section of a config that contains the key 'SECTION.KEY', and the key."""
     *sections, last = path.split(".")
     found: Any = config
+    section = config
     for name in (*sections, last):
         section, known = found, list(found) if isinstance(found, ConfigDict) else []
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1, 0.75)
-            hint = f"did you mean {near[0]!r}?" if near else "docs/config.md has them all"
+            hint = did_you_mean(name, known, 0.75) or "docs/config.md has them all"
             raise UserError(f"unknown config key {name!r}: {hint}")
         found = section[name]
     return section, last

@@ -43,7 +43,8 @@ def execute(
     check(config, {name: section_of(config, name) for name in names})
     root = Path(workdir).expanduser()
     paths = _directories(root, names)
-    splits = load_source(SimpleNamespace(**config["data"]), seed=config["seed"])
+    source: Any = SimpleNamespace(**config["data"])  # what a person typed, which `resolve` makes a `runs.config.Data`
+    splits = load_source(source, seed=config["seed"])
     parts = {name: few_shot(splits, RECIPES[name].fraction, config["seed"]) for name in names}
     # All are checked before the first one trains: a mistake in the student is found before the teacher's hours.
     resolved = {name: resolve(config, name, splits, command) for name in names}

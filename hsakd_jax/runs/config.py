@@ -120,6 +120,10 @@ class Training(Section, frozen=True, kw_only=True):
     init: str | None
     fresh_last_layer: bool
 
+    def steps_per_epoch(self, images: int) -> int:
+        """Steps per epoch of that many training images; those that do not fill a batch are left out."""
+        return images // self.batch
+
 
 class Term(Section, frozen=True, kw_only=True):
     """One term of an objective.

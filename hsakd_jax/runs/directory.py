@@ -101,17 +101,6 @@ class RunDirectory:
             raise UserError(f"{self.path} is not a run directory (no config.json){hint}")
         return read_json(self._config, AnyConfig)
 
-    def run_config(self) -> RunConfig:
-        """The config of a run that trains.
-
-        Raises:
-          UserError: as `config`, or this is a converted checkpoint.
-        """
-        config = self.config()
-        if not isinstance(config, RunConfig):
-            raise UserError(f"{self.path} is a converted checkpoint, which was not trained here: choose a run")
-        return config
-
     def identity(self) -> str:
         """Eight letters and digits that stay the run's own when it is killed, resumed or moved."""
         path = self.path / ".identity"

@@ -124,7 +124,7 @@ def dry_run(
     labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
     try:
         variables = initialiser(program.network).eval_shape(jax.random.key(0), image)
-        theirs = None if teacher is None else jax.eval_shape(teacher.init, jax.random.key(0), image)
+        theirs = None if teacher is None else initialiser(teacher).eval_shape(jax.random.key(0), image)
         if program.objective_init:
             variables = _merge(variables, jax.eval_shape(program.objective_init, variables, theirs))
         state = jax.eval_shape(program.init, variables)
@@ -157,7 +157,7 @@ def make_program(config: RunConfig, network: Any, teacher: Any, train: Dataset |
       UserError: as `make_objective`.
     """
     training, data, labels = config.training, config.data, train.labels
-    steps_per_epoch = len(labels) // training.batch
+    steps_per_epoch = training.steps_per_epoch(len(labels))
     schedule = make_schedule(training, steps_per_epoch)
     update = TrainStep(
         network=network,

@@ -58,7 +58,8 @@ def run(
     checkpoints = Checkpoints(directory.checkpoints)
     for line in checkpoints.damaged:
         console.line(f"warning: {line}; resuming from the one before it")
-    clock = Clock(config.training.batch, config.training.epochs * (len(splits.train.labels) // config.training.batch))
+    steps = config.training.epochs * config.training.steps_per_epoch(len(splits.train.labels))
+    clock = Clock(config.training.batch, steps)
     session = Session(config, directory, devices, splits, console, built, checkpoints, evaluate, select, clock)
     _report_teacher(session)
     state, teacher_variables = _resume(session)

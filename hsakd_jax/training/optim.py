@@ -11,7 +11,7 @@ from hsakd_jax.core.errors import UserError
 from hsakd_jax.models.layers import Train, is_trainable
 
 
-def schedule(kind: str, lr: float, steps: int, *, warmup: int, milestones: Sequence[int], gamma: float):
+def schedule(kind: str, lr: float, steps: int, *, warmup: int, milestones: Sequence[float], gamma: float):
     """Learning rate by step.
 
     Args:
@@ -26,7 +26,8 @@ def schedule(kind: str, lr: float, steps: int, *, warmup: int, milestones: Seque
       UserError: unknown kind.
     """
     if kind == "multi_step":
-        main = optax.piecewise_constant_schedule(lr, {m - warmup: gamma for m in milestones})
+        factors: dict[Any, float] = {m - warmup: gamma for m in milestones}  # a milestone may lie between two steps
+        main = optax.piecewise_constant_schedule(lr, factors)
     elif kind == "cosine":
         main = optax.cosine_decay_schedule(lr, max(steps - warmup, 1))
     else:

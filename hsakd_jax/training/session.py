@@ -58,8 +58,8 @@ class Session:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps per epoch; images that do not fill a batch are left out."""
-        return len(self.splits.train.labels) // self.config.training.batch
+        """Steps per epoch."""
+        return self.config.training.steps_per_epoch(len(self.splits.train.labels))
 
     @property
     def steps(self) -> int:
