@@ -13,7 +13,8 @@ from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import read_json
 from hsakd_jax.evaluation.accuracies import mean, mean_top1
 from hsakd_jax.experiments.recipes import GIVEN, RECIPES, SLOW
-from hsakd_jax.runs.config import MAY_DIFFER, AnyConfig, RunConfig, differences, flatten
+from hsakd_jax.runs.compare import MAY_DIFFER, differences, flatten
+from hsakd_jax.runs.config import AnyConfig, RunConfig
 from hsakd_jax.runs.directory import RunDirectory, resolve_path
 from hsakd_jax.runs.results import Accuracies, Results, TaughtBy
 

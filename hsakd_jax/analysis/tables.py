@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from hsakd_jax.analysis.paper import TABLES, Column, Number
 from hsakd_jax.analysis.run_index import UNKNOWN, Agreement, Departures, Run, by_settings, same
 from hsakd_jax.experiments.recipes import RECIPES, parents
-from hsakd_jax.runs.config import differences
+from hsakd_jax.runs.compare import differences
 
 MAIN = "python -m hsakd_jax.main"
 ROOT = "runs"  # where the commands put their runs

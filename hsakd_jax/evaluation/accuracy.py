@@ -19,7 +19,8 @@ from hsakd_jax.data.streaming import Photos, evaluation_batches
 from hsakd_jax.evaluation import metrics
 from hsakd_jax.models.network import Outputs
 from hsakd_jax.models.rotations import rotate
-from hsakd_jax.runs.config import Config, class_difference
+from hsakd_jax.runs.compare import class_difference
+from hsakd_jax.runs.config import Config
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.restore import build_network, network_variables
 from hsakd_jax.runs.results import Accuracies

@@ -15,7 +15,8 @@ from hsakd_jax.data import datasets
 from hsakd_jax.data.augment import prepare
 from hsakd_jax.data.builders import BUILDERS
 from hsakd_jax.evaluation.accuracy import batches_of, preprocessing
-from hsakd_jax.runs.config import Config, class_difference
+from hsakd_jax.runs.compare import class_difference
+from hsakd_jax.runs.config import Config
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.restore import restore
 

@@ -11,7 +11,8 @@ import msgspec
 
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import read_json, write_json, write_text
-from hsakd_jax.runs.config import MAY_DIFFER, AnyConfig, Config, RunConfig, differences, flatten
+from hsakd_jax.runs.compare import MAY_DIFFER, differences, flatten
+from hsakd_jax.runs.config import AnyConfig, Config, RunConfig
 from hsakd_jax.runs.results import Record, Results
 
 MOST_SHOWN = 8  # differing settings that an error names

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.models.folding import Folded
-from hsakd_jax.runs.config import Config, RunConfig, Teacher, class_difference
+from hsakd_jax.runs.compare import class_difference
+from hsakd_jax.runs.config import Config, RunConfig, Teacher
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.restore import build_network, peer_config, restore, without_branches
 
