@@ -36,7 +36,7 @@ def finish(processes, status=0):
     return shown
 
 
-# Five student steps with augmentation, by whatever way the steps are dispatched.
+# Seven student steps with augmentation, one and many a call, in two pieces and over the end of an epoch.
 STEPS = """
 import sys
 sys.path.insert(0, "tests")
@@ -59,9 +59,13 @@ for many in (False, True):
     compiled = devices.jit(step, replicated=2, donate=True)
     multi_step = make_multi_step(compiled, dataset, devices, 32, 0, many)
     state, taught = devices.replicate((init(variables), teacher_variables))
-    done = 0
-    while done < 5:
-        state, done = multi_step(state, taught, done, 5)
+    done = calls = 0
+    for until in (4, 7):
+        while done < until:
+            state, done = multi_step(state, taught, done, until)
+            calls += 1
+    assert (done, calls) == (7, 2 if many else 7)
+    assert state.step == 7
     found += jax.tree.leaves(jax.device_get((state.params, state.batch_stats, state.metrics.sums)))
 assert all(x.dtype == np.float64 for x in found)
 if is_first_process():
@@ -70,7 +74,7 @@ if is_first_process():
 
 
 def test_two_processes_compute_what_one_computes(tmp_path):
-    """Losses, parameters and statistics: 2 processes x 4 devices, 1 x 8 and 1 x 1, in float64."""
+    """Losses, parameters and statistics, of 2 processes x 4 devices, 1 x 8 and 1 x 1, in float64; many steps a call."""
     runs = []
     for count, devices in ((1, 1), (1, 8), (2, 4)):
         out, address = tmp_path / f"{count}x{devices}.npz", f"localhost:{free_port()}"

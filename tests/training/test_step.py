@@ -1,8 +1,6 @@
-"""The train step: fixed parameters, micro-batches, devices; test_golden_steps.py has the reference's figures."""
+"""The train step: fixed parameters, micro-batches, devices; test_golden_steps.py has the reference's figures,
+test_processes.py float64 on several devices."""
 
-import os
-import subprocess
-import sys
 from functools import partial
 from typing import NamedTuple
 
@@ -162,40 +160,3 @@ def test_eight_devices_compute_what_one_computes_in_float32():
         state = compiled(devices.replicate(step.init(variables)), None, devices.shard(batch))
         results.append(jax.device_get((state.params, state.metrics.sums)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *results)
-
-
-DEVICES_IN_FLOAT64 = """
-import sys
-sys.path.insert(0, "tests")
-import jax, numpy as np
-from student_step import init, step, teacher_variables, variables
-from hsakd_jax.core.sharding import Devices
-
-g = np.random.default_rng(0)
-batches = [(g.integers(0, 255, (32, 8, 8, 1), np.uint8), g.integers(0, 10, 32).astype(np.int32)) for _ in range(5)]
-results = []
-for count in (1, 8):
-    devices = Devices(jax.devices()[:count])
-    compiled = devices.jit(step, replicated=2, donate=True)
-    state = devices.replicate(init(variables))
-    taught = devices.replicate(teacher_variables)
-    for batch in batches:
-        state = compiled(state, taught, *devices.shard(batch))
-    results.append(jax.device_get(state))
-    assert all(x.dtype == np.float64 for x in jax.tree.leaves((state.params, state.batch_stats, state.metrics.sums)))
-worst = 0
-for other in results[1:]:
-    for a, b in zip(jax.tree.leaves(results[0]), jax.tree.leaves(other)):
-        worst = max(worst, float(np.max(np.abs(a - b) / np.maximum(np.abs(a), 1e-3))))
-print(worst)
-"""
-
-
-def test_eight_devices_compute_what_one_computes_in_float64():
-    """Five whole student steps, augmentation included."""
-    env = {**os.environ, "JAX_ENABLE_X64": "1"}
-    found = subprocess.run(
-        [sys.executable, "-c", DEVICES_IN_FLOAT64], env=env, capture_output=True, text=True, check=False
-    )
-    assert not found.returncode, found.stderr
-    assert float(found.stdout) <= 1e-8
