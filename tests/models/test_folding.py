@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT
+import safetensors.numpy
+from conftest import QUICK, ROOT
 from flax.traverse_util import flatten_dict
 
 from benchmarks.exports import random_variables
 from hsakd_jax.core.console import Console
 from hsakd_jax.experiments import pipeline
+from hsakd_jax.interop import importing, torch_weights
 from hsakd_jax.models import create
 from hsakd_jax.models.folding import Folded
 from hsakd_jax.models.layers import HE_TORCH, BatchNorm, LayerFactory
@@ -25,7 +27,7 @@ def images(*shape):
 
 
 def answers(network, variables, x):
-    return jax.tree.leaves(jax.jit(network.apply)(variables, x))
+    return jax.tree.leaves(jax.jit(network.apply, compiler_options=QUICK)(variables, x))
 
 
 def error(found, true):
@@ -149,18 +151,20 @@ def test_a_network_without_batch_norm():
 
 def test_a_student_of_a_folded_teacher(monkeypatch, tmp_path):
     """A run on accelerators, where teachers are folded: the same losses as without."""
+    teacher = create("resnet8_half", 10)
+    tensors = torch_weights.to_state_dict("resnet8_half", teacher, random_variables(teacher, (8, 8, 1)))
+    safetensors.numpy.save_file(tensors, tmp_path / "teacher.safetensors")
+    quiet = Console(silent=True)
+    importing.convert(tmp_path / "teacher.safetensors", tmp_path / "teacher", quiet, data="digits", arch="resnet8_half")
     command = runpy.run_path(str(ROOT / "configs/cifar100.py"))["get_config"]("student_tiny")
-    for section in (command.teacher, command.student):
-        section.epochs, section.milestones = 1, ()
-    command.log_every = 1
+    command.teacher.workdir = str(tmp_path / "teacher")
+    command.student.epochs, command.student.milestones, command.log_every = 1, (), 1
     losses, forms = [], []
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as in a command
         for kind in ("plain", "folded"):
-            pipeline.execute(command.to_dict(), str(tmp_path / kind), Console(silent=True))
-            file = tmp_path / kind / ("student/metrics.jsonl" if kind == "plain" else "metrics.jsonl")
-            lines = [json.loads(line) for line in file.read_text().splitlines()]
+            pipeline.execute(command.to_dict(), str(tmp_path / kind), quiet)
+            lines = [json.loads(line) for line in (tmp_path / kind / "metrics.jsonl").read_text().splitlines()]
             losses.append([line["loss"] for line in lines if "loss" in line])
-            command.teacher.workdir = str(tmp_path / "plain/teacher")
             monkeypatch.setattr(teachers, "inference_form", lambda network: forms.append(1) or Folded(network))
     assert len(forms) == 2  # in the dry run and when it is loaded
     assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-6)

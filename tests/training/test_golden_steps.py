@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from conftest import QUICK
 
 from hsakd_jax.distillation import objectives
 from hsakd_jax.experiments.recipes import RECIPES
@@ -25,8 +26,6 @@ except ImportError:  # where jax is 0.7
     from jax.experimental import enable_x64
 
 STEPS = reference.read("steps.json")["steps"]
-# Without LLVM's optimisations, which take half of the time and change no result.
-QUICK = {"xla_backend_optimization_level": 0}
 # What is left to the slow ones: networks and objectives that the others have, in other pairs.
 SLOW = {
     "student/mobilenetV2_aux<-vgg13_bn_aux",
