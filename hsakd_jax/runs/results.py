@@ -86,7 +86,7 @@ class Record(Struct, frozen=True, kw_only=True):
         return msgspec.json.encode({"step": self.step, "epoch": self.epoch, **kind, **self.values, **score}).decode()
 
     @classmethod
-    def from_json(cls, line: str) -> "Record":
+    def from_json(cls, line: str | bytes) -> "Record":
         """Reads a line.
 
         Raises:
