@@ -220,4 +220,7 @@ def _plain(path: Path) -> Iterator[Path]:
 
 
 def _first_line(error: Exception) -> str:
+    """The reason of an error; of TensorStore's that of the operating system, which stands behind long paths."""
+    if found := re.search(r"\[OS error \d+: (?:E\w+ )?([^\]]+)\]", str(error)):
+        return found[1]
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
