@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -203,12 +203,12 @@ def digest(tree: Any) -> str:
     leaves = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     for path, leaf in sorted(leaves.items()):
         found.update(f"{path} {leaf.dtype} {leaf.shape}\n".encode())
-        found.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+        found.update(memoryview(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)))
     return found.hexdigest()
 
 
 @contextmanager
-def _plain(path: Path) -> Iterator[Path]:
+def _plain(path: Path) -> Generator[Any]:  # Orbax declares its own type of path, and takes this one
     """A path to the folder that Orbax and TensorStore take as it is: where they would not, a link to it."""
     if PLAIN.fullmatch(str(path)):
         yield Path(path)

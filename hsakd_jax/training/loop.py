@@ -135,9 +135,10 @@ def _resume(session: Session) -> tuple[State, Any]:
     state = built.state
     done = broadcast_from_first((session.checkpoints.steps() or [0])[-1])
     if done:
-        state = serialization.from_state_dict(state, session.checkpoints.restore(done))
-        if int(state.step) != done:
-            raise UserError(f"checkpoint {done} of {directory.path} is of step {int(state.step)}: restore the folder")
+        saved = session.checkpoints.restore(done)
+        if int(saved["step"]) != done:
+            raise UserError(f"checkpoint {done} of {directory.path} is of step {saved['step']}: restore the folder")
+        state = serialization.from_state_dict(state, saved)
         session.console.line(f"{directory.path}: resuming at step {done} of {session.steps}")
     elif session.checkpoints.damaged:
         session.console.line(f"{directory.path}: no whole checkpoint is left, starting from the beginning")
