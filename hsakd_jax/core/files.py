@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import stat
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import msgspec
 
 from hsakd_jax.core.errors import UserError
 
+SEAL = "crc32"
 MOST = 2**26  # bytes of a file of JSON; ours are far smaller
 
 
@@ -121,6 +123,28 @@ def read_json(path: Path, kind: Any) -> Any:
         raise UserError(f"{path} can't be read: {error.strerror}") from error
     except (msgspec.MsgspecError, RecursionError) as error:
         raise InvalidContent(f"{path} is not valid: {explain(error)}; restore the file") from error
+
+
+def write_sealed(path: Path, value: Any) -> None:
+    """`write_json` of a struct, with a checksum under the key 'crc32'."""
+    content = msgspec.to_builtins(value)
+    write_json(path, {**content, SEAL: _checksum(content)})
+
+
+def read_sealed(path: Path, kind: Any) -> Any:
+    """`read_json`, and InvalidContent if a value is not the one that was written; a file without a checksum is read."""
+    content = read_json(path, dict[str, Any])
+    written = content.pop(SEAL, None)
+    if written is not None and written != _checksum(content):
+        raise InvalidContent(f"{path} is not valid: a value was changed after it was written; restore the file")
+    try:
+        return msgspec.convert(content, kind)
+    except msgspec.MsgspecError as error:
+        raise InvalidContent(f"{path} is not valid: {explain(error)}; restore the file") from error
+
+
+def _checksum(content: Any) -> int:
+    return zlib.crc32(msgspec.json.encode(content))
 
 
 def explain(error: Exception) -> str:

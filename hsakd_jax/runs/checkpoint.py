@@ -1,6 +1,7 @@
 """Checkpoints of a run: Orbax writes and reads the arrays, a manifest says what belongs to a checkpoint."""
 
 import hashlib
+import math
 import os
 import re
 import shutil
@@ -26,6 +27,8 @@ from hsakd_jax.runs.manifest import Manifest
 # Folders that are not checkpoints: one that is being written, one that is being deleted.
 DRAFT, OLD = ".{}.draft", ".{}.old"
 LATEST = 2  # that are kept, since the newest may be damaged
+# Arrays of networks are hardly compressed: a file that becomes so much larger is there to fill the memory.
+GREATEST_RATIO, SMALL = 100, 2**30
 # Orbax takes *, ?, [ and ] in a path for patterns, and TensorStore refuses a backslash.
 PLAIN = re.compile(r"[\w ./+@#%=,:~()-]+")
 
@@ -193,8 +196,17 @@ class Checkpoints:
     def _read(self, path: Path) -> Any:
         with _plain(path) as plain:
             metadata = self._handler.metadata(plain)
-            target = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), getattr(metadata, "tree", metadata))
+            metadata = getattr(metadata, "tree", metadata)
+            _check_size(path, sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(metadata)))
+            target = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), metadata)
             return self._handler.restore(plain, args=ocp.args.StandardRestore(target))
+
+
+def _check_size(path: Path, needed: int) -> None:
+    """Refuses arrays of more bytes than the files of a network's checkpoint can hold, compressed as they are."""
+    stored = sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+    if needed > max(SMALL, GREATEST_RATIO * stored):
+        raise ValueError(f"its arrays take {needed / 2**30:.1f} GiB, its files {stored / 2**30:.1f}")
 
 
 def digest(tree: Any) -> str:
@@ -203,7 +215,7 @@ def digest(tree: Any) -> str:
     leaves = {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
     for path, leaf in sorted(leaves.items()):
         found.update(f"{path} {leaf.dtype} {leaf.shape}\n".encode())
-        found.update(memoryview(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8)))
+        found.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
     return found.hexdigest()
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from hsakd_jax.core.console import Console
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.files import InvalidContent, read_json, write_json, write_text
+from hsakd_jax.core.files import InvalidContent, read_json, read_sealed, write_json, write_sealed, write_text
 from hsakd_jax.runs import manifest
 from hsakd_jax.runs.compare import RUNS, conflicts
 from hsakd_jax.runs.config import AnyConfig, Config, RunConfig
@@ -156,9 +156,11 @@ class RunDirectory:
     def identity(self) -> str:
         """Eight letters and digits that stay the run's own when it is killed, resumed or moved."""
         path = self.path / ".identity"
-        if not path.exists():
-            self._try(write_text, path, secrets.token_hex(4))
-        return path.read_text()
+        found = path.read_text(errors="replace") if path.exists() else ""
+        if not re.fullmatch("[0-9a-f]{8}", found):
+            found = secrets.token_hex(4)
+            self._try(write_text, path, found)
+        return found
 
     def sources(self, config: Config, finished: bool = False) -> dict[str, str]:
         """The content of the checkpoints that a run of `config` here depends on, see `manifest.Manifest`.
@@ -214,7 +216,7 @@ class RunDirectory:
           UserError: results.json can't be read.
         """
         try:
-            return read_json(self._results, Results) if self._results.exists() else None
+            return read_sealed(self._results, Results) if self._results.exists() else None
         except InvalidContent as error:
             if self.writes:
                 warn(f"{error}, or run the command of the run again, which writes it from the last checkpoint")
@@ -222,7 +224,7 @@ class RunDirectory:
 
     def finish(self, results: Results) -> None:
         """Writes results.json."""
-        self._try(write_json, self._results, results)
+        self._try(write_sealed, self._results, results)
 
     def record(self, entry: Record) -> None:
         """Appends a line to metrics.jsonl."""

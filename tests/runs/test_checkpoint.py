@@ -11,7 +11,7 @@ from run_configs import run_config
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.sharding import Devices
 from hsakd_jax.experiments.recipes import make
-from hsakd_jax.runs import manifest, restore
+from hsakd_jax.runs import checkpoint, manifest, restore
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.results import Record
@@ -160,6 +160,23 @@ def test_other_bytes_than_were_written_are_noticed(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="could not save checkpoint 5 .* other bytes than were written"):
         checkpoints.save(5, STATE)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_arrays_that_are_there_to_fill_the_memory_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SMALL", 2**20)
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(UserError, match=r"its arrays take 0.0 GiB, its files"):
+        checkpoints.save(1, {"x": np.zeros(2**23, np.float32)})
+
+
+def test_the_end_of_another_process_is_not_a_full_disk(tmp_path, monkeypatch):
+    def lost(tree):
+        raise jax.errors.JaxRuntimeError("Gloo: connection closed by peer")
+
+    checkpoints = Checkpoints(tmp_path)
+    monkeypatch.setattr(jax, "device_get", lost)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="closed by peer"):
+        checkpoints.save(1, STATE)
 
 
 def test_a_full_disk_leaves_no_half_checkpoint(tmp_path, monkeypatch):

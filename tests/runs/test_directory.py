@@ -191,6 +191,10 @@ def test_damaged_results_cost_the_file(tmp_path, capsys):
         assert directory.results() is None
         assert not directory.is_finished()
         assert capsys.readouterr().err.startswith(f"warning: {path} is not valid: ")
+    directory.finish(RESULTS)
+    path.write_text(path.read_text().replace("50.0", "51.0", 1))
+    assert directory.results() is None
+    assert "a value was changed after it was written" in capsys.readouterr().err
     with pytest.raises(UserError, match="another config: seed"):  # it may be a finished one
         directory.check(run_config(seed=1))
     path.unlink()
