@@ -6,8 +6,9 @@ import os
 import re
 import shutil
 import tempfile
+import weakref
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -64,6 +65,7 @@ class Checkpoints:
         me = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(me, active_processes={me}, barrier_sync_key_prefix=str(me))
         self._handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+        self._opened = -1  # a descriptor of the directory
         self.damaged: list[str] = []
         if write:
             run_in_first_process(self._clean, str(directory))
@@ -110,7 +112,7 @@ class Checkpoints:
             raise UserError(f"checkpoint {path} is damaged or absent: {remedy}")
         try:
             state = self._read(path)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # of any kind: the checkpoint may be a stranger's
             raise UserError(f"checkpoint {path} can't be read ({_first_line(error)}): {remedy}") from error
         if digest(state) != saved.content:
             raise UserError(f"checkpoint {path} contains other arrays than were saved: {remedy}")
@@ -124,12 +126,14 @@ class Checkpoints:
         """Deletes what a killed process left behind, and sets damaged checkpoints aside."""
         try:
             self._directory.mkdir(exist_ok=True)
+            self._opened = os.open(self._directory, os.O_RDONLY)
+            weakref.finalize(self, os.close, self._opened)
             for pattern in (DRAFT, OLD):
                 for left in self._directory.glob(pattern.format("*")):
                     shutil.rmtree(left, ignore_errors=True)
             best = manifest.best(self._directory)
             damaged = [step for step in self.steps() if not manifest.read_whole(self._directory, step)]
-            self.damaged = [self._set_aside(step) + (", the best" if step == best else "") for step in damaged]
+            self.damaged = [self._set_aside(step) + ("; it was the best" if step == best else "") for step in damaged]
         except OSError as error:
             raise UserError(
                 f"can't write to {self._directory}: {error.strerror}; free some space or check the permissions"
@@ -162,10 +166,13 @@ class Checkpoints:
                 files=manifest.checksums(draft),
             )
             manifest.write(draft, described)
+            if self._is_gone():
+                raise FileNotFoundError(self._directory)
             self._publish(draft, step)
         except (OSError, ValueError) as error:  # TensorStore reports a full disk as a ValueError
             shutil.rmtree(draft, ignore_errors=True)
-            if not self._directory.is_dir():
+            if self._is_gone():
+                self._remove_empty()
                 raise UserError(
                     f"{self._directory.parent} was moved or deleted while it was used: step {step} is not saved; move "
                     "it back, then run the same command to resume"
@@ -174,6 +181,19 @@ class Checkpoints:
                 f"could not save checkpoint {step} in {self._directory}: {_first_line(error)}; free some space or "
                 "check the permissions, then run the same command to continue"
             ) from error
+
+    def _is_gone(self) -> bool:
+        """Whether the directory is not the one that was opened: TensorStore makes all folders that are not there."""
+        try:
+            return not os.path.samestat(os.fstat(self._opened), self._directory.stat())
+        except OSError:
+            return True
+
+    def _remove_empty(self) -> None:
+        """Deletes the directory and that of the run where TensorStore made them again, unless something is in them."""
+        with suppress(OSError):
+            self._directory.rmdir()
+            self._directory.parent.rmdir()
 
     def _publish(self, draft: Path, step: int) -> None:
         """Gives a whole checkpoint its name, then deletes those that are no longer kept."""

@@ -124,7 +124,7 @@ def test_the_loss_of_the_best_checkpoint_is_said(tmp_path):
     folder = pair(tmp_path)
     flip(largest(folder / "1"))
     assert Checkpoints(folder).damaged == [
-        f"checkpoint 1 is damaged and was moved to {tmp_path / 'damaged' / '1'}, the best"
+        f"checkpoint 1 is damaged and was moved to {tmp_path / 'damaged' / '1'}; it was the best"
     ]
 
 
@@ -192,13 +192,26 @@ def test_a_full_disk_leaves_no_half_checkpoint(tmp_path, monkeypatch):
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
-def test_a_directory_that_is_deleted_is_not_made_again(tmp_path):
+def test_a_directory_that_is_deleted_is_not_made_again(tmp_path, monkeypatch):
     run = tmp_path / "run"
     run.mkdir()
     checkpoints = Checkpoints(run / "checkpoints")
     shutil.rmtree(run)
     with pytest.raises(UserError, match="run was moved or deleted while it was used: step 5 is not saved"):
         checkpoints.save(5, STATE)
+    assert not run.exists()
+    run.mkdir()
+    checkpoints = Checkpoints(run / "checkpoints")
+    save = checkpoints._handler.save
+
+    def late(*args, **options):
+        shutil.rmtree(run)
+        save(*args, **options)
+        assert run.exists()
+
+    monkeypatch.setattr(checkpoints._handler, "save", late)
+    with pytest.raises(UserError, match="run was moved or deleted while it was used: step 6 is not saved"):
+        checkpoints.save(6, STATE)
     assert not run.exists()
 
 
