@@ -250,7 +250,7 @@ def test_records_are_rewound_to_the_checkpoint(tmp_path):
     assert [e.step for e in directory.records()] == [1, 2, 3]
     directory.rewind(2)
     assert (tmp_path / "metrics.jsonl").read_text() == "".join(
-        f'{{"step":{step},"epoch":0.5,"loss":1.5}}\n' for step in (1, 2)
+        f'{{"step":{step},"epoch":0.5,"loss":1.5,"crc32":{crc}}}\n' for step, crc in ((1, 233952060), (2, 1441757716))
     )
 
 

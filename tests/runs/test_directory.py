@@ -24,6 +24,10 @@ RESULTS = Results(
 )  # fmt: skip
 
 
+# Another loss than the one that was written.
+FLIPPED = Record(step=2, epoch=0.5, values={"loss": 1.5}).to_json().replace("1.5", "1.7").encode()
+
+
 def files(folder):
     """The content of all files in a folder, by path."""
     return {p.relative_to(folder): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
@@ -98,7 +102,7 @@ def test_a_lock_that_was_refused_is_asked_for_again(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "bad", [b"\xff", b"}", b"\0\0\0", b'{"step": "x"}', b'{"step":2,"epoch":1}\r{"st', b"[" * 10**5]
+    "bad", [b"\xff", b"}", b"\0\0\0", b'{"step": "x"}', b'{"step":2,"epoch":1}\r{"st', b"[" * 10**5, FLIPPED]
 )
 def test_a_damaged_record_costs_itself_only(bad, tmp_path, capsys):
     directory = RunDirectory(tmp_path)
