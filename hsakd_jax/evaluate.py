@@ -28,11 +28,12 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Evaluates."""
+    from hsakd_jax.core.files import expand
     from hsakd_jax.evaluation import accuracy
     from hsakd_jax.experiments.recipes import RECIPES
-    from hsakd_jax.runs.directory import RunDirectory, local_path, runs_inside
+    from hsakd_jax.runs.directory import RunDirectory, runs_inside
 
-    root = local_path(values.workdir)
+    root = expand(values.workdir)
     runs = [root] if (root / "config.json").exists() else runs_inside(root) or [root]
     if runs != [root]:
         for other in sorted({path.parent for path in root.glob("*/config.json")} - {*runs}):

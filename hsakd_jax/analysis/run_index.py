@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 from hsakd_jax.analysis.paper import SETTINGS, SLOW_LR
 from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.files import expand
 from hsakd_jax.evaluation.accuracies import mean, mean_top1
 from hsakd_jax.experiments.recipes import GIVEN, RECIPES, SLOW
 from hsakd_jax.runs.compare import MAY_DIFFER, differences, flatten
 from hsakd_jax.runs.config import AnyConfig, RunConfig
-from hsakd_jax.runs.directory import RunDirectory, local_path, resolve_path, warn
+from hsakd_jax.runs.directory import RunDirectory, resolve_path, warn
 from hsakd_jax.runs.results import Accuracies, Results, TaughtBy
 
 # Settings that do not distinguish one training from another; the recipe implies what selects the best epoch.
@@ -118,7 +119,7 @@ def find(folders: Sequence[str]) -> tuple[list[Run], list[Path]]:
     """
     configs: dict[Path, tuple[Path, RunConfig]] = {}
     for folder in folders:
-        root = local_path(folder)
+        root = expand(folder)
         if not os.path.isdir(root):  # Path's raises where a name is too long or a folder is closed
             raise UserError(f"{folder} is no folder: check the path")
         seen: set[str] = set()  # links may form a circle

@@ -21,6 +21,22 @@ class InvalidContent(UserError):
     """A file was read, and its content is not what it should be."""
 
 
+def expand(path: str | Path) -> Path:
+    """A path that a user typed, with the home folder for `~`.
+
+    Raises:
+      UserError: an address such as gs://..., no such user, no home folder, or a character that no path can have.
+    """
+    if re.match(r"\w\w+:/", str(path)):  # pathlib makes one slash of two
+        raise UserError(f"{path} is not a path of this machine: copy the files to a disk, or mount them")
+    if "\0" in str(path):
+        raise UserError(f"{path} contains a null character, which no path can have: check the path")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: there is no such home folder: set HOME, or write the path without ~") from error
+
+
 def write_files(contents: Mapping[Path, bytes]) -> None:
     """Writes each file atomically: a reader, or a run killed at any moment, sees either its old or its new content.
 

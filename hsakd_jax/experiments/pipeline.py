@@ -7,7 +7,7 @@ from typing import Any
 
 from hsakd_jax.core.console import Console, table
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.files import InvalidContent, read_json, write_json
+from hsakd_jax.core.files import InvalidContent, expand, read_json, write_json
 from hsakd_jax.core.sharding import Devices, is_first_process
 from hsakd_jax.data import sampling
 from hsakd_jax.data.datasets import Splits, load_source
@@ -16,7 +16,7 @@ from hsakd_jax.experiments.recipes import RECIPES
 from hsakd_jax.experiments.resolve import recipes_of, resolve, section_of, teacher_recipe
 from hsakd_jax.experiments.validate import check
 from hsakd_jax.runs.config import Config, RunConfig
-from hsakd_jax.runs.directory import RunDirectory, local_path, resolve_path
+from hsakd_jax.runs.directory import RunDirectory, resolve_path
 from hsakd_jax.runs.results import Results
 from hsakd_jax.training import loop
 from hsakd_jax.training.build import Program, dry_run
@@ -41,7 +41,7 @@ def execute(
     """
     names = recipes_of(config)
     check(config, {name: section_of(config, name) for name in names})
-    root = local_path(workdir)
+    root = expand(workdir)
     paths = _directories(root, names)
     if root not in paths.values():
         _earlier_results(root)  # refuses another program's before anything trains

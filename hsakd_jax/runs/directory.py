@@ -15,7 +15,7 @@ import msgspec
 
 from hsakd_jax.core.console import Console
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.files import InvalidContent, read_json, read_sealed, write_json, write_sealed, write_text
+from hsakd_jax.core.files import InvalidContent, expand, read_json, read_sealed, write_json, write_sealed, write_text
 from hsakd_jax.runs import manifest
 from hsakd_jax.runs.compare import RUNS, conflicts
 from hsakd_jax.runs.config import AnyConfig, Config, RunConfig
@@ -39,7 +39,7 @@ class RunDirectory:
     def __init__(self, path: str | Path, write: bool = True):
         self.writes = write
         self._lock: Any = None
-        self.path = local_path(path)
+        self.path = expand(path)
         self.checkpoints = self.path / "checkpoints"
         self._config = self.path / "config.json"
         self._metrics = self.path / "metrics.jsonl"
@@ -299,17 +299,6 @@ def runs_inside(folder: Path) -> list[Path]:
       UserError: a config.json can't be read as JSON.
     """
     return sorted(p.parent for p in folder.glob("*/config.json") if RunDirectory(p.parent).is_ours())
-
-
-def local_path(path: str | Path) -> Path:
-    """The path of a folder on this machine, with the home folder for `~`.
-
-    Raises:
-      UserError: it is the address of a remote place, such as 'gs://bucket/run'.
-    """
-    if re.match(r"[A-Za-z][\w+.-]+:/", str(path)):  # pathlib makes one slash of two
-        raise UserError(f"{path} is not on this machine: choose a folder of a disk that is mounted here")
-    return Path(path).expanduser()
 
 
 def resolve_path(path: Path, other: str) -> Path:

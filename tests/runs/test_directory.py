@@ -76,7 +76,7 @@ def test_only_our_runs_are_found_in_a_folder(tmp_path):
 @pytest.mark.parametrize("path", ["gs://bucket/run", "s3://bucket", "hdfs:/x"])
 def test_a_remote_place_is_refused(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="is not on this machine: choose a folder"):
+    with pytest.raises(UserError, match="is not a path of this machine"):
         RunDirectory(path)
     RunDirectory("a:b/c").check(run_config())
 
