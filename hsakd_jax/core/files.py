@@ -14,6 +14,7 @@ import msgspec
 from hsakd_jax.core.errors import UserError
 
 SEAL = "crc32"
+NOT_VALID = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # what `msgspec` raises on reading
 MOST = 2**26  # bytes of a file of JSON; ours are far smaller
 
 
@@ -137,7 +138,7 @@ def read_json(path: Path, kind: Any) -> Any:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}") from error
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except NOT_VALID as error:
         raise InvalidContent(f"{path} is not valid: {explain(error)}; restore the file") from error
 
 

@@ -11,11 +11,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from hsakd_jax.core.console import Console
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.files import InvalidContent, expand, read_json, read_sealed, write_json, write_sealed, write_text
+from hsakd_jax.core.files import (
+    NOT_VALID,
+    InvalidContent,
+    expand,
+    read_json,
+    read_sealed,
+    write_json,
+    write_sealed,
+    write_text,
+)
 from hsakd_jax.runs import manifest
 from hsakd_jax.runs.compare import RUNS, conflicts
 from hsakd_jax.runs.config import AnyConfig, Config, RunConfig
@@ -245,7 +252,7 @@ class RunDirectory:
         for i, line in enumerate(lines):
             try:
                 entries += [Record.from_json(line)] if line else []
-            except (msgspec.MsgspecError, RecursionError):
+            except NOT_VALID:
                 if i < len(lines) - 1:
                     damaged.append(line + b"\n")
         return entries, damaged

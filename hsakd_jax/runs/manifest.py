@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.files import write_files
+from hsakd_jax.core.files import NOT_VALID, write_files
 from hsakd_jax.runs.config import AnyConfig
 
 NAME = "manifest.json"
@@ -57,7 +57,7 @@ def read(folder: Path, step: int) -> Manifest | None:
     try:
         sealed = msgspec.json.decode((folder / str(step) / NAME).read_bytes(), type=_Sealed)
         found = msgspec.json.decode(sealed.manifest, type=Manifest)
-    except (OSError, msgspec.MsgspecError, RecursionError):
+    except (OSError, *NOT_VALID):
         return None
     return found if found.step == step and zlib.crc32(sealed.manifest) == sealed.crc32 else None
 
@@ -93,6 +93,12 @@ def select(folder: Path, checkpoint: str) -> int:
         raise UserError(f"{folder.parent} has no checkpoint yet: resume the run first")
     if checkpoint == "last":
         return found[-1]
+    for step in found:
+        if read(folder, step) is None and (folder / str(step)).is_dir():
+            raise UserError(
+                f"checkpoint {folder / str(step)} is damaged, and may be the best: use the last, or give again the "
+                "command that made it"
+            )
     if (step := best(folder)) is None:
         raise UserError(f"{folder.parent} has no best checkpoint (no evaluation is on record): use the last")
     return step

@@ -59,9 +59,11 @@ def pair(folder, **options):
     return folder / "checkpoints"
 
 
-def flip(path, at=None):
+def flip(path, at=None, text=False):
     content = bytearray(path.read_bytes())
     content[len(content) // 2 if at is None else at] ^= 1
+    if text:
+        content[content.index(b"content")] = 0x84
     path.write_bytes(content)
 
 
@@ -88,6 +90,7 @@ DAMAGES = {
     "a flipped bit of the score": lambda folder: flip(
         folder / "2" / manifest.NAME, (folder / "2" / manifest.NAME).read_bytes().index(b"-2.0") + 1
     ),
+    "bytes that are no text in the manifest": lambda folder: flip(folder / "2" / manifest.NAME, text=True),
     "no manifest": lambda folder: (folder / "2" / manifest.NAME).unlink(),
     "an empty folder": lambda folder: (shutil.rmtree(folder / "2"), (folder / "2").mkdir()),
     "the folder of another step": lambda folder: (
@@ -104,6 +107,9 @@ def test_damage_is_noticed_and_set_aside(damage, tmp_path):
     before = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*"))
     with pytest.raises(UserError, match="checkpoint .*2 is damaged or absent"):
         Checkpoints(folder, write=False).restore(2)
+    if manifest.read(folder, 2) is None:  # it could be the best
+        with pytest.raises(UserError, match="checkpoint .*2 is damaged, and may be the best: use the last"):
+            manifest.select(folder, "best")
     assert sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*")) == before
     checkpoints = Checkpoints(folder)
     assert checkpoints.steps() == [1]

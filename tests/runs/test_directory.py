@@ -190,8 +190,8 @@ def test_damaged_results_cost_the_file(tmp_path, capsys):
     directory.finish(RESULTS)
     assert directory.results() == RESULTS
     path = tmp_path / "results.json"
-    for content in ("{", "[]"):
-        path.write_text(content)
+    for content in (b"{", b"[]", b'{"\x84": 1}'):
+        path.write_bytes(content)
         assert directory.results() is None
         assert not directory.is_finished()
         assert capsys.readouterr().err.startswith(f"warning: {path} is not valid: ")
