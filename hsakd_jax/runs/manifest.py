@@ -47,7 +47,8 @@ def steps(folder: Path) -> list[int]:
     try:
         with os.scandir(folder) as entries:
             # A folder of such a name is complete: it gets the name when everything is in it.
-            return sorted(int(e.name) for e in entries if e.name.isdecimal() and str(int(e.name)) == e.name)
+            named = [e.name for e in entries if e.name.isdecimal() and e.is_dir()]
+        return sorted(int(name) for name in named if str(int(name)) == name)
     except OSError:
         return []
 

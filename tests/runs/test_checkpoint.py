@@ -140,6 +140,7 @@ def test_foreign_files_do_not_matter_and_leftovers_of_a_kill_are_deleted(tmp_pat
     (folder / "2" / "Thumbs.db").write_text("x")
     (folder / "2" / "d" / ".DS_Store").touch()
     (folder / "00").mkdir()  # no step has this name
+    (folder / "7").touch()
     for left in (".3.draft", ".0.old"):
         (folder / left).mkdir()
         (folder / left / "x").touch()
@@ -148,7 +149,7 @@ def test_foreign_files_do_not_matter_and_leftovers_of_a_kill_are_deleted(tmp_pat
     assert checkpoints.steps() == [1, 2]
     checkpoints = Checkpoints(folder)
     assert checkpoints.damaged == []
-    assert sorted(p.name for p in folder.iterdir()) == [".DS_Store", "00", "1", "2"]
+    assert sorted(p.name for p in folder.iterdir()) == [".DS_Store", "00", "1", "2", "7"]
 
 
 @pytest.mark.parametrize("name", ["[x]", "a*b?", "back\\slash", "line\nbreak", "ü %20 #&'\""])
