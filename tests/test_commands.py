@@ -795,3 +795,13 @@ def test_a_workdir_that_is_deleted_while_it_trains(call_command, tmp_path, monke
     done = call_command("main", f"{CONFIG}:baseline_tiny", f"--workdir={tmp_path}/run")
     assert_refused(done, "run was moved or deleted while it was used: nothing more is written")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_changed_config_is_found_behind_a_damaged_checkpoint(pipeline, call_command, tmp_path):
+    shutil.copytree(pipeline / "baseline", tmp_path / "run")
+    (tmp_path / "run" / "results.json").unlink()
+    (tmp_path / "run" / "checkpoints" / "22" / "manifest.json").write_text("{}")
+    path = tmp_path / "run" / "config.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    done = call_command("main", f"{CONFIG}:baseline_tiny", f"--workdir={tmp_path}/run", "--config.seed=1")
+    assert_refused(done, "config.json was changed after checkpoint 11 was written: seed (0 then, 1 now)")

@@ -56,16 +56,18 @@ def run(
     devices = Devices()
     built = build(config, directory.path, splits.train, devices, traced)
     run_in_first_process(lambda: directory.acquire(config), str(directory.path))
-    sources = directory.sources(config)
-    directory.check_sources(sources)
     network = built.program.network
     evaluate = make_evaluate(network, devices, config, config.eval_batch)
     select = evaluate
     if config.evaluation.select_by == "top1":  # without branches, which take most of the time
         select = make_evaluate(network.clone(branches=False), devices, config, config.eval_batch)
+    sources = directory.sources(config)
     checkpoints = Checkpoints(directory.checkpoints, config=config, sources=sources)
     for line in checkpoints.damaged:
         console.line(f"warning: {line}")
+    # Only now is the newest checkpoint a whole one, which can be compared.
+    directory.check(config)
+    directory.check_sources(sources)
     steps = config.training.epochs * config.training.steps_per_epoch(len(splits.train.labels))
     clock = Clock(config.training.batch, steps)
     session = Session(config, directory, devices, splits, console, built, checkpoints, evaluate, select, clock)
