@@ -147,12 +147,22 @@ def _set_up_process() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     runtime.configure_runtime(restart=True)
     absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax and TFDS tell much that helps nobody here
-    sys.excepthook = _without_echoes
+    sys.excepthook, sys.unraisablehook = _without_echoes, _without_unraisable_echoes
     # What a full disk does to the cache of compiled programs costs time, nothing else.
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
 
 
 def _without_echoes(kind, value, trace) -> None:
     """TensorStore's threads report a failed write a second time, when the loop they belong to is closed."""
-    if not (kind is RuntimeError and "Event loop is closed" in str(value)):
+    if not _is_echo(kind, value):
         sys.__excepthook__(kind, value, trace)
+
+
+def _without_unraisable_echoes(unraisable) -> None:
+    """The same where a thread has nobody to raise an error to."""
+    if not _is_echo(unraisable.exc_type, unraisable.exc_value):
+        sys.__unraisablehook__(unraisable)
+
+
+def _is_echo(kind, value) -> bool:
+    return kind is RuntimeError and "Event loop is closed" in str(value)

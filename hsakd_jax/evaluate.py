@@ -12,7 +12,6 @@ class).
 
 import json
 import sys
-from pathlib import Path
 
 from absl import flags
 
@@ -29,12 +28,16 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Evaluates."""
+    from hsakd_jax.core.files import expand
     from hsakd_jax.evaluation import accuracy
     from hsakd_jax.experiments.recipes import RECIPES
-    from hsakd_jax.runs.directory import RunDirectory
+    from hsakd_jax.runs.directory import RunDirectory, runs_inside
 
-    root = Path(values.workdir).expanduser()
-    runs = [root] if (root / "config.json").exists() else [p.parent for p in root.glob("*/config.json")] or [root]
+    root = expand(values.workdir)
+    runs = [root] if (root / "config.json").exists() else runs_inside(root) or [root]
+    if runs != [root]:
+        for other in sorted({path.parent for path in root.glob("*/config.json")} - {*runs}):
+            print(f"{other}: config.json of another program, left out", file=sys.stderr)
     if len(runs) > 1:  # the teacher first, as in the table of the training
         order = {recipe: i for i, recipe in enumerate(RECIPES)}
         runs.sort(key=lambda run: (order.get(RunDirectory(run).config().recipe, -1), run.name))

@@ -10,15 +10,14 @@ from typing import Any, NamedTuple
 
 from hsakd_jax.analysis.paper import SETTINGS, SLOW_LR
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.files import read_json
+from hsakd_jax.core.files import expand
 from hsakd_jax.evaluation.accuracies import mean, mean_top1
 from hsakd_jax.experiments.recipes import GIVEN, RECIPES, SLOW
 from hsakd_jax.runs.compare import MAY_DIFFER, differences, flatten
 from hsakd_jax.runs.config import AnyConfig, RunConfig
-from hsakd_jax.runs.directory import RunDirectory, resolve_path
+from hsakd_jax.runs.directory import RunDirectory, resolve_path, warn
 from hsakd_jax.runs.results import Accuracies, Results, TaughtBy
 
-FORMAT = "hsakd_jax "  # how 'format' begins in a config.json of this package
 # Settings that do not distinguish one training from another; the recipe implies what selects the best epoch.
 IGNORED = MAY_DIFFER | {
     "eval_batch", "evaluation.select_by", "format", "logging.every", "seed", "teacher.workdir", "training.init"
@@ -110,7 +109,7 @@ class Run(NamedTuple):
 
 
 def find(folders: Sequence[str]) -> tuple[list[Run], list[Path]]:
-    """All runs in folders, at any depth. Config files of other programs are passed over.
+    """All runs in folders, at any depth. Config files of other programs are passed over, with a warning.
 
     Returns:
       Finished runs, and the directories of unfinished ones. Converted checkpoints are neither.
@@ -120,17 +119,21 @@ def find(folders: Sequence[str]) -> tuple[list[Run], list[Path]]:
     """
     configs: dict[Path, tuple[Path, RunConfig]] = {}
     for folder in folders:
-        root = Path(folder).expanduser()
+        root = expand(folder)
         if not os.path.isdir(root):  # Path's raises where a name is too long or a folder is closed
             raise UserError(f"{folder} is no folder: check the path")
         seen: set[str] = set()  # links may form a circle
         for where, inside, files in os.walk(root, onerror=_refuse, followlinks=True):
             seen.add(os.path.realpath(where))
             inside[:] = sorted(name for name in inside if os.path.realpath(os.path.join(where, name)) not in seen)
-            if "config.json" in files and (config := _read_config(Path(where))):
+            if "config.json" not in files:
+                continue
+            if config := _read_config(Path(where)):
                 inside.clear()
                 if isinstance(config, RunConfig):
                     configs.setdefault(Path(where).resolve(), (Path(where), config))
+            else:
+                warn(f"{where} is passed over, since its config.json is of another program")
     finished, unfinished = [], []
     for path, config in configs.values():
         if results := RunDirectory(path).results():
@@ -166,12 +169,7 @@ def same(recipe: str) -> str:
 
 def _read_config(path: Path) -> AnyConfig | None:
     """The config of a run or a converted checkpoint; None where there is none, or that of another program."""
-    file = path / "config.json"
-    if not file.exists():
-        return None
-    found = read_json(file, object)
-    ours = isinstance(found, dict) and str(found.get("format")).startswith(FORMAT)
-    return RunDirectory(path).config() if ours else None
+    return RunDirectory(path).config() if RunDirectory(path).is_ours() else None
 
 
 def _run(path: Path, config: RunConfig, results: Results) -> Run:

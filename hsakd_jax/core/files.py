@@ -1,6 +1,10 @@
 """Reading and writing of small files: atomic writes, JSON, lists of class names."""
 
+import contextlib
 import os
+import re
+import stat
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,9 +13,35 @@ import msgspec
 
 from hsakd_jax.core.errors import UserError
 
+SEAL = "crc32"
+NOT_VALID = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # what `msgspec` raises on reading
+MOST = 2**26  # bytes of a file of JSON; ours are far smaller
+
+
+class InvalidContent(UserError):
+    """A file was read, and its content is not what it should be."""
+
+
+def expand(path: str | Path) -> Path:
+    """A path that a user typed, with the home folder for `~`.
+
+    Raises:
+      UserError: an address such as gs://..., no such user, no home folder, or a character that no path can have.
+    """
+    if re.match(r"\w\w+:/", str(path)):  # pathlib makes one slash of two
+        raise UserError(f"{path} is not a path of this machine: copy the files to a disk, or mount them")
+    if "\0" in str(path):
+        raise UserError(f"{path} contains a null character, which no path can have: check the path")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{path}: there is no such home folder: set HOME, or write the path without ~") from error
+
 
 def write_files(contents: Mapping[Path, bytes]) -> None:
     """Writes each file atomically: a reader, or a run killed at any moment, sees either its old or its new content.
+
+    The drafts that a killed process left of the same files are deleted.
 
     Args:
       contents: bytes by path; all folders exist.
@@ -19,15 +49,55 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
     Raises:
       OSError: the disk is full or not writable; the old files stay.
     """
+    for path in contents:
+        _delete_drafts(path)
     drafts = {path.with_name(f".{path.name}.{os.getpid()}.draft"): path for path in contents}
     try:
         for draft, path in drafts.items():
-            draft.write_bytes(contents[path])
+            with draft.open("wb") as file:
+                file.write(contents[path])
+                file.flush()
+                os.fsync(file.fileno())  # or a power cut could leave the new name with no content
         for draft, path in drafts.items():
             os.replace(draft, path)
     finally:
         for draft in drafts:
             draft.unlink(missing_ok=True)
+
+
+def _delete_drafts(path: Path) -> None:
+    """Deletes the drafts of a file, except those of processes that live."""
+    draft = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.draft")
+    for name in os.listdir(path.parent):
+        if (found := draft.fullmatch(name)) and not _lives(int(found[1])):
+            path.with_name(name).unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    """Whether a process of this number, other than this one, runs on this machine."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)  # sends no signal
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def sync_folder(path: Path) -> None:
+    """Waits until the names of the files in a folder are on the disk, where the file system can do that.
+
+    Raises:
+      FileNotFoundError: there is no such folder.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -58,14 +128,40 @@ def read_json(path: Path, kind: Any) -> Any:
       kind: type of its content, one that `msgspec` reads; the result has this type.
 
     Raises:
-      UserError: the file can't be read, or its content is of another type; the line names the key.
+      InvalidContent: its content is of another type; the line names the key. Or it is no regular file, or too large.
+      UserError: the file can't be read.
     """
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MOST:
+            raise InvalidContent(f"{path} is not valid: it is no file of at most {MOST >> 20} MiB; restore the file")
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}") from error
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise UserError(f"{path} is not valid: {explain(error)}; restore the file or remove its folder") from error
+    except NOT_VALID as error:
+        raise InvalidContent(f"{path} is not valid: {explain(error)}; restore the file") from error
+
+
+def write_sealed(path: Path, value: Any) -> None:
+    """`write_json` of a struct, with a checksum under the key 'crc32'."""
+    content = msgspec.to_builtins(value)
+    write_json(path, {**content, SEAL: _checksum(content)})
+
+
+def read_sealed(path: Path, kind: Any) -> Any:
+    """`read_json`, and InvalidContent if a value is not the one that was written; a file without a checksum is read."""
+    content = read_json(path, dict[str, Any])
+    written = content.pop(SEAL, None)
+    if written is not None and written != _checksum(content):
+        raise InvalidContent(f"{path} is not valid: a value was changed after it was written; restore the file")
+    try:
+        return msgspec.convert(content, kind)
+    except msgspec.MsgspecError as error:
+        raise InvalidContent(f"{path} is not valid: {explain(error)}; restore the file") from error
+
+
+def _checksum(content: Any) -> int:
+    return zlib.crc32(msgspec.json.encode(content))
 
 
 def explain(error: Exception) -> str:

@@ -183,6 +183,26 @@ def all_reduce_max(value: int) -> int:
     return int(np.max(multihost_utils.process_allgather(np.int32(value))))
 
 
+def run_in_first_process(work: Callable[[], None], name: str) -> None:
+    """Calls a function in the first process; all of them must call this, and all end where the function fails.
+
+    Args:
+      work: the function.
+      name: what it works on, for the line of the other processes.
+
+    Raises:
+      UserError: the function raised it.
+    """
+    error = None
+    if is_first_process():
+        try:
+            work()
+        except UserError as found:
+            error = found
+    if broadcast_from_first(error is not None):
+        raise error or UserError(f"{name} is refused by the first process, which names the reason")
+
+
 def _initialize(*options: Any) -> None:
     try:
         jax.distributed.initialize(*options)

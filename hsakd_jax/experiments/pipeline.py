@@ -7,7 +7,7 @@ from typing import Any
 
 from hsakd_jax.core.console import Console, table
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.files import read_json, write_json
+from hsakd_jax.core.files import InvalidContent, expand, read_json, write_json
 from hsakd_jax.core.sharding import Devices, is_first_process
 from hsakd_jax.data import sampling
 from hsakd_jax.data.datasets import Splits, load_source
@@ -41,8 +41,10 @@ def execute(
     """
     names = recipes_of(config)
     check(config, {name: section_of(config, name) for name in names})
-    root = Path(workdir).expanduser()
+    root = expand(workdir)
     paths = _directories(root, names)
+    if root not in paths.values():
+        _earlier_results(root)  # refuses another program's before anything trains
     source: Any = SimpleNamespace(**config["data"])  # what a person typed, which `resolve` makes a `runs.config.Data`
     splits = load_source(source, seed=config["seed"])
     parts = {name: few_shot(splits, RECIPES[name].fraction, config["seed"]) for name in names}
@@ -116,11 +118,27 @@ def _check_run(
     return program
 
 
-def _write_results(root: Path, results: dict[str, Results]) -> None:
+def _earlier_results(root: Path) -> dict[str, Results]:
+    """The results that earlier commands wrote beside their runs, by recipe.
+
+    Raises:
+      UserError: the file is another program's, or damaged.
+    """
     path = root / "results.json"
-    before = read_json(path, dict[str, Results]) if path.exists() else {}
     try:
-        write_json(path, {**before, **results})
+        return read_json(path, dict[str, Results]) if path.exists() else {}
+    except InvalidContent as error:
+        raise UserError(
+            f"{path} is damaged or of another program: move it away, then run the same command again"
+        ) from error
+
+
+def _write_results(root: Path, results: dict[str, Results]) -> None:
+    before = _earlier_results(root)
+    if {**before, **results} == before:  # of finished runs, in a folder that may be read-only
+        return
+    try:
+        write_json(root / "results.json", {**before, **results})
     except OSError as error:
         raise UserError(f"can't write to {root}: {error.strerror}; free some space") from error
 

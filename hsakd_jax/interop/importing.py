@@ -46,6 +46,7 @@ def convert(
       UserError: see `torch_files.read` and `torch_weights.recognise`; nothing has been written then. Or `output` holds
         something else.
     """
+    directory = RunDirectory(output)
     if arch:
         create(arch, 2)  # refuses an unknown name before the file is read
     tensors, foreign = torch_weights.unwrap(torch_files.read(checkpoint))
@@ -83,9 +84,8 @@ def convert(
         f"images of {side}x{side}x{found.channels}, mean {list(normal['mean'])}, std {list(normal['std'])}, "
         f"data {data or 'not known (--data)'}"
     )
-    directory = RunDirectory(output)
     directory.acquire(config)
-    checkpoints = Checkpoints(directory.checkpoints)
+    checkpoints = Checkpoints(directory.checkpoints, config=config)
     if not checkpoints.steps():
         checkpoints.save(0, torch_weights.to_variables(tensors, found))
     checkpoints.close()

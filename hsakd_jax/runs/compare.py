@@ -11,6 +11,9 @@ from hsakd_jax.runs.config import Config, RunConfig
 # Settings that may change when a run resumes: they do not change its result.
 MAY_DIFFER = frozenset({"command", "data.dir", "training.remat", "logging.tracking"})
 
+# Paths of other runs, by the part that they play: where the content of the other run is known, it decides instead.
+RUNS = {"teacher": "teacher.workdir", "init": "training.init"}
+
 
 def flatten(config: Config) -> dict[str, Any]:
     """All settings of a config by their path, such as 'training.lr' or 'objective.kl_aux.temperature'.
@@ -39,6 +42,19 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str,
     """The keys of two flat configs whose values differ: key -> (ours, theirs), None where one has no such key."""
     keys = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
     return {key: (ours.get(key), theirs.get(key)) for key in keys}
+
+
+def conflicts(ours: Config, theirs: Config, movable: bool = False) -> dict[str, tuple[Any, Any]]:
+    """The differing settings of two configs that can't be those of one run: key -> (ours, theirs).
+
+    Args:
+      ours: one config.
+      theirs: the other.
+      movable: whether the paths of other runs may differ too.
+    """
+    found = differences(flatten(ours), flatten(theirs))
+    moved = {key for key in RUNS.values() if movable and None not in found.get(key, (None,))}
+    return {key: values for key, values in found.items() if key not in MAY_DIFFER | moved}
 
 
 def class_difference(config: Config, count: int, names: Sequence[str]) -> str | None:

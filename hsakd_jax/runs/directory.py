@@ -2,43 +2,62 @@
 
 import fcntl
 import os
+import re
 import secrets
+import sys
 import weakref
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
+from hsakd_jax.core.console import Console
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.files import read_json, write_json, write_text
-from hsakd_jax.runs.compare import MAY_DIFFER, differences, flatten
+from hsakd_jax.core.files import (
+    NOT_VALID,
+    InvalidContent,
+    expand,
+    read_json,
+    read_sealed,
+    write_json,
+    write_sealed,
+    write_text,
+)
+from hsakd_jax.runs import manifest
+from hsakd_jax.runs.compare import RUNS, conflicts
 from hsakd_jax.runs.config import AnyConfig, Config, RunConfig
 from hsakd_jax.runs.results import Record, Results
 
+FORMAT = "hsakd_jax "  # how 'format' begins in a config.json of this package
 MOST_SHOWN = 8  # differing settings that an error names
 
 
 class RunDirectory:
-    """The directory of one run.
+    """The directory of one run. It is one if its config.json is of this package; no other folder is written to.
 
     Args:
       path: the directory; it need not exist.
       write: False where another process of the run writes its files.
+
+    Raises:
+      UserError: `path` is the address of a remote place.
     """
 
     def __init__(self, path: str | Path, write: bool = True):
         self.writes = write
         self._lock: Any = None
-        self.path = Path(path).expanduser()
+        self.path = expand(path)
         self.checkpoints = self.path / "checkpoints"
         self._config = self.path / "config.json"
         self._metrics = self.path / "metrics.jsonl"
+        self._damaged_metrics = self.path / "metrics.damaged.jsonl"
         self._results = self.path / "results.json"
 
     def check(self, config: Config) -> None:
         """Refuses a directory that is not that of `config` and can't become it; writes nothing.
 
         A directory of another config that has no checkpoint, such as of a run that failed at its first steps, can.
+        The runs that it depends on may have moved: their content decides, where it is known.
 
         Raises:
           UserError: it belongs to another config, or contains something else.
@@ -46,24 +65,30 @@ class RunDirectory:
         if self._config.exists():
             if type(self.config()) is not type(config):
                 raise UserError(f"{self.path} contains another run: choose another directory")
-            if (differing := self._differing(config)) and (self.has_checkpoint() or self.is_finished()):
+            if (self.has_checkpoint() or self._results.exists()) and (differing := self._differing(config)):
                 raise UserError(
                     f"{self.path} belongs to another config: {', '.join(differing)}; choose another directory"
                 )
         elif self.path.exists() and (not self.path.is_dir() or _visible(self.path)):
-            runs = sorted(p.parent.name for p in self.path.glob("*/config.json"))
+            runs = [run.name for run in runs_inside(self.path)]
             held = f"; it contains the runs {', '.join(runs)}" if runs else ""
             raise UserError(f"{self.path} exists and is not a run directory{held}: choose another directory")
 
     def _differing(self, config: Config) -> list[str]:
         """The settings in which `config` differs from the run that is there, in words."""
-        found = differences(flatten(self.config()), flatten(config))
-        keys = [key for key in found if key not in MAY_DIFFER]
-        words = [f"{key} ({found[key][0]} there, {found[key][1]} asked for)" for key in keys[:MOST_SHOWN]]
-        return [*words, f"{len(keys) - MOST_SHOWN} more"] if len(keys) > MOST_SHOWN else words
+        found = conflicts(self.config(), config)
+        saved = manifest.newest(self.checkpoints)
+        then, now = saved.sources if saved else {}, self.sources(config, finished=True)
+        for role in then.keys() & now.keys():
+            found.pop(RUNS[role], None)
+            if then[role] != now[role]:
+                found[f"the network of its {role}"] = (then[role][:8], now[role][:8])
+        return in_words(found, "there", "asked for")
 
     def acquire(self, config: Config) -> None:
         """Makes the directory that of `config`, and locks it for this process as long as this object lives.
+
+        A finished run that can't be written stays as it is.
 
         Raises:
           UserError: as `check`; or another process trains there, or it can't be written.
@@ -73,14 +98,12 @@ class RunDirectory:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._acquire_lock()
+            self.check(config)  # another process may have come first
             for draft in self.path.glob(".*.draft"):
                 draft.unlink(missing_ok=True)
-            if self._lock is None:
-                lock = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
-                self._lock = weakref.finalize(self, os.close, lock)
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it when the process ends
             if self._config.exists() and self._differing(config):
-                for left in (self._metrics, self.path / ".identity"):
+                for left in (self._metrics, self._damaged_metrics, self.path / ".identity"):
                     left.unlink(missing_ok=True)
             write_json(self._config, config)
         except BlockingIOError as error:
@@ -88,102 +111,217 @@ class RunDirectory:
                 f"another process trains in {self.path}: wait for it, or choose another directory"
             ) from error
         except OSError as error:
+            if self.results():
+                return
             raise UserError(f"can't write to {self.path}: {error.strerror}; choose another directory") from error
+
+    def _acquire_lock(self) -> None:
+        if self._lock is not None:
+            return
+        lock = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it when the process ends
+        except OSError:
+            os.close(lock)
+            raise
+        self._lock = weakref.finalize(self, os.close, lock)
 
     def config(self) -> AnyConfig:
         """The config of the run, or of the converted checkpoint.
 
         Raises:
-          UserError: this is not a run directory, or its config.json is not valid.
+          UserError: this is not a run directory, or its config.json is not valid, or not that of its checkpoint.
         """
         if not self._config.exists():
-            inside = sorted(p.parent.name for p in self.path.glob("*/config.json"))
+            inside = [run.name for run in runs_inside(self.path)]
             hint = f"; it contains the runs {', '.join(inside)}: choose one" if inside else ": check the path"
             raise UserError(f"{self.path} is not a run directory (no config.json){hint}")
-        return read_json(self._config, AnyConfig)
+        if not self.is_ours():
+            raise UserError(
+                f"{self._config} is of another program, so that {self.path} is not a run directory: choose another one"
+            )
+        config = read_json(self._config, AnyConfig)
+        saved = manifest.newest(self.checkpoints)
+        if saved and saved.config and (changed := conflicts(saved.config, config, movable=True)):
+            raise UserError(
+                f"{self._config} was changed after checkpoint {saved.step} was written: "
+                f"{', '.join(in_words(changed, 'then', 'now'))}; restore the file"
+            )
+        return config
+
+    def is_ours(self) -> bool:
+        """Whether config.json is there and says that it is of this package, in whatever version.
+
+        Raises:
+          UserError: it can't be read as JSON.
+        """
+        if not self._config.exists():
+            return False
+        found = read_json(self._config, object)
+        return isinstance(found, dict) and str(found.get("format")).startswith(FORMAT)
 
     def identity(self) -> str:
         """Eight letters and digits that stay the run's own when it is killed, resumed or moved."""
         path = self.path / ".identity"
-        if not path.exists():
-            self._try(write_text, path, secrets.token_hex(4))
-        return path.read_text()
+        found = path.read_text(errors="replace") if path.exists() else ""
+        if not re.fullmatch("[0-9a-f]{8}", found):
+            found = secrets.token_hex(4)
+            self._try(write_text, path, found)
+        return found
+
+    def sources(self, config: Config, finished: bool = False) -> dict[str, str]:
+        """The content of the checkpoints that a run of `config` here depends on, see `manifest.Manifest`.
+
+        Args:
+          config: of the run.
+          finished: whether runs that still train are left out, since their content changes.
+        """
+        used: dict[str, tuple[str, str]] = {}
+        if isinstance(config, RunConfig) and config.teacher:
+            used["teacher"] = (config.teacher.workdir, config.teacher.checkpoint)
+        if isinstance(config, RunConfig) and config.training.init:
+            used["init"] = (config.training.init, "last")
+        found: dict[str, str] = {}
+        for role, (where, checkpoint) in used.items():
+            run = RunDirectory(resolve_path(self.path, where))
+            if run.has_checkpoint() and not (finished and not run.is_finished()):
+                saved = manifest.read(run.checkpoints, manifest.select(run.checkpoints, checkpoint))
+                found |= {role: saved.content} if saved else {}
+        return found
+
+    def check_sources(self, sources: Mapping[str, str]) -> None:
+        """Refuses to go on with a teacher, or from a start, other than the one that the run began with.
+
+        Args:
+          sources: as `sources` returns them.
+
+        Raises:
+          UserError: they differ from those of the newest checkpoint.
+        """
+        saved = manifest.newest(self.checkpoints)
+        for role, content in sources.items():
+            if saved and saved.sources.get(role, content) != content:
+                raise UserError(
+                    f"{self.path} began with another {role}, whose checkpoint had other content: set the path of that "
+                    "run, or choose another directory"
+                )
 
     def has_checkpoint(self) -> bool:
         """Whether a checkpoint was saved here, whole or damaged."""
-        return any(path.name.isdigit() for path in self.checkpoints.glob("*"))
+        return bool(manifest.steps(self.checkpoints))
 
     def is_finished(self) -> bool:
         """Whether the run has ended; a converted checkpoint has."""
-        return self._results.exists() or (self._config.exists() and not isinstance(self.config(), RunConfig))
+        return self.results() is not None or (self._config.exists() and not isinstance(self.config(), RunConfig))
 
     def results(self) -> Results | None:
         """The results of the finished run, None before its end and of a converted checkpoint.
 
+        Those that are damaged count as absent, with a warning: the run can write them again from its last checkpoint.
+
         Raises:
-          UserError: results.json is not valid.
+          UserError: results.json can't be read.
         """
-        return read_json(self._results, Results) if self._results.exists() else None
+        try:
+            return read_sealed(self._results, Results) if self._results.exists() else None
+        except InvalidContent as error:
+            if self.writes:
+                warn(f"{error}, or run the command of the run again, which writes it from the last checkpoint")
+            return None
 
     def finish(self, results: Results) -> None:
         """Writes results.json."""
-        self._try(write_json, self._results, results)
+        self._try(write_sealed, self._results, results)
 
     def record(self, entry: Record) -> None:
         """Appends a line to metrics.jsonl."""
-
-        def append(path: Path, line: str) -> None:
-            with path.open("a") as file:
-                file.write(line)
-
-        self._try(append, self._metrics, entry.to_json() + "\n")
+        self._try(_append, self._metrics, entry.to_json().encode() + b"\n")
 
     def records(self) -> list[Record]:
-        """The lines of metrics.jsonl; one that a kill cut off is left out."""
-        entries: list[Record] = []
-        for line in self._metrics.read_text().splitlines() if self._metrics.exists() else ():
-            try:
-                entries.append(Record.from_json(line))
-            except msgspec.MsgspecError:
-                break
+        """The lines of metrics.jsonl. One that a kill cut off is left out, and a damaged one with a warning."""
+        entries, damaged = self._read_metrics()
+        if damaged and self.writes:
+            warn(f"{self._metrics} has {_lines(damaged)}, which {'is' if len(damaged) == 1 else 'are'} left out")
         return entries
 
-    def best(self) -> Record:
-        """The evaluation with the greatest score, the latest of equal ones, as Orbax keeps them.
-
-        Raises:
-          UserError: there was none yet.
-        """
-        # A checkpoint that was damaged and set aside no longer counts.
-        scored = [
-            (entry.score, entry.step, entry)
-            for entry in self.records()
-            if entry.score is not None and (self.checkpoints / str(entry.step)).is_dir()
-        ]
-        if not scored:
-            raise UserError(f"{self.path} has no best checkpoint (no evaluation is on record): use the last")
-        return max(scored, key=lambda found: found[:2])[-1]
+    def _read_metrics(self) -> tuple[list[Record], list[bytes]]:
+        """The records, and the lines that are none. A last line that a kill cut off is neither."""
+        entries: list[Record] = []
+        damaged: list[bytes] = []
+        lines = self._metrics.read_bytes().split(b"\n") if self._metrics.exists() else []
+        for i, line in enumerate(lines):
+            try:
+                entries += [Record.from_json(line)] if line else []
+            except NOT_VALID:
+                if i < len(lines) - 1:
+                    damaged.append(line + b"\n")
+        return entries, damaged
 
     def rewind(self, step: int) -> None:
-        """Drops the records after `step`, which a resumed run writes again."""
-        lines = (entry.to_json() + "\n" for entry in self.records() if entry.step <= step)
-        self._try(write_text, self._metrics, "".join(lines))
+        """Drops the records after `step`, which a resumed run writes again, and sets damaged lines aside."""
+        entries, damaged = self._read_metrics()
+        if damaged and self.writes:
+            self._try(_append, self._damaged_metrics, b"".join(damaged))
+            warn(f"{self._metrics} has {_lines(damaged)}, moved to {self._damaged_metrics.name}")
+        kept = (entry.to_json() + "\n" for entry in entries if entry.step <= step)
+        self._try(write_text, self._metrics, "".join(kept))
 
     def _try(self, write: Any, path: Path, content: Any) -> None:
         try:
             if self.writes:
                 write(path, content)
         except OSError as error:
+            if not self.path.is_dir():
+                raise UserError(
+                    f"{self.path} was moved or deleted while it was used: nothing more is written; move it back, then "
+                    "run the same command to resume"
+                ) from error
             raise UserError(
                 f"can't write {path}: {error.strerror}; free some space, then run the same command to resume"
             ) from error
 
 
-def _visible(path: Path) -> list[Path]:
-    """The entries of a folder, without the drafts of a process that was killed."""
-    return [p for p in path.iterdir() if not p.name.startswith(".")]
+@cache
+def warn(line: str) -> None:
+    """Writes a warning to stderr, once."""
+    Console(sys.stderr).line(f"warning: {line}")
+
+
+def in_words(found: Mapping[str, tuple[Any, Any]], first: str, second: str) -> list[str]:
+    """Differing settings, such as 'seed (0 there, 1 asked for)', at most `MOST_SHOWN` of them.
+
+    Args:
+      found: the two values, by key.
+      first: the word for the first value.
+      second: the word for the second value.
+    """
+    words = [f"{key} ({a} {first}, {b} {second})" for key, (a, b) in list(found.items())[:MOST_SHOWN]]
+    return [*words, f"{len(found) - MOST_SHOWN} more"] if len(found) > MOST_SHOWN else words
+
+
+def runs_inside(folder: Path) -> list[Path]:
+    """The run directories in a folder, not deeper, in the order of their names; those of other programs are left out.
+
+    Raises:
+      UserError: a config.json can't be read as JSON.
+    """
+    return sorted(p.parent for p in folder.glob("*/config.json") if RunDirectory(p.parent).is_ours())
 
 
 def resolve_path(path: Path, other: str) -> Path:
     """The directory of another run; a relative path starts at the run's own directory."""
     return Path(os.path.normpath(path / other))
+
+
+def _append(path: Path, content: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(content)
+
+
+def _lines(damaged: list[bytes]) -> str:
+    return "1 damaged line" if len(damaged) == 1 else f"{len(damaged)} damaged lines"
+
+
+def _visible(path: Path) -> list[Path]:
+    """The entries of a folder, without the drafts of a process that was killed."""
+    return [p for p in path.iterdir() if not p.name.startswith(".")]

@@ -13,9 +13,11 @@ from msgspec import structs
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.models import architecture, create
 from hsakd_jax.models.network import OBJECTIVE, Network, Peers
-from hsakd_jax.runs import config
+from hsakd_jax.runs import config, manifest
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.directory import RunDirectory
+
+TRIES = 5  # to read a checkpoint of a run that trains
 
 
 def peer_config(
@@ -104,17 +106,22 @@ def network_variables(directory: RunDirectory, checkpoint: str) -> dict[str, Any
 def read_variables(directory: RunDirectory, checkpoint: str) -> dict[str, Any]:
     """{'params', 'batch_stats'} of a run's 'last' or 'best' checkpoint, of all its networks, NumPy arrays.
 
+    A run that trains deletes its checkpoints one after the other: a newer one is read then.
+
     Raises:
       UserError: as `restore`.
     """
     checkpoints = Checkpoints(directory.checkpoints, write=False)
-    if checkpoint not in ("last", "best"):
-        raise UserError(f"unknown checkpoint {checkpoint!r}: choose last or best")
-    saved = checkpoints.steps()
-    if not saved:
-        raise UserError(f"{directory.path} has no checkpoint yet: resume the run first")
-    state = checkpoints.restore(saved[-1] if checkpoint == "last" else directory.best().step)
-    return {"params": state["params"], "batch_stats": state["batch_stats"]}
+    for _ in range(TRIES):
+        step = manifest.select(directory.checkpoints, checkpoint)
+        try:
+            state = checkpoints.restore(step)
+        except UserError:
+            if step in checkpoints.steps():
+                raise
+        else:
+            return {"params": state["params"], "batch_stats": state["batch_stats"]}
+    raise UserError(f"{directory.path} trains, and deletes its checkpoints before they are read: wait until it ends")
 
 
 def without_branches(variables: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,12 @@
 """The typed results and log records of a run, as results.json and metrics.jsonl store them."""
 
+import zlib
 from typing import Any
 
 import msgspec
 from msgspec import Struct
+
+SEAL = b',"crc32":'  # in front of the checksum of a line of metrics.jsonl
 
 # By name, in percent: 'top1', 'top5', per branch l 'joint_l' and 'class_l', of an online run 'peer1/top1'; and 'epoch'.
 Accuracies = dict[str, float]
@@ -80,18 +83,22 @@ class Record(Struct, frozen=True, kw_only=True):
     score: float | None = None
 
     def to_json(self) -> str:
-        """The line: all values beside step and epoch."""
+        """The line: all values beside step and epoch, and the CRC-32 of what stands in front of it."""
         kind = {} if self.split is None else {"split": self.split}
         score = {} if self.score is None else {"score": self.score}
-        return msgspec.json.encode({"step": self.step, "epoch": self.epoch, **kind, **self.values, **score}).decode()
+        line = msgspec.json.encode({"step": self.step, "epoch": self.epoch, **kind, **self.values, **score})[:-1]
+        return f"{line.decode()}{SEAL.decode()}{zlib.crc32(line)}}}"
 
     @classmethod
-    def from_json(cls, line: str) -> "Record":
+    def from_json(cls, line: bytes) -> "Record":
         """Reads a line.
 
         Raises:
-          msgspec.MsgspecError: it is no record.
+          msgspec.MsgspecError: it is no record, or not the one that was written.
         """
-        values: dict[str, Any] = msgspec.json.decode(line, type=dict[str, int | float | str | None])
+        content, _, checksum = line.rpartition(SEAL)
+        if checksum != b"%d}" % zlib.crc32(content):
+            raise msgspec.DecodeError("the line is not the one that was written")
+        values: dict[str, Any] = msgspec.json.decode(content + b"}", type=dict[str, int | float | str | None])
         head = {key: values.pop(key, None) for key in ("step", "epoch", "split", "score")}
         return msgspec.convert({**head, "values": values}, cls)

@@ -10,7 +10,13 @@ from flax import serialization
 from hsakd_jax.core.console import Clock, Console
 from hsakd_jax.core.errors import Stopped, UserError
 from hsakd_jax.core.preemption import catch_stop_signals
-from hsakd_jax.core.sharding import Devices, all_reduce_max, broadcast_from_first, is_first_process
+from hsakd_jax.core.sharding import (
+    Devices,
+    all_reduce_max,
+    broadcast_from_first,
+    is_first_process,
+    run_in_first_process,
+)
 from hsakd_jax.data.datasets import Splits
 from hsakd_jax.evaluation import accuracies
 from hsakd_jax.evaluation.accuracy import make_evaluate
@@ -49,15 +55,19 @@ def run(
         return results
     devices = Devices()
     built = build(config, directory.path, splits.train, devices, traced)
-    _acquire(directory, config)
+    run_in_first_process(lambda: directory.acquire(config), str(directory.path))
     network = built.program.network
     evaluate = make_evaluate(network, devices, config, config.eval_batch)
     select = evaluate
     if config.evaluation.select_by == "top1":  # without branches, which take most of the time
         select = make_evaluate(network.clone(branches=False), devices, config, config.eval_batch)
-    checkpoints = Checkpoints(directory.checkpoints)
+    sources = directory.sources(config)
+    checkpoints = Checkpoints(directory.checkpoints, config=config, sources=sources)
     for line in checkpoints.damaged:
-        console.line(f"warning: {line}; resuming from the one before it")
+        console.line(f"warning: {line}")
+    # Only now is the newest checkpoint a whole one, which can be compared.
+    directory.check(config)
+    directory.check_sources(sources)
     steps = config.training.epochs * config.training.steps_per_epoch(len(splits.train.labels))
     clock = Clock(config.training.batch, steps)
     session = Session(config, directory, devices, splits, console, built, checkpoints, evaluate, select, clock)
@@ -101,21 +111,10 @@ def _finished(directory: RunDirectory, config: RunConfig, console: Console) -> R
         return None
     if results is None:
         raise UserError(f"{directory.path} is not the same for all processes: use a folder that they share")
-    _acquire(directory, config)  # refuses another config
+    # Refuses another config.
+    run_in_first_process(lambda: directory.acquire(config), str(directory.path))
     console.line(f"{directory.path}: done, {accuracies.describe(results.last)}")
     return results
-
-
-def _acquire(directory: RunDirectory, config: RunConfig) -> None:
-    """The first process makes the directory that of `config`; where it can't, all processes end."""
-    error = None
-    if is_first_process():
-        try:
-            directory.acquire(config)
-        except UserError as found:
-            error = found
-    if broadcast_from_first(error is not None):
-        raise error or UserError(f"{directory.path} is refused by the first process, which names the reason")
 
 
 def _report_teacher(session: Session) -> None:
@@ -138,8 +137,13 @@ def _resume(session: Session) -> tuple[State, Any]:
     state = built.state
     done = broadcast_from_first((session.checkpoints.steps() or [0])[-1])
     if done:
-        state = serialization.from_state_dict(state, session.checkpoints.restore(done))
+        saved = session.checkpoints.restore(done)
+        if int(saved["step"]) != done:
+            raise UserError(f"checkpoint {done} of {directory.path} is of step {saved['step']}: restore the folder")
+        state = serialization.from_state_dict(state, saved)
         session.console.line(f"{directory.path}: resuming at step {done} of {session.steps}")
+    elif session.checkpoints.damaged:
+        session.console.line(f"{directory.path}: no whole checkpoint is left, starting from the beginning")
     directory.rewind(done)
     return session.devices.replicate((state, built.teacher_variables))
 

@@ -142,8 +142,7 @@ def check_finite(metrics: MetricAccumulator) -> None:
 def final_results(session: Session, state: State) -> Results:
     """Measures the last and the best epoch on the test images, and writes results.json."""
     config, directory, splits = session.config, session.directory, session.splits
-    best = directory.best()
-    best_step = broadcast_from_first(best.step)
+    best_step = broadcast_from_first(session.checkpoints.best())
     best_variables = state.variables
     if best_step != int(state.step):
         saved = session.checkpoints.restore(best_step)
@@ -154,7 +153,7 @@ def final_results(session: Session, state: State) -> Results:
     sizes = profile.sizes(session.built.program.network, config.network.image_shape)
     results = Results(
         last={"epoch": config.training.epochs, **session.evaluate(state.variables, splits.test)},
-        best={"epoch": round(best.epoch), **session.evaluate(best_variables, splits.test)},
+        best={"epoch": round(best_step / session.steps_per_epoch), **session.evaluate(best_variables, splits.test)},
         selected_by=f"{metric} on {session.selection[1]}",
         recipe=config.recipe,
         arch="+".join(dict.fromkeys(config.network.peers or [config.network.arch])),

@@ -1,11 +1,14 @@
 """A file is old or new, and whole; what can't be read is named."""
 
 import json
+import os
+import subprocess
 
 import pytest
 
+from hsakd_jax.core import files
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.files import check_folder, read_json, read_names, write_files, write_json
+from hsakd_jax.core.files import InvalidContent, check_folder, read_json, read_names, write_files, write_json
 
 
 def test_a_file_is_whole_or_the_old_one(tmp_path):
@@ -24,6 +27,29 @@ def test_all_files_stay_where_one_can_not_be_written(tmp_path):
         write_files({old: b"new", absent: b"new"})
     assert old.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [old]
+
+
+def test_drafts_of_a_killed_process_are_deleted_at_the_next_write(tmp_path):
+    path = tmp_path / "a[b].html"
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left = [f".{path.name}.{ended.pid}.draft", f".{path.name}.{2**70}.draft", f".{path.name}.{os.getpid()}.draft"]
+    others = [f".{path.name}.{os.getppid()}.draft", f".x.{ended.pid}.draft", f".{path.name}.x.draft"]
+    for name in left + others:
+        (tmp_path / name).touch()
+    write_files({path: b"new"})
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([path.name, *others])
+
+
+def test_json_that_is_no_small_file(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("fifo", "."):
+        with pytest.raises(InvalidContent, match="is no file of at most 64 MiB"):
+            read_json(tmp_path / name, dict)
+    monkeypatch.setattr(files, "MOST", 2)
+    (tmp_path / "large").write_text("[1]")
+    with pytest.raises(InvalidContent):
+        read_json(tmp_path / "large", list)
 
 
 def test_json_that_is_damaged(tmp_path):

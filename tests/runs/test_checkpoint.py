@@ -1,4 +1,7 @@
+import errno
 import json
+import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -8,12 +11,16 @@ from run_configs import run_config
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.sharding import Devices
 from hsakd_jax.experiments.recipes import make
-from hsakd_jax.runs import restore
+from hsakd_jax.runs import checkpoint, manifest, restore
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.results import Record
 
-STATE = {"params": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}, "step": np.int32(7)}
+STATE = {
+    "params": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)},
+    "batch_stats": {},
+    "step": np.int32(7),
+}
 
 
 def same(a, b):
@@ -43,32 +50,176 @@ def test_saved_on_some_devices_restored_on_others(saved_on, tmp_path):
     checkpoints.close()
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "metrics"])
-def test_damage_is_noticed_and_set_aside(damage, tmp_path):
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
+def pair(folder, **options):
+    """The folder of two checkpoints of a run, 1 and 2, of different arrays, the first the best."""
+    checkpoints = Checkpoints(folder / "checkpoints", **options)
     for step in (1, 2):
-        checkpoints.save(step, STATE, step)
+        checkpoints.save(step, {**STATE, "step": np.int32(step)}, -step)
     checkpoints.close()
-    files = [p for p in (tmp_path / "checkpoints" / "2" / "default").rglob("*") if p.is_file()]
-    target = max(files, key=lambda p: p.stat().st_size)
-    if damage == "metrics":
-        target = next(p for p in (tmp_path / "checkpoints" / "2" / "metrics").iterdir() if p.stat().st_size)
-    content = target.read_bytes()
-    if damage == "remove":
-        target.unlink()
-    else:
-        half = len(content) // 2
-        target.write_bytes(content[:half] + (bytes([content[half] ^ 1]) + content[half + 1 :]) * (damage == "flip"))
-    if damage != "metrics":
-        with pytest.raises(UserError, match="checkpoint .*2 is damaged or absent"):
-            Checkpoints(tmp_path / "checkpoints", write=False).restore(2)
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    return folder / "checkpoints"
+
+
+def flip(path, at=None, text=False):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 if at is None else at] ^= 1
+    if text:
+        content[content.index(b"content")] = 0x84
+    path.write_bytes(content)
+
+
+def largest(folder):
+    files = [p for p in folder.rglob("*") if p.is_file() and p.name != manifest.NAME]
+    return max(files, key=lambda p: p.stat().st_size)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def swap(folder):
+    (folder / "1").rename(folder / "x")
+    (folder / "2").rename(folder / "1")
+    (folder / "x").rename(folder / "2")
+
+
+DAMAGES = {
+    "a flipped bit": lambda folder: flip(largest(folder / "2")),
+    "a cut file": lambda folder: truncate(largest(folder / "2")),
+    "a missing file": lambda folder: largest(folder / "2").unlink(),
+    "a flipped bit of the manifest": lambda folder: flip(folder / "2" / manifest.NAME),
+    "a flipped bit of the score": lambda folder: flip(
+        folder / "2" / manifest.NAME, (folder / "2" / manifest.NAME).read_bytes().index(b"-2.0") + 1
+    ),
+    "bytes that are no text in the manifest": lambda folder: flip(folder / "2" / manifest.NAME, text=True),
+    "no manifest": lambda folder: (folder / "2" / manifest.NAME).unlink(),
+    "an empty folder": lambda folder: (shutil.rmtree(folder / "2"), (folder / "2").mkdir()),
+    "the folder of another step": lambda folder: (
+        shutil.rmtree(folder / "2"),
+        shutil.copytree(folder / "1", folder / "2"),
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_noticed_and_set_aside(damage, tmp_path):
+    folder = pair(tmp_path)
+    DAMAGES[damage](folder)
+    before = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*"))
+    with pytest.raises(UserError, match="checkpoint .*2 is damaged or absent"):
+        Checkpoints(folder, write=False).restore(2)
+    if manifest.read(folder, 2) is None:  # it could be the best
+        with pytest.raises(UserError, match="checkpoint .*2 is damaged, and may be the best: use the last"):
+            manifest.select(folder, "best")
+    assert sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*")) == before
+    checkpoints = Checkpoints(folder)
     assert checkpoints.steps() == [1]
     assert checkpoints.damaged == [f"checkpoint 2 is damaged and was moved to {tmp_path / 'damaged' / '2'}"]
-    assert same(checkpoints.restore(1), STATE)
+    assert int(checkpoints.restore(1)["step"]) == 1
     checkpoints.save(2, STATE, 2)
     assert checkpoints.steps() == [1, 2]
     checkpoints.close()
+
+
+def test_swapped_checkpoints_are_noticed(tmp_path):
+    folder = pair(tmp_path)
+    swap(folder)
+    assert len(Checkpoints(folder).damaged) == 2
+
+
+def test_the_loss_of_the_best_checkpoint_is_said(tmp_path):
+    folder = pair(tmp_path)
+    flip(largest(folder / "1"))
+    assert Checkpoints(folder).damaged == [
+        f"checkpoint 1 is damaged and was moved to {tmp_path / 'damaged' / '1'}; it was the best"
+    ]
+
+
+def test_foreign_files_do_not_matter_and_leftovers_of_a_kill_are_deleted(tmp_path):
+    folder = pair(tmp_path)
+    (folder / ".DS_Store").touch()
+    (folder / "2" / "Thumbs.db").write_text("x")
+    (folder / "2" / "d" / ".DS_Store").touch()
+    (folder / "00").mkdir()  # no step has this name
+    (folder / "7").touch()
+    for left in (".3.draft", ".0.old"):
+        (folder / left).mkdir()
+        (folder / left / "x").touch()
+    checkpoints = Checkpoints(folder, write=False)
+    assert int(checkpoints.restore(2)["step"]) == 2
+    assert checkpoints.steps() == [1, 2]
+    checkpoints = Checkpoints(folder)
+    assert checkpoints.damaged == []
+    assert sorted(p.name for p in folder.iterdir()) == [".DS_Store", "00", "1", "2", "7"]
+
+
+@pytest.mark.parametrize("name", ["[x]", "a*b?", "back\\slash", "line\nbreak", "ü %20 #&'\""])
+def test_any_path_keeps_its_checkpoints(name, tmp_path):
+    (tmp_path / name).mkdir()
+    folder = pair(tmp_path / name)
+    checkpoints = Checkpoints(folder)
+    assert checkpoints.damaged == []
+    assert [int(checkpoints.restore(step)["step"]) for step in checkpoints.steps()] == [1, 2]
+
+
+def test_other_bytes_than_were_written_are_noticed(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    monkeypatch.setattr(checkpoints, "_read", lambda path: {**STATE, "step": np.int32(0)})
+    with pytest.raises(UserError, match="could not save checkpoint 5 .* other bytes than were written"):
+        checkpoints.save(5, STATE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_arrays_that_are_there_to_fill_the_memory_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "SMALL", 2**20)
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(UserError, match=r"its arrays take 0.0 GiB, its files"):
+        checkpoints.save(1, {"x": np.zeros(2**23, np.float32)})
+
+
+def test_the_end_of_another_process_is_not_a_full_disk(tmp_path, monkeypatch):
+    def lost(tree):
+        raise jax.errors.JaxRuntimeError("Gloo: connection closed by peer")
+
+    checkpoints = Checkpoints(tmp_path)
+    monkeypatch.setattr(jax, "device_get", lost)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="closed by peer"):
+        checkpoints.save(1, STATE)
+
+
+def test_a_full_disk_leaves_no_half_checkpoint(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    monkeypatch.setattr(Path, "mkdir", full)
+    with pytest.raises(UserError, match="could not save checkpoint 5 .*No space left on device; free some space"):
+        checkpoints.save(5, STATE)
+    with pytest.raises(UserError, match="can't write to .*: No space left on device; free some space"):
+        Checkpoints(tmp_path / "other")
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_a_directory_that_is_deleted_is_not_made_again(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    run.mkdir()
+    checkpoints = Checkpoints(run / "checkpoints")
+    shutil.rmtree(run)
+    with pytest.raises(UserError, match="run was moved or deleted while it was used: step 5 is not saved"):
+        checkpoints.save(5, STATE)
+    assert not run.exists()
+    run.mkdir()
+    checkpoints = Checkpoints(run / "checkpoints")
+    save = checkpoints._handler.save
+
+    def late(*args, **options):
+        shutil.rmtree(run)
+        save(*args, **options)
+        assert run.exists()
+
+    monkeypatch.setattr(checkpoints._handler, "save", late)
+    with pytest.raises(UserError, match="run was moved or deleted while it was used: step 6 is not saved"):
+        checkpoints.save(6, STATE)
+    assert not run.exists()
 
 
 def test_a_missing_checkpoint_is_refused(tmp_path):
@@ -106,20 +257,24 @@ def test_records_are_rewound_to_the_checkpoint(tmp_path):
     assert [e.step for e in directory.records()] == [1, 2, 3]
     directory.rewind(2)
     assert (tmp_path / "metrics.jsonl").read_text() == "".join(
-        f'{{"step":{step},"epoch":0.5,"loss":1.5}}\n' for step in (1, 2)
+        f'{{"step":{step},"epoch":0.5,"loss":1.5,"crc32":{crc}}}\n' for step, crc in ((1, 233952060), (2, 1441757716))
     )
 
 
-def test_the_best_record_is_one_that_can_be_restored(tmp_path):
-    directory = RunDirectory(tmp_path)
-    for step, score in ((1, 5.0), (2, 7.0), (3, 5.0)):
-        directory.record(Record(step=step, epoch=1.0, values={"top1": score}, split="test", score=score))
-        (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
-    assert directory.best().step == 2
-    (tmp_path / "checkpoints" / "2").rmdir()
-    assert directory.best().step == 3
-    with pytest.raises(UserError, match="has no best checkpoint .* use the last"):
-        RunDirectory(tmp_path / "new").best()
+def test_the_best_checkpoint_is_the_latest_of_those_with_the_greatest_score(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    for step, score in ((1, 7.0), (2, 7.0), (3, 5.0), (4, None)):
+        checkpoints.save(step, STATE, score)
+    checkpoints.close()
+    assert [manifest.select(tmp_path / "checkpoints", which) for which in ("last", "best")] == [4, 2]
+    shutil.rmtree(tmp_path / "checkpoints" / "2")
+    assert checkpoints.best() == 3
+    shutil.rmtree(tmp_path / "checkpoints" / "3")
+    for which, reason in (("best", "has no best checkpoint .* use the last"), ("newest", "choose last or best")):
+        with pytest.raises(UserError, match=reason):
+            manifest.select(tmp_path / "checkpoints", which)
+    with pytest.raises(UserError, match="has no checkpoint yet"):
+        manifest.select(tmp_path / "none" / "checkpoints", "last")
 
 
 def test_recipes_share_no_terms():
@@ -170,8 +325,9 @@ def test_a_config_is_read_back_as_it_was_written(recipe, tmp_path):
         ('"num_classes": 2', '"num_classes": 1e12', r"network.num_classes: Expected `int`"),
         ('"seed": 0', '"seed": 4294967296', r"seed: Expected `int` <= 4294967295"),
         ('"schedule": "cosine"', '"schedule": "exponential"', r"training.schedule: Invalid enum value 'exponential'"),
-        ('"format": "hsakd_jax run 1"', '"format": "another program"', r"format: Invalid value 'another program'"),
-        ('"format": "hsakd_jax run 1",', "", r"missing required field `format`"),
+        ('"format": "hsakd_jax run 1"', '"format": "another program"', r"is of another program"),
+        ('"format": "hsakd_jax run 1"', '"format": "hsakd_jax run 9"', r"format: Invalid value 'hsakd_jax run 9'"),
+        ('"format": "hsakd_jax run 1",', "", r"is of another program"),
         ("{", "[" * 100_000, r"is not valid"),
     ],
 )

@@ -1,0 +1,140 @@
+"""The manifest of a checkpoint: what its folder must contain. Reading one needs neither JAX nor Orbax."""
+
+import os
+import zlib
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.files import NOT_VALID, write_files
+from hsakd_jax.runs.config import AnyConfig
+
+NAME = "manifest.json"
+CHUNK = 2**20  # bytes that are read at once
+
+
+class Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a checkpoint contains.
+
+    Attributes:
+      step: its name.
+      score: the accuracy by which the best checkpoint is selected; None takes no part.
+      content: SHA-256 of the arrays, in hexadecimal: the identity of a network, wherever its run is.
+      sources: `content` of the checkpoints that the run depends on, by role: 'teacher' and 'init'.
+      config: of the run when the checkpoint was written; None where it was not stored.
+      files: CRC-32 of each file, by its path in the folder.
+    """
+
+    step: int
+    score: float | None
+    content: str
+    sources: dict[str, str]
+    config: AnyConfig | None
+    files: dict[str, int]
+
+
+class _Sealed(Struct, frozen=True, forbid_unknown_fields=True):
+    """The file: the manifest and the CRC-32 of its bytes."""
+
+    crc32: int
+    manifest: msgspec.Raw
+
+
+def steps(folder: Path) -> list[int]:
+    """The names of all checkpoints in a folder, whole or damaged, ascending; none where there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            # A folder of such a name is complete: it gets the name when everything is in it.
+            named = [e.name for e in entries if e.name.isdecimal() and e.is_dir()]
+        return sorted(int(name) for name in named if str(int(name)) == name)
+    except OSError:
+        return []
+
+
+def read(folder: Path, step: int) -> Manifest | None:
+    """The manifest of a checkpoint; None if it is absent, damaged or that of another step."""
+    try:
+        sealed = msgspec.json.decode((folder / str(step) / NAME).read_bytes(), type=_Sealed)
+        found = msgspec.json.decode(sealed.manifest, type=Manifest)
+    except (OSError, *NOT_VALID):
+        return None
+    return found if found.step == step and zlib.crc32(sealed.manifest) == sealed.crc32 else None
+
+
+def read_whole(folder: Path, step: int) -> Manifest | None:
+    """`read`, and None if a file of the checkpoint is not the one that was written; other files do not matter."""
+    found = read(folder, step)
+    if found is None:
+        return None
+    try:
+        sums = checksums(folder / str(step))
+    except OSError:
+        return None
+    return found if found.files.items() <= sums.items() else None
+
+
+def newest(folder: Path) -> Manifest | None:
+    """The manifest of the newest checkpoint; None if it is absent or damaged."""
+    found = steps(folder)
+    return read(folder, found[-1]) if found else None
+
+
+def select(folder: Path, checkpoint: str) -> int:
+    """The step of the 'last' checkpoint, or of the 'best'.
+
+    Raises:
+      UserError: there is none, or `checkpoint` is another word.
+    """
+    found = steps(folder)
+    if checkpoint not in ("last", "best"):
+        raise UserError(f"unknown checkpoint {checkpoint!r}: choose last or best")
+    if not found:
+        raise UserError(f"{folder.parent} has no checkpoint yet: resume the run first")
+    if checkpoint == "last":
+        return found[-1]
+    for step in found:
+        if read(folder, step) is None and (folder / str(step)).is_dir():
+            raise UserError(
+                f"checkpoint {folder / str(step)} is damaged, and may be the best: use the last, or give again the "
+                "command that made it"
+            )
+    if (step := best(folder)) is None:
+        raise UserError(f"{folder.parent} has no best checkpoint (no evaluation is on record): use the last")
+    return step
+
+
+def best(folder: Path) -> int | None:
+    """The checkpoint with the greatest score, the latest of equal ones; None if none has a score."""
+    manifests = filter(None, (read(folder, step) for step in steps(folder)))
+    return max(((one.score, one.step) for one in manifests if one.score is not None), default=(0.0, None))[1]
+
+
+def write(path: Path, manifest: Manifest) -> None:
+    """Writes the manifest into the folder of a checkpoint, before the folder gets its name.
+
+    Raises:
+      OSError: the disk is full.
+    """
+    content = msgspec.json.encode(manifest)
+    write_files({path / NAME: msgspec.json.encode(_Sealed(zlib.crc32(content), msgspec.Raw(content)))})
+
+
+def checksums(path: Path) -> dict[str, int]:
+    """CRC-32 of each regular file in the folder of a checkpoint except the manifest, by its path in the folder.
+
+    Raises:
+      OSError: a file can't be read, or was deleted in the meantime.
+    """
+    files = (Path(where, name) for where, _, names in os.walk(path) for name in names)
+    regular = (f for f in files if f.is_file() and not f.is_symlink())
+    return {str(f.relative_to(path)): _crc32(f) for f in regular if f.name != NAME}
+
+
+def _crc32(path: Path) -> int:
+    total = 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            total = zlib.crc32(chunk, total)
+    return total
