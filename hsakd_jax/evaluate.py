@@ -11,8 +11,6 @@ class).
 """
 
 import json
-import sys
-from pathlib import Path
 
 from absl import flags
 
@@ -29,24 +27,26 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Evaluates."""
+    from hsakd_jax.core.console import note, show
+    from hsakd_jax.core.files import expand
     from hsakd_jax.evaluation import accuracy
     from hsakd_jax.experiments.recipes import RECIPES
     from hsakd_jax.runs.directory import RunDirectory
 
-    root = Path(values.workdir).expanduser()
+    root = expand(values.workdir)
     runs = [root] if (root / "config.json").exists() else [p.parent for p in root.glob("*/config.json")] or [root]
     if len(runs) > 1:  # the teacher first, as in the table of the training
         order = {recipe: i for i, recipe in enumerate(RECIPES)}
         runs.sort(key=lambda run: (order.get(RunDirectory(run).config().recipe, -1), run.name))
         if begun := [run for run in runs if RunDirectory(run).has_checkpoint()]:
             for run in sorted({*runs} - {*begun}):
-                print(f"{run}: no checkpoint yet", file=sys.stderr)
+                note(f"{run}: no checkpoint yet")
             runs = begun
     measured = {str(run): accuracy.evaluate_run(run, values.checkpoint, values.data_dir) for run in runs}
     if values.json:
-        print(json.dumps(measured[str(root)] if runs == [root] else measured, indent=2))
+        show(json.dumps(measured[str(root)] if runs == [root] else measured, indent=2))
     else:
-        print("\n\n".join(accuracy.report(run, result) for run, result in measured.items()))
+        show("\n\n".join(accuracy.report(run, result) for run, result in measured.items()))
 
 
 COMMAND = Command(main, __doc__, define_flags, required=("workdir",), compiles=True)

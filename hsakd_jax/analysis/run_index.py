@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from hsakd_jax.analysis.paper import SETTINGS, SLOW_LR
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.files import read_json
+from hsakd_jax.core.files import expand, read_json
 from hsakd_jax.evaluation.accuracies import mean, mean_top1
 from hsakd_jax.experiments.recipes import GIVEN, RECIPES, SLOW
 from hsakd_jax.runs.compare import MAY_DIFFER, differences, flatten
@@ -120,7 +120,7 @@ def find(folders: Sequence[str]) -> tuple[list[Run], list[Path]]:
     """
     configs: dict[Path, tuple[Path, RunConfig]] = {}
     for folder in folders:
-        root = Path(folder).expanduser()
+        root = expand(folder)
         if not os.path.isdir(root):  # Path's raises where a name is too long or a folder is closed
             raise UserError(f"{folder} is no folder: check the path")
         seen: set[str] = set()  # links may form a circle

@@ -31,8 +31,9 @@ def configure_runtime(restart: bool = False) -> None:
     # On a TPU, libtpu may read the same flags, but has others. XLA ends a process that sets a flag it does not have.
     if not _is_installed("libtpu") and WITHOUT_YNNPACK not in flags and _has_flag(WITHOUT_YNNPACK.strip("-=")):
         os.environ["XLA_FLAGS"] = f"{flags} {WITHOUT_YNNPACK}".strip()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hsakd_jax"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    cache = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    if not cache.startswith("~"):  # without a home folder, compiled programs are not kept
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{cache}/hsakd_jax")
     # Small programs too: each start has dozens.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 

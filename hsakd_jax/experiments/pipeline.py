@@ -7,7 +7,7 @@ from typing import Any
 
 from hsakd_jax.core.console import Console, table
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.files import read_json, write_json
+from hsakd_jax.core.files import expand, read_json, write_json
 from hsakd_jax.core.sharding import Devices, is_first_process
 from hsakd_jax.data import sampling
 from hsakd_jax.data.datasets import Splits, load_source
@@ -41,7 +41,7 @@ def execute(
     """
     names = recipes_of(config)
     check(config, {name: section_of(config, name) for name in names})
-    root = Path(workdir).expanduser()
+    root = expand(workdir)
     paths = _directories(root, names)
     source: Any = SimpleNamespace(**config["data"])  # what a person typed, which `resolve` makes a `runs.config.Data`
     splits = load_source(source, seed=config["seed"])

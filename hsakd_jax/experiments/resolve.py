@@ -1,13 +1,12 @@
 """From a command's config to the typed config of each run: all that decides it, and nothing else."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.files import explain
+from hsakd_jax.core.files import expand, explain
 from hsakd_jax.data.datasets import Splits
 from hsakd_jax.experiments.recipes import GIVEN, RECIPES, Recipe, needed, unknown
 from hsakd_jax.runs.config import Objective, RunConfig
@@ -83,7 +82,7 @@ def _data(source: dict[str, Any], recipe: Recipe, splits: Splits) -> dict[str, A
             )
     folder = source["dir"] or None
     if folder and "://" not in folder:  # a resumed run may start in another working directory
-        folder = str(Path(folder).expanduser().absolute())
+        folder = str(expand(folder).absolute())
     sides = {key: source[key] or None for key in ("image_size", "resize")}
     return {**source, **sides, "dir": folder, "fraction": source["fraction"] * recipe.fraction}
 
@@ -94,7 +93,7 @@ def _training(config: dict[str, Any], recipe: Recipe, section: dict[str, Any]) -
     return {
         **{key: value for key, value in section.items() if key not in NETWORK_KEYS},
         "lr_batch": section["lr_batch"] or None,
-        "init": str(Path(section["init"]).expanduser().absolute()) if section["init"] else default,
+        "init": str(expand(section["init"]).absolute()) if section["init"] else default,
         "fresh_last_layer": recipe.init == GIVEN,
         "trainable": section["trainable"] or recipe.trainable or None,
         "rotated": recipe.rotated,
@@ -123,7 +122,7 @@ def _objective(kind: str, terms: Mapping[str, Mapping[str, Any]]) -> dict[str, A
 def _teacher(section: dict[str, Any], taught_by: str) -> dict[str, Any]:
     given = section["workdir"]
     return {
-        "workdir": str(Path(given).expanduser().absolute()) if given else f"../{taught_by}",
+        "workdir": str(expand(given).absolute()) if given else f"../{taught_by}",
         "checkpoint": section["checkpoint"],
         "peer": section["peer"],
         "dtype": section["inference_dtype"] or None,

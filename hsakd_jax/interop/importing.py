@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hsakd_jax.core.console import Console
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.files import read_names
+from hsakd_jax.core.files import expand, read_names
 from hsakd_jax.data.statistics import NORMALISATION
 from hsakd_jax.interop import torch_files, torch_weights
 from hsakd_jax.models import create, profile
@@ -127,7 +127,7 @@ def _normalisation(
 
 
 def _sha256(path: str | Path) -> str:
-    with Path(path).expanduser().open("rb") as file:
+    with expand(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -1,6 +1,5 @@
 """A run directory: config.json, metrics.jsonl, checkpoints/ and results.json."""
 
-import fcntl
 import os
 import secrets
 import weakref
@@ -10,7 +9,7 @@ from typing import Any
 import msgspec
 
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.files import read_json, write_json, write_text
+from hsakd_jax.core.files import expand, lock, read_json, write_json, write_text
 from hsakd_jax.runs.compare import MAY_DIFFER, differences, flatten
 from hsakd_jax.runs.config import AnyConfig, Config, RunConfig
 from hsakd_jax.runs.results import Record, Results
@@ -29,7 +28,7 @@ class RunDirectory:
     def __init__(self, path: str | Path, write: bool = True):
         self.writes = write
         self._lock: Any = None
-        self.path = Path(path).expanduser()
+        self.path = expand(path)
         self.checkpoints = self.path / "checkpoints"
         self._config = self.path / "config.json"
         self._metrics = self.path / "metrics.jsonl"
@@ -76,9 +75,7 @@ class RunDirectory:
             for draft in self.path.glob(".*.draft"):
                 draft.unlink(missing_ok=True)
             if self._lock is None:
-                lock = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
-                self._lock = weakref.finalize(self, os.close, lock)
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it when the process ends
+                self._lock = weakref.finalize(self, os.close, lock(self.path / ".lock"))
             if self._config.exists() and self._differing(config):
                 for left in (self._metrics, self.path / ".identity"):
                     left.unlink(missing_ok=True)
