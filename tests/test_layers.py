@@ -16,7 +16,7 @@ PACKAGE = ROOT / "hsakd_jax"
 MAY_IMPORT = {
     "core": ("", "jax msgspec numpy"),
     "models": ("core", "flax jax numpy"),
-    "distillation": ("models", "flax jax optax"),
+    "distillation": ("models", "flax jax msgspec optax"),
     "data": ("core", "PIL absl jax numpy sklearn tensorflow_datasets"),
     "runs": ("core models", "flax jax msgspec numpy orbax"),
     "evaluation": ("core data models runs", "jax msgspec numpy"),
@@ -24,7 +24,7 @@ MAY_IMPORT = {
         "core data distillation evaluation models runs",
         "flax jax msgspec numpy optax tensorboardX trackio wandb",
     ),
-    "experiments": ("core data evaluation models runs training", "absl ml_collections msgspec"),
+    "experiments": ("core data distillation evaluation models runs training", "absl ml_collections msgspec"),
     "interop": ("core data models runs", "flax jax jax2onnx numpy onnxruntime safetensors torch"),
     "analysis": ("core evaluation experiments runs", "PIL jinja2 markupsafe matplotlib numpy"),
     # The public interface and the commands: flags in, one call out.

@@ -14,7 +14,7 @@ from hsakd_jax.data.datasets import Splits, load_source
 from hsakd_jax.evaluation.accuracies import best_branch, mean_top1
 from hsakd_jax.experiments.recipes import RECIPES
 from hsakd_jax.experiments.resolve import recipes_of, resolve, section_of, teacher_recipe
-from hsakd_jax.experiments.validate import check
+from hsakd_jax.experiments.validate import check, check_types
 from hsakd_jax.runs.config import Config, RunConfig
 from hsakd_jax.runs.directory import RunDirectory, resolve_path
 from hsakd_jax.runs.results import Results
@@ -39,6 +39,7 @@ def execute(
     Raises:
       UserError, Stopped: as `loop.run`.
     """
+    check_types(config)
     names = recipes_of(config)
     check(config, {name: section_of(config, name) for name in names})
     root = expand(workdir)

@@ -62,6 +62,8 @@ def _network(config: dict[str, Any], recipe: Recipe, section: dict[str, Any], sp
             "--config.data.image_size=PIXELS and --config.data.resize=PIXELS"
         )
     peers = [peer or section["arch"] for peer in config["peers"]] if recipe.objective == "mutual" else []
+    if source["crop"] == "pad" and source["pad"] > min(shape[:2]):
+        raise UserError(f"data.pad is {source['pad']}, more than the side of the images, {min(shape[:2])}: set less")
     return {
         "arch": peers[0] if peers else section["arch"],
         "dtype": section["dtype"],

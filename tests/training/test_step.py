@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from run_configs import run_config
 
 from hsakd_jax import create
 from hsakd_jax.core.errors import UserError
@@ -20,7 +21,7 @@ from hsakd_jax.distillation.methods import Sample
 from hsakd_jax.models import profile
 from hsakd_jax.models.rotations import rotate
 from hsakd_jax.runs.restore import initialise
-from hsakd_jax.training import optim
+from hsakd_jax.training import build, optim
 from hsakd_jax.training.step import NEVER, Batch, TrainStep
 
 
@@ -199,3 +200,10 @@ def test_eight_devices_compute_what_one_computes_in_float64():
     )
     assert not found.returncode, found.stderr
     assert float(found.stdout) <= 1e-8
+
+
+def test_more_steps_than_a_run_counts_are_refused():
+    build._check_steps(run_config(student__epochs=10**6), 901)
+    for key in ("epochs", "warmup"):
+        with pytest.raises(UserError, match=r"1,000,000 epochs are .* more than a run counts .*: set fewer epochs"):
+            build._check_steps(run_config(**{f"student__{key}": 10**6}), 50_000)
