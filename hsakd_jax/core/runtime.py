@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from hsakd_jax.core import allocator
+from hsakd_jax.core.console import note
 
 # Turns YNNPACK off. XLA uses it for convolutions and sums since about jax 0.10, and is faster at them without it.
 WITHOUT_YNNPACK = "--xla_cpu_experimental_ynn_fusion_type="
@@ -15,12 +16,17 @@ WITHOUT_YNNPACK = "--xla_cpu_experimental_ynn_fusion_type="
 def configure_runtime(restart: bool = False) -> None:
     """Sets `XLA_FLAGS`, the variables of the compilation cache and, without accelerators, the allocator.
 
-    Call it before JAX is imported; later it has no effect on XLA. It keeps all values that the environment has.
+    Call it before JAX is imported; later it has no effect on XLA. It keeps all values that the environment has, except
+    `JAX_ENABLE_X64`.
 
     Args:
       restart: whether the process may start itself anew, which some C libraries need: see
         `allocator.restart_with_tunables`.
     """
+    # The networks mix dtypes on purpose, and XLA refuses programs that widen a part of them.
+    if os.environ.get("JAX_ENABLE_X64", "").lower() in ("1", "true", "t", "y", "yes", "on"):
+        note("JAX_ENABLE_X64 has no effect: runs compute in float32 or bfloat16")
+        del os.environ["JAX_ENABLE_X64"]
     # The allocator of GNU's C library slows XLA down on CPU, and grows, unless `allocator` changes its settings.
     on_cpu = installed_accelerator() is None
     if on_cpu and restart:

@@ -4,7 +4,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from hsakd_jax.core.console import note
 from hsakd_jax.core.errors import UserError
+
+TIMEOUT = 300  # seconds that the processes of a run wait for one another at the start
 
 
 class Devices:
@@ -124,7 +127,7 @@ def initialize_distributed(
       env: the environment of this process.
 
     Raises:
-      UserError: some of the three are missing or wrong, or the other processes can't be reached.
+      UserError: some of the three are missing or wrong, or the other processes can't be reached in `TIMEOUT`.
     """
     if coordinator is not None and processes is not None and process is not None:
         if not re.fullmatch(r".+:\d+", coordinator):
@@ -132,18 +135,19 @@ def initialize_distributed(
             raise UserError(f"--coordinator={coordinator}: set it to HOST:PORT, such as {host}:1234")
         if not 0 <= process < processes:
             raise UserError(f"--process={process} of --processes={processes}: they count from 0 to {processes - 1}")
-        _initialize(coordinator, processes, process)
+        _initialize(processes, coordinator, (coordinator, processes, process))
         return
     if (coordinator, processes, process) != (None, None, None):
         raise UserError("--coordinator=HOST:PORT, --processes=N and --process=I belong together: set all three or none")
+    # The allocation may have more tasks than the step that this process is of.
     slurm = {"SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"} <= env.keys()
-    if (slurm and int(env["SLURM_NTASKS"]) > 1) or int(env.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
-        _initialize()
+    if slurm and (tasks := _count(env, "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")) > 1:
+        _initialize(tasks, env["SLURM_STEP_NODELIST"], (None, tasks))
+    elif (tasks := _count(env, "OMPI_COMM_WORLD_SIZE")) > 1:
+        _initialize(tasks, "addresses that OpenMPI knows")
     elif _on_tpu() and "COLAB_RELEASE_TAG" not in env:
-        try:
+        with suppress(ValueError):  # JAX finds no other process
             jax.distributed.initialize()
-        except ValueError:  # JAX finds no other process
-            return
 
 
 @contextmanager
@@ -183,9 +187,17 @@ def all_reduce_max(value: int) -> int:
     return int(np.max(multihost_utils.process_allgather(np.int32(value))))
 
 
-def _initialize(*options: Any) -> None:
+def _count(env: Mapping[str, str], *names: str) -> int:
+    """The number of processes in the first of the variables that has one; 1 without."""
+    return next((int(env[name]) for name in names if env.get(name, "").isdecimal()), 1)
+
+
+def _initialize(processes: int, where: str, options: Sequence[Any] = ()) -> None:
+    """Waits for the other processes of a run; all that are not in `options` JAX finds in the environment."""
+    others = "1 other process" if processes == 2 else f"{processes - 1} other processes"
+    note(f"waiting for {others} at {where}, for up to {TIMEOUT} s")
     try:
-        jax.distributed.initialize(*options)
+        jax.distributed.initialize(*options, initialization_timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
