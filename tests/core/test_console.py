@@ -1,6 +1,7 @@
 """Progress moves on a terminal, is a plain line now and then in a log file, and absent where work is short."""
 
 import errno
+import io
 import os
 import subprocess
 import sys
@@ -104,14 +105,12 @@ def test_control_characters_are_escaped_wherever_text_is_written(capsys):
     assert table(["class"], [["a\nb"], [HOSTILE]]).splitlines()[2:] == ["a\\nb", ESCAPED]
 
 
-class Gone:
+class Gone(io.StringIO):
     """An output that is gone."""
 
     def __init__(self, number):
+        super().__init__()
         self.number, self.asked = number, 0
-
-    def isatty(self):
-        return False
 
     def write(self, text):
         self.asked += 1
