@@ -1,5 +1,6 @@
 """From a command's config to its runs, one after the other, and the table that compares them."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -103,7 +104,7 @@ def _check_run(
     try:
         if training.init:
             start = resolve_path(directory.path, training.init)
-            if start.resolve() not in [path.resolve() for path in paths.values()]:
+            if os.path.realpath(start) not in map(os.path.realpath, paths.values()):  # Path.resolve refuses loops
                 RunDirectory(start).config()  # refuses a folder that is no run
         program = dry_run(config, directory.path, teacher, splits.train, Devices())
     except UserError as error:
