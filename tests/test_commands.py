@@ -755,3 +755,102 @@ def test_configs_know_no_jax():
     for path in Path(ROOT, "configs").glob("*.py"):
         code = f"import sys, runpy; runpy.run_path({str(path)!r})['get_config'](); assert 'jax' not in sys.modules"
         subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def run_python(code, **env):
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize(("argv", "usual"), [(["-m"], False), (["script.py"], True), ([], True)])
+def test_ctrl_c_ends_a_command_without_a_traceback_from_its_first_import_on(argv, usual):
+    """Where others import the package, Ctrl-C stays as it is."""
+    code = f"""
+import signal, sys
+sys.argv = {argv}
+import hsakd_jax
+assert (signal.getsignal(signal.SIGINT) is signal.default_int_handler) == {usual}
+"""
+    assert run_python(code).returncode == 0
+
+
+@pytest.mark.parametrize("close", ["", "sys.stdout = sys.stderr = None"])
+def test_names_that_a_terminal_lacks_are_escaped(close):
+    code = f"""
+import sys
+from hsakd_jax import cli
+from hsakd_jax.core.console import Console, note, show
+{close}
+cli._set_up_process()
+show("Käfer")
+note("甲虫")
+Console().line("\\udcff")  # of a file name that is not UTF-8
+"""
+    done = run_python(code, PYTHONIOENCODING="ascii")
+    shown = "" if close else "K\\xe4fer\n\\udcff\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, shown, "" if close else "\\u7532\\u866b\n")
+
+
+@pytest.mark.parametrize(
+    ("raised", "line"),
+    [
+        (PermissionError(13, "Permission denied", "/x"), "error: /x: Permission denied: change the permissions, or"),
+        (MemoryError(), "error: not enough memory: set a smaller batch or eval_batch, or close other programs"),
+        (UserError("class 'a\x1b[2J\nb' is unknown"), "error: class 'a\\x1b[2J\\nb' is unknown"),
+    ],
+)
+def test_what_a_machine_raises_is_one_line(raised, line, monkeypatch, call_command):
+    def fail(*_):
+        raise raised
+
+    monkeypatch.setattr("hsakd_jax.summary.describe", fail)
+    assert_refused(call_command("summary", "resnet20"), line)
+
+
+def test_a_programming_error_has_a_traceback(monkeypatch, call_command):
+    monkeypatch.setattr("hsakd_jax.summary.describe", lambda *_: {}["x"])
+    with pytest.raises(KeyError):
+        call_command("summary", "resnet20")
+
+
+def test_a_config_file_that_makes_no_config(call_command, tmp_path):
+    for text, line in (
+        ("x = 1", "is no config file: define get_config(recipe)"),
+        ("def get_config():\n    return {}", "is no config file: define get_config(recipe)"),
+        ("def get_config(", "fails (SyntaxError: "),
+        ("def get_config():\n    assert False", "fails (AssertionError: ): fix it"),
+        ("raise SystemExit", "fails (SystemExit: ): fix it"),
+        ("\0", "fails ("),
+    ):
+        (tmp_path / "mine.py").write_text(text)
+        assert_refused(call_command("main", f"--config={tmp_path}/mine.py", f"--workdir={tmp_path}/x"), line)
+
+
+def test_a_config_of_ones_own_has_every_key_and_no_other(call_command, tmp_path):
+    for change, line in (
+        ("config.student.wramup = 3", "unknown config key 'student.wramup': did you mean 'warmup'?"),
+        ("config.sedd = 3", "unknown config key 'sedd': did you mean 'seed'?"),
+        ("del config.student.epochs", "student.epochs is missing: add it to the config file"),
+        ("config.data = 3", "data is 3: it must be a section"),
+        ("config.objective.kd.kl.temperature = 'hot'", "objective.kd.kl.temperature is 'hot': give a number from"),
+        ("config.teacher.workdir = 3", "teacher.workdir is 3: give a name"),
+    ):
+        source = f"""
+import runpy
+def get_config():
+    config = runpy.run_path({str(ROOT / "configs/cifar100.py")!r})["get_config"]("kd_tiny").unlock()
+    with config.ignore_type():
+        {change}
+    return config
+"""
+        (tmp_path / "mine.py").write_text(source)
+        assert_refused(call_command("main", f"--config={tmp_path}/mine.py", f"--workdir={tmp_path}/x"), line)
+
+
+def test_flags_that_a_run_would_ignore_are_refused(call_command, tmp_path):
+    assert_refused(call_command("summary", "resnet20", "--image_size=0"), "image_size")
+    assert_refused(call_command("summary", "resnet20", "--num_classes=1"), "num_classes")
+    for flag in ("--image_size=8", "--num_classes=9", "--channels=1", "--dtype=bfloat16"):
+        done = call_command("summary", f"{tmp_path}/", flag)
+        assert_refused(done, f"{flag.partition('=')[0]} is for the name of a network, a run has its own: leave it out")

@@ -137,3 +137,14 @@ def test_no_function_returns_a_tuple_of_many():
         if isinstance(inside, ast.Return) and isinstance(inside.value, ast.Tuple) and len(inside.value.elts) > 3
     }
     assert found == {"hsakd_jax/models/layers.py:_normalise_backward"}
+
+
+def test_only_the_console_prints():
+    """It escapes control characters, and survives an output that is gone."""
+    found = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    }
+    assert found == {"core/console.py", "__main__.py"}
