@@ -18,12 +18,21 @@ from hsakd_jax.cli import Command, start
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags."""
-    flags.DEFINE_integer("num_classes", None, "classes; by default as published.", lower_bound=2, flag_values=values)
     flags.DEFINE_integer(
-        "image_size", None, "side of the images; by default as published.", lower_bound=1, flag_values=values
+        "num_classes", None, "classes; by default as published.", lower_bound=2, upper_bound=2**24, flag_values=values
     )
-    flags.DEFINE_integer("channels", None, "of the images, by default 3.", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("batch", 64, "images a step.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer(
+        "image_size",
+        None,
+        "side of the images; by default as published.",
+        lower_bound=1,
+        upper_bound=2**16,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "channels", None, "of the images, by default 3.", lower_bound=1, upper_bound=2**10, flag_values=values
+    )
+    flags.DEFINE_integer("batch", 64, "images a step.", lower_bound=1, upper_bound=2**16, flag_values=values)
     flags.DEFINE_string("dtype", None, "compute dtype, by default float32.", values)
 
 

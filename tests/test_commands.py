@@ -445,6 +445,10 @@ BAD = {
         [f"{CONFIG}:mutual_tiny", "--config.peers=(1, 2)"],
         ["peers is (1, 2): give", "a name"],
     ),
+    "teacher that is taught": (
+        [f"{CONFIG}:student_tiny", "--config.teacher.run=student"],
+        ["teacher.run is 'student', which needs a teacher itself: train it first"],
+    ),
     "recipe as a key": (["--config.recipe=student"], ["--config.recipe can't be set", "--config=FILE:RECIPE"]),
     "objective as a whole": (["--config.objective=x"], ["--config.objective can't be set as a whole"]),
     "unknown option": (
@@ -854,3 +858,22 @@ def test_flags_that_a_run_would_ignore_are_refused(call_command, tmp_path):
     for flag in ("--image_size=8", "--num_classes=9", "--channels=1", "--dtype=bfloat16"):
         done = call_command("summary", f"{tmp_path}/", flag)
         assert_refused(done, f"{flag.partition('=')[0]} is for the name of a network, a run has its own: leave it out")
+
+
+@pytest.mark.parametrize(
+    "flag", ["image_size=100000", "image_size=-1", "num_classes=100000000000", "channels=0", "batch=1e6", "batch=0"]
+)
+def test_numbers_of_a_summary_have_a_range(flag, call_command):
+    assert_refused(call_command("summary", "resnet20", f"--{flag}"), f"--{flag.partition('=')[0]}")
+
+
+@pytest.mark.parametrize("numbers", ["nan", "inf", "1e999", "-1", "0", "1e-300"])
+def test_a_std_that_nothing_can_be_divided_by_is_refused(numbers, call_command, tmp_path):
+    importing = importlib.import_module("hsakd_jax.interop.importing")
+    with pytest.raises(
+        UserError, match=r"std is \(.*\): give values in brackets, at least 1 of them, each a number from"
+    ):
+        importing._normalisation("digits", False, [0.5], [float(numbers)], 1)
+    if numbers in ("nan", "inf"):
+        with pytest.raises(UserError, match=r"mean is \(.*\): give values"):
+            importing._normalisation("digits", False, [float(numbers)], [0.5], 1)

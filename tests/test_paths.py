@@ -41,6 +41,7 @@ BAD = {
     "an unknown user": "nobody_has_this_name",
     "a null character": "a\\x00b",
     "a closed folder": "closed",
+    "an address": "gs",
     "nothing": "none",
 }
 
@@ -75,6 +76,7 @@ def make(run, tmp_path, monkeypatch):
             "an unknown user": "~nobody_has_this_name/x",
             "a null character": f"{tmp_path}/a\0b",
             "a closed folder": tmp_path / "closed" / "x",
+            "an address": "gs://bucket/x",
             "nothing": tmp_path / "none" / "x",
         }[kind]
 

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ def expand(path: str | Path) -> Path:
     """A path that a user typed, with the home folder for `~`.
 
     Raises:
-      UserError: there is no such user, no home folder, or a character that no path can have.
+      UserError: an address such as gs://..., no such user, no home folder, or a character that no path can have.
     """
+    if re.match(r"\w+://", str(path)):
+        raise UserError(f"{path} is not a path of this machine: copy the files to a disk, or mount them")
     if "\0" in str(path):
         raise UserError(f"{path} contains a null character, which no path can have: check the path")
     try:

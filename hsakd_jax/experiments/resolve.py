@@ -82,9 +82,8 @@ def _data(source: dict[str, Any], recipe: Recipe, splits: Splits) -> dict[str, A
                 f"data.{key} is {source[key]}, and images of {source['name']} have {channels} channels: set one number "
                 "per channel"
             )
-    folder = source["dir"] or None
-    if folder and "://" not in folder:  # a resumed run may start in another working directory
-        folder = str(expand(folder).absolute())
+    # A resumed run may start in another working directory.
+    folder = str(expand(source["dir"]).absolute()) if source["dir"] else None
     sides = {key: source[key] or None for key in ("image_size", "resize")}
     return {**source, **sides, "dir": folder, "fraction": source["fraction"] * recipe.fraction}
 
@@ -135,12 +134,17 @@ def recipes_of(config: dict[str, Any]) -> list[str]:
     """The recipes to run, each after those that it needs.
 
     Raises:
-      UserError: an unknown recipe.
+      UserError: an unknown recipe, or a teacher that needs a teacher.
     """
     for name in (*config["runs"], *filter(None, [config["teacher"]["run"]])):
         if name not in RECIPES:
             raise UserError(unknown(name, RECIPES))
-    given = config["teacher"]["workdir"]
+    given, taught_by = config["teacher"]["workdir"], config["teacher"]["run"]
+    if taught_by and RECIPES[taught_by].teacher and not given:
+        raise UserError(
+            f"teacher.run is {taught_by!r}, which needs a teacher itself: train it first, and set "
+            "--config.teacher.workdir=RUN"
+        )
 
     def parents(name: str) -> list[str]:
         found, init = [], RECIPES[name].init

@@ -90,7 +90,7 @@ def check(config: dict[str, Any], sections: Mapping[str, dict[str, Any]]) -> Non
 
 
 def _check_data(data: dict[str, Any]) -> None:
-    crop, side, resize = data["crop"], data["image_size"], data["resize"]
+    crop, side, resize = data["crop"], data["image_size"] or 0, data["resize"] or 0
     if crop == "resized" and side < 1:
         raise UserError(f"data.image_size is {side}: give the side of the crops")
     if crop == "pad" and side and data["name"] != "image_folder":

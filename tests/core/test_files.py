@@ -66,6 +66,8 @@ def test_a_home_folder_that_is_not_there(monkeypatch):
     assert expand("runs/~x") == Path("runs/~x")
     with pytest.raises(UserError, match=r"~nobody_has_this_name/x: there is no such home folder: set HOME, or write"):
         expand("~nobody_has_this_name/x")
+    with pytest.raises(UserError, match=r"gs://bucket/x is not a path of this machine: copy the files to a disk"):
+        expand("gs://bucket/x")
     with pytest.raises(UserError, match="contains a null character"):
         expand("a\0b")
 
