@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -127,10 +128,12 @@ def initialize_distributed(
       env: the environment of this process.
 
     Raises:
-      UserError: some of the three are missing or wrong, or the other processes can't be reached in `TIMEOUT`.
+      UserError: some of the three are missing or wrong, or JAX can't connect. If the others do not come in `TIMEOUT`,
+        one line says so and the process ends with status 2.
     """
     if coordinator is not None and processes is not None and process is not None:
-        if not re.fullmatch(r".+:\d+", coordinator):
+        host, _, port = coordinator.rpartition(":")
+        if not (host and re.fullmatch(r"\d{1,5}", port) and 0 < int(port) < 2**16):
             host = coordinator.partition(":")[0]
             raise UserError(f"--coordinator={coordinator}: set it to HOST:PORT, such as {host}:1234")
         if not 0 <= process < processes:
@@ -196,14 +199,29 @@ def _initialize(processes: int, where: str, options: Sequence[Any] = ()) -> None
     """Waits for the other processes of a run; all that are not in `options` JAX finds in the environment."""
     others = "1 other process" if processes == 2 else f"{processes - 1} other processes"
     note(f"waiting for {others} at {where}, for up to {TIMEOUT} s")
+    # XLA would end the process with a page of C++ addresses.
+    watch = threading.Timer(TIMEOUT, _give_up, [others, where])
+    watch.daemon = True
+    watch.start()
     try:
-        jax.distributed.initialize(*options, initialization_timeout=TIMEOUT)
+        jax.distributed.initialize(*options, initialization_timeout=TIMEOUT + 60)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"the other processes can't be reached ({reason}): check that all run this command, or set --coordinator, "
             "--processes and --process"
         ) from error
+    finally:
+        watch.cancel()
+        watch.join()
+
+
+def _give_up(others: str, where: str) -> None:
+    note(
+        f"error: {others} at {where} did not answer in {TIMEOUT} s: check that all run this command, and that the port "
+        "is open"
+    )
+    os._exit(2)
 
 
 def _on_tpu() -> bool:

@@ -1,7 +1,12 @@
 """Where arrays are placed, and how the processes of a run find one another."""
 
+import subprocess
+import sys
+import threading
+
 import jax
 import pytest
+from conftest import ROOT
 
 from hsakd_jax.core import runtime, sharding
 from hsakd_jax.core.errors import UserError
@@ -77,8 +82,10 @@ ALONE: list = []
 def test_processes_of_a_cluster_find_one_another(env, given, waits, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *words, **_: calls.append(words))
+    threads = threading.active_count()
     initialize_distributed(env=env)
     assert calls == given
+    assert threading.active_count() == threads
     assert capsys.readouterr().err == (f"waiting for {waits}, for up to 300 s\n" if waits else "")
 
 
@@ -97,3 +104,25 @@ def test_how_processes_find_one_another(monkeypatch, capsys):
         initialize_distributed("host:1", env={})
     with pytest.raises(UserError, match="they count from 0 to 1"):
         initialize_distributed("host:1", 2, 2, env={})
+
+
+@pytest.mark.parametrize("coordinator", ["host", "host:", ":1", "host:x", "host:0", "host:65536", "host:1:"])
+def test_an_address_has_a_host_and_a_port(coordinator):
+    with pytest.raises(UserError, match=f"--coordinator={coordinator}: set it to HOST:PORT, such as "):
+        initialize_distributed(coordinator, 2, 0, env={})
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_processes_that_do_not_come_are_one_line(process):
+    """XLA would abort."""
+    code = f"""
+from hsakd_jax.core import sharding
+sharding.TIMEOUT = 1
+sharding.initialize_distributed("localhost:{27431 + process}", 2, {process}, env={{}})
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    waiting, error = done.stderr.splitlines()[-2:]
+    assert waiting.startswith("waiting for 1 other process at localhost:")
+    assert error.startswith("error: 1 other process at localhost:")
+    assert error.endswith("did not answer in 1 s: check that all run this command, and that the port is open")
