@@ -735,6 +735,7 @@ def test_a_key_of_a_config_has_every_form_of_a_flag():
     changed = config("--config.student.remat", "--noconfig.student.nesterov", "--config.student.lr", "1e-3")
     assert (changed.student.remat, changed.student.nesterov, changed.student.lr) == (True, False, 1e-3)
     assert config("--config.peers=('', 'vgg8')").peers == ("", "vgg8")
+    assert config("--config.student.schedule=cosine", "--config.student.milestones=()").student.milestones == ()
     assert config("--config.tracking=wandb").tracking == ("wandb",)
     assert config("--config.seed=3", "--config.seed=4").seed == 4
     with pytest.raises(UserError, match=r"--config\.data can't be set as a whole: set the keys in it"):
