@@ -23,7 +23,7 @@ def expand(path: str | Path) -> Path:
     Raises:
       UserError: an address such as gs://..., no such user, no home folder, or a character that no path can have.
     """
-    if re.match(r"\w+://", str(path)):
+    if re.match(r"\w\w+:/", str(path)):  # pathlib makes one slash of two
         raise UserError(f"{path} is not a path of this machine: copy the files to a disk, or mount them")
     if "\0" in str(path):
         raise UserError(f"{path} contains a null character, which no path can have: check the path")

@@ -16,11 +16,9 @@ from hsakd_jax.runs import config as typed
 from hsakd_jax.training import tracking
 
 # Type and range of every key that a person sets: those of the run's config, where the two have the same keys.
-_TRAINING = field_types(typed.Training)
-_SCHEDULE = {
-    "dtype": typed.Dtype,
-    **{key: _TRAINING[key] for key in _TRAINING if key not in ("rotated", "fresh_last_layer", "batch_norm_groups")},
-}
+_DERIVED = ("rotated", "fresh_last_layer", "batch_norm_groups", "decoding")  # nobody sets these in their section
+_TRAINING, _DATA = field_types(typed.Training), field_types(typed.Data)
+_SCHEDULE = {"dtype": typed.Dtype, **{key: kind for key, kind in _TRAINING.items() if key not in _DERIVED}}
 _STUDENT = {"arch": str, **_SCHEDULE}
 _TAUGHT = {
     "workdir": str,
@@ -40,7 +38,7 @@ TYPES: dict[str, Any] = {
     "log_every": field_types(typed.Logging)["every"],
     "eval_every": field_types(typed.Evaluation)["every"],
     "eval_batch": field_types(typed.Config)["eval_batch"],
-    "data": {**field_types(typed.Data), "name": str},
+    "data": {**{key: kind for key, kind in _DATA.items() if key not in _DERIVED}, "name": str},
     "teacher": {**_STUDENT, **_TAUGHT},
     "student": _STUDENT,
     "frozen": _SCHEDULE,
