@@ -9,7 +9,15 @@ The stable interface::
     load_torch(path_or_state_dict, name='') -> variables
 """
 
+import signal
+import sys
 from typing import TYPE_CHECKING
+
+# Python looks for the module of `python -m hsakd_jax.COMMAND`: nothing else runs in this process. An exception for
+# Ctrl-C would be a traceback while packages are imported, be lost in a callback of JAX's, or crash its threads. A run
+# that has a state to save first uses `preemption.catch_stop_signals`.
+if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 if TYPE_CHECKING:
     from hsakd_jax.interop.torch_weights import load_torch

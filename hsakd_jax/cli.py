@@ -1,5 +1,6 @@
 """How every command starts and ends: flags parsed, errors in one line, exit statuses."""
 
+import io
 import os
 import re
 import signal
@@ -12,7 +13,8 @@ from typing import Any
 from absl import flags
 from absl import logging as absl_logging
 
-from hsakd_jax.core import runtime
+from hsakd_jax.core import failures, runtime
+from hsakd_jax.core.console import note, one_line, show
 from hsakd_jax.core.errors import Stopped, UserError
 
 HELP = {"--help", "-h", "-help"}
@@ -65,11 +67,14 @@ def run(command: Command, argv: Sequence[str], *, own_process: bool = False) -> 
       own_process: whether the process does nothing else, and its allocator may be changed.
 
     Returns:
-      The exit status: 0 done, 2 bad input, 128 plus a signal's number where that signal stopped a run. The last two
-      print one line to stderr.
+      The exit status: 0 done, 2 bad input or a failure of the machine, 128 plus a signal's number where that signal
+      stopped a run. The last two print one line to stderr.
+
+    Raises:
+      BrokenPipeError: the reader of the results has seen enough.
     """
     if HELP & set(argv):
-        print((command.usage or "").strip())
+        show((command.usage or "").strip())
         return 0
     status = 0
     try:
@@ -77,13 +82,18 @@ def run(command: Command, argv: Sequence[str], *, own_process: bool = False) -> 
         if own_process and command.compiles:
             runtime.configure_compilation()  # not before: it imports JAX, and a mistyped flag is refused at once
         command.main(values, *([words] if command.words else []), *([argv] if command.takes_argv else []))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        status = 2
+        sys.stdout.flush()
     except Stopped as stop:
-        print(stop, file=sys.stderr)
+        note(str(stop))
         status = 128 + stop.signal
-    sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # a programming error keeps its traceback
+        line = str(error) if isinstance(error, UserError) else failures.explain(error)
+        if line is None:
+            raise
+        note(f"error: {one_line(line)}")
+        status = 2
     return status
 
 
@@ -107,6 +117,9 @@ def parse(command: Command, argv: Sequence[str]) -> tuple[flags.FlagValues, list
     except (flags.Error, ValueError) as error:
         raise UserError(_explain(error)) from error
     if config is not None:
+        from hsakd_jax.experiments import config_file
+
+        config_file.check_overrides(config, argv)
         values["config"].value = config
     most = len(words) if command.words.endswith("...") else bool(command.words)
     if len(words) > most:
@@ -141,10 +154,12 @@ def _explain(error: Exception) -> str:
 
 
 def _set_up_process() -> None:
-    # Python's exception for Ctrl-C would be lost in a callback of JAX's, or crash its threads. A run that has a state
-    # to save first uses `preemption.catch_stop_signals`.
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # the command was started with a closed output
+            setattr(sys, name, open(os.devnull, "w", errors="backslashreplace"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # for terminals that lack the letters of a name
     runtime.configure_runtime(restart=True)
     absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax and TFDS tell much that helps nobody here
     sys.excepthook, sys.unraisablehook = _without_echoes, _without_unraisable_echoes

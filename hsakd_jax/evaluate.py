@@ -11,7 +11,6 @@ class).
 """
 
 import json
-import sys
 
 from absl import flags
 
@@ -28,6 +27,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Evaluates."""
+    from hsakd_jax.core.console import note, show
     from hsakd_jax.core.files import expand
     from hsakd_jax.evaluation import accuracy
     from hsakd_jax.experiments.recipes import RECIPES
@@ -37,19 +37,19 @@ def main(values: flags.FlagValues) -> None:
     runs = [root] if (root / "config.json").exists() else runs_inside(root) or [root]
     if runs != [root]:
         for other in sorted({path.parent for path in root.glob("*/config.json")} - {*runs}):
-            print(f"{other}: config.json of another program, left out", file=sys.stderr)
+            note(f"{other}: config.json of another program, left out")
     if len(runs) > 1:  # the teacher first, as in the table of the training
         order = {recipe: i for i, recipe in enumerate(RECIPES)}
         runs.sort(key=lambda run: (order.get(RunDirectory(run).config().recipe, -1), run.name))
         if begun := [run for run in runs if RunDirectory(run).has_checkpoint()]:
             for run in sorted({*runs} - {*begun}):
-                print(f"{run}: no checkpoint yet", file=sys.stderr)
+                note(f"{run}: no checkpoint yet")
             runs = begun
     measured = {str(run): accuracy.evaluate_run(run, values.checkpoint, values.data_dir) for run in runs}
     if values.json:
-        print(json.dumps(measured[str(root)] if runs == [root] else measured, indent=2))
+        show(json.dumps(measured[str(root)] if runs == [root] else measured, indent=2))
     else:
-        print("\n\n".join(accuracy.report(run, result) for run, result in measured.items()))
+        show("\n\n".join(accuracy.report(run, result) for run, result in measured.items()))
 
 
 COMMAND = Command(main, __doc__, define_flags, required=("workdir",), compiles=True)

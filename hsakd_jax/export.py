@@ -30,6 +30,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Exports."""
+    from hsakd_jax.core.console import show
     from hsakd_jax.interop import exporters
 
     report = exporters.export(
@@ -40,7 +41,7 @@ def main(values: flags.FlagValues) -> None:
         branches=values.with_branches,
         preprocess=values.preprocess,
     )
-    print(
+    show(
         f"{values.output}: {report['arch']}, {report['bytes'] / 1e6:.2f} MB, {report['parameters']:,} parameters, "
         f"{report['multiply_adds']:,} multiply-adds; read back, its outputs differ by at most "
         f"{report['greatest_difference']:.1e} (they reach {report['greatest_output']:.3g})"

@@ -11,8 +11,8 @@ workdir.
 Several processes: the same command in each. On TPU pods, under Slurm and OpenMPI they find one another; elsewhere the
 three flags say where the first one listens (HOST:PORT), how many there are, and which one this is, from 0.
 
-Run the same command again to resume. Exit status: 0 done, 2 bad input, 143 or 130 stopped by SIGTERM or
-Ctrl-C with the state saved.
+Run the same command again to resume. Exit status: 0 done, 2 bad input; 143, 130 or 129 stopped by SIGTERM, Ctrl-C or a
+closed terminal with the state saved. Under nohup, a run goes on when its terminal is closed.
 """
 
 from collections.abc import Sequence

@@ -6,8 +6,6 @@ IMAGE is a file (JPEG, PNG, WebP, ...) or a folder of them. The middle square of
 the run was trained on. Files that can't be read are named and skipped, and the exit status is 2 then.
 """
 
-import sys
-
 from absl import flags
 
 from hsakd_jax.cli import Command, start
@@ -23,15 +21,16 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues, words: list[str]) -> None:
     """Predicts."""
+    from hsakd_jax.core.console import note, show
     from hsakd_jax.core.errors import UserError
     from hsakd_jax.evaluation import classify
 
     paths = classify.find(words)
     predictions, skipped = classify.predict(values.workdir, paths, values.top, values.checkpoint)
     if predictions:
-        print(classify.SHOWN_AS[values.format](predictions))
+        show(classify.SHOWN_AS[values.format](predictions))
     for line in skipped:
-        print(f"skipped: {line}", file=sys.stderr)
+        note(f"skipped: {line}")
     if skipped:
         raise UserError(f"skipped {len(skipped)} of {len(paths)} files, those named above")
 

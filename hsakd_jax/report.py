@@ -18,8 +18,9 @@ from pathlib import Path
 from absl import flags
 
 from hsakd_jax.cli import Command, start
+from hsakd_jax.core.console import show
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.files import check_folder, write_files
+from hsakd_jax.core.files import check_folder, expand, write_files
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -34,7 +35,7 @@ def main(values: flags.FlagValues, folders: list[str]) -> None:
     """Writes the report."""
     from hsakd_jax.analysis import run_index
 
-    output, pngs = Path(values.output).expanduser(), Path(values.png).expanduser() if values.png else None
+    output, pngs = expand(values.output), expand(values.png) if values.png else None
     _check(output, pngs)
     runs, unfinished = run_index.find(folders)
     if not runs and unfinished:
@@ -54,7 +55,7 @@ def main(values: flags.FlagValues, folders: list[str]) -> None:
     except OSError as error:
         raise UserError(f"can't write {error.filename or output}: {error.strerror}") from error
     amount = f"{len(runs)} {'run' if len(runs) == 1 else 'runs'}, {len(figures)} figures"
-    print(f"{output}: {amount}" + (f", also in {pngs}" if pngs else ""))
+    show(f"{output}: {amount}" + (f", also in {pngs}" if pngs else ""))
 
 
 def _check(output: Path, pngs: Path | None) -> None:

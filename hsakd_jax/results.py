@@ -12,8 +12,6 @@ averaged. For a missing entry the table shows a command.
 --all shows all tables of the paper, with one command for each missing entry.
 """
 
-import sys
-
 from absl import flags
 
 from hsakd_jax.cli import Command, start
@@ -31,6 +29,7 @@ def define_flags(values: flags.FlagValues) -> None:
 def main(values: flags.FlagValues, folders: list[str]) -> None:
     """Shows results."""
     from hsakd_jax.analysis import rendering, run_index, tables
+    from hsakd_jax.core.console import note, show
 
     chosen = [name for name in ("markdown", "csv", "json") if values[name].value]
     if len(chosen) > 1:
@@ -40,14 +39,14 @@ def main(values: flags.FlagValues, folders: list[str]) -> None:
         raise UserError(f"{', '.join(folders)}: no run there (a run's folder has a config.json): check the path")
     shown = tables.compare(runs, values.all)
     if values.csv:
-        print(rendering.as_csv(shown))
+        show(rendering.as_csv(shown))
     elif values.json:
-        print(rendering.as_json(shown))
+        show(rendering.as_json(shown))
     else:
-        print((rendering.as_markdown if values.markdown else rendering.as_text)(shown, values.all))
+        show((rendering.as_markdown if values.markdown else rendering.as_text)(shown, values.all))
     if unfinished:
         line = f"{len(unfinished)} unfinished and not shown: {', '.join(map(str, unfinished))}"
-        print(f"\n{line}", file=sys.stderr if values.csv or values.json else sys.stdout)
+        (note if values.csv or values.json else show)(f"\n{line}")
 
 
 COMMAND = Command(main, __doc__, define_flags, words="RUNS...")

@@ -8,7 +8,7 @@ Parts, shapes, parameters and multiply-adds of one image, and the memory of a tr
 in its four rotations where there are branches).
 """
 
-from pathlib import Path
+import os
 from typing import Any
 
 from absl import flags
@@ -18,31 +18,46 @@ from hsakd_jax.cli import Command, start
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags."""
-    flags.DEFINE_integer("num_classes", 0, "classes; by default as published.", lower_bound=0, flag_values=values)
     flags.DEFINE_integer(
-        "image_size", 0, "side of the images; by default as published.", lower_bound=0, flag_values=values
+        "num_classes", None, "classes; by default as published.", lower_bound=2, upper_bound=2**24, flag_values=values
     )
-    flags.DEFINE_integer("channels", 3, "of the images.", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("batch", 64, "images a step.", lower_bound=1, flag_values=values)
-    flags.DEFINE_string("dtype", "float32", "compute dtype.", values)
+    flags.DEFINE_integer(
+        "image_size",
+        None,
+        "side of the images; by default as published.",
+        lower_bound=1,
+        upper_bound=2**16,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "channels", None, "of the images, by default 3.", lower_bound=1, upper_bound=2**10, flag_values=values
+    )
+    flags.DEFINE_integer("batch", 64, "images a step.", lower_bound=1, upper_bound=2**16, flag_values=values)
+    flags.DEFINE_string("dtype", None, "compute dtype, by default float32.", values)
 
 
 def main(values: flags.FlagValues, words: list[str]) -> None:
     """Shows a network."""
+    from hsakd_jax.core.console import show
+    from hsakd_jax.core.errors import UserError
+    from hsakd_jax.core.files import expand
     from hsakd_jax.models import NETWORKS, create
     from hsakd_jax.runs.directory import RunDirectory
 
     (word,) = words
-    if word not in NETWORKS and ("/" in word or Path(word).expanduser().is_dir()):
+    if word not in NETWORKS and ("/" in word or os.path.isdir(expand(word))):
+        for flag in ("num_classes", "image_size", "channels", "dtype"):
+            if values[flag].value is not None:
+                raise UserError(f"--{flag} is for the name of a network, a run has its own: leave it out")
         network = RunDirectory(word).config().network
         name, shape = network.arch, network.image_shape
         built = create(name, network.num_classes, network.branches, network.dtype)
     else:
         classes, side = (1000, 224) if word.endswith("_imagenet") else (100, 32)
-        built = create(word, values.num_classes or classes, True, values.dtype)
+        built = create(word, values.num_classes or classes, True, values.dtype or "float32")
         side = values.image_size or side
-        name, shape = word, (side, side, values.channels)
-    print(describe(name, built, shape, values.batch))
+        name, shape = word, (side, side, values.channels or 3)
+    show(describe(name, built, shape, values.batch))
 
 
 def describe(name: str, network: Any, image_shape: tuple[int, ...], batch: int) -> str:

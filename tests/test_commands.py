@@ -296,28 +296,31 @@ BAD = {
     "unknown flag": (["--confg=x"], ["confg"]),
     "unknown network": (["--config.student.arch=resnet_20"], ["resnet_20", "did you mean 'resnet20'"]),
     "unknown dataset": (["--config.data.name=cifar"], ["no dataset 'cifar'", "did you mean"]),
-    "unknown schedule": (["--config.student.schedule=step"], ["student.schedule is 'step'", "multi_step or cosine"]),
+    "unknown schedule": (["--config.student.schedule=step"], ["student.schedule is 'step'", "cosine or multi_step"]),
     "unknown dtype of the teacher": (["--config.teacher.inference_dtype=int8"], ["int8", "bfloat16"]),
     "unknown dtype": (["--config.student.dtype=float16"], ["float16", "bfloat16"]),
     "batch and devices": (["--config.student.batch=12"], ["student.batch is 12", "8 devices"]),
     "batch and dataset": (["--config.student.batch=800"], ["baseline: a batch of 800 from ", "training images"]),
     "no epochs": (["--config.student.epochs=0"], ["student.epochs is 0"]),
-    "momentum": (["--config.student.momentum=1"], ["student.momentum is 1.0: give a number below 1"]),
+    "momentum": (["--config.student.momentum=1"], ["student.momentum is 1.0: give a number from 0 to below 1"]),
     "temperature": (
         [f"{CONFIG}:kd_tiny", "--config.objective.kd.kl.temperature=0"],
-        ["objective.kd.kl.temperature is 0.0: give a number above 0"],
+        ["objective.kd.kl.temperature is 0.0: give a number from 0.001 to 10000"],
     ),
     "weight": (
         [f"{CONFIG}:student_tiny", "--config.objective.student.kl_aux.weight=-1"],
-        ["objective.student.kl_aux.weight is -1.0: give a number of at least 0"],
+        ["objective.student.kl_aux.weight is -1.0: give a number from 0 to 1e+30"],
     ),
-    "a key given twice": (["--config.data.std=(1,)", "--config.data.std=(0,)"], ["data.std is (0,): give numbers"]),
+    "a key given twice": (
+        ["--config.data.std=(1,)", "--config.data.std=(0,)"],
+        ["data.std is (0,): give values in brackets, at least 1 of them, each a number from 1e-06"],
+    ),
     "image too small": (["--config.student.arch=resnet18_imagenet"], ["image too small for the network"]),
     "peers": ([f"{CONFIG}:mutual_tiny", "--config.peers=('',)"], ["a mutual run needs at least 2 networks"]),
     "unknown peer": ([f"{CONFIG}:mutual_tiny", "--config.peers=('', 'resnet9')"], ["unknown network 'resnet9'"]),
     "tracker": (["--config.tracking=('tensorbord',)"], ["unknown tracker 'tensorbord'", "tensorboard, wandb, trackio"]),
     "groups": (["--config.batch_norm_groups=5"], ["batch_norm_groups is 5", "a batch of 16"]),
-    "crop": (["--config.data.crop=random"], ["unknown crop 'random'", "pad or resized"]),
+    "crop": (["--config.data.crop=random"], ["data.crop is 'random': choose pad or resized"]),
     "side": (["--config.data.crop=resized"], ["data.image_size is 0"]),
     "networks of a row": ([f"{CONFIG}:kd/a/b/c"], ["name teacher and student"]),
     "network of a row": ([f"{CONFIG}:kd/resnet20/resnet_8"], ["unknown network 'resnet_8'"]),
@@ -327,8 +330,8 @@ BAD = {
     ),
     "pattern": (["--config.student.trainable=("], ["not a regular expression"]),
     "channels": (["--config.data.mean=(0.5,0.5,0.5)"], ["data.mean is (0.5, 0.5, 0.5)", "1 channels"]),
-    "fraction": (["--config.data.fraction=1.5"], ["data.fraction is 1.5: give a fraction"]),
-    "validation": (["--config.data.validation=1"], ["data.validation is 1.0: give a fraction"]),
+    "fraction": (["--config.data.fraction=1.5"], ["data.fraction is 1.5: give a number above 0 and at most 1"]),
+    "validation": (["--config.data.validation=1"], ["data.validation is 1.0: give a number from 0 to below 1"]),
     "branches": (
         [f"{CONFIG}:student_tiny", "--config.objective.student.kl_aux.branches=(4,)"],
         ["student: kl_aux: branches (4,) are not all among 1..3: choose"],
@@ -343,7 +346,7 @@ BAD = {
     ),
     "checkpoint of a teacher": (
         [f"{CONFIG}:tiny", "--config.teacher.checkpoint=worst"],
-        ["teacher.checkpoint is 'worst': choose"],
+        ["teacher.checkpoint is 'worst': choose best or last"],
     ),
     "missing teacher": (
         [f"{CONFIG}:kd_tiny", "--config.teacher.workdir=/nowhere"],
@@ -366,7 +369,95 @@ BAD = {
         ["/nowhere is not a run directory"],
     ),
     "learning rate": (["--config.student.lr=nan"], ["student.lr is nan"]),
-    "milestones": (["--config.student.milestones=abc"], ["student.milestones is", "give epochs"]),
+    "milestones": (
+        ["--config.student.milestones=abc"],
+        ["student.milestones is ('abc',): give values in brackets, or none, each a number from 0"],
+    ),
+    "fraction of infinity": (["--config.data.fraction=inf"], ["data.fraction is inf: give a number above 0"]),
+    "no runs": ([f"{CONFIG}:tiny", "--config.runs=()"], ["runs is (): give values in brackets, at least 1"]),
+    "run that is no name": ([f"{CONFIG}:tiny", "--config.runs=(0,)"], ["runs is (0,): give values in brackets"]),
+    "seed above 32 bits": (["--config.seed=9223372036854775808"], ["seed is 9223372036854775808: give", "4294967295"]),
+    "negative seed": (["--config.seed=-1"], ["seed is -1: give a whole number from 0"]),
+    "std that is no number": (["--config.data.std=x"], ["data.std is ('x',): give values", "each a number"]),
+    "no std": (["--config.data.std=()"], ["data.std is (): give values in brackets, at least 1"]),
+    "infinite std": (["--config.data.std=(1e999,)"], ["data.std is (inf,): give"]),
+    "infinite mean": (["--config.data.mean=(1e999,)"], ["data.mean is (inf,): give"]),
+    "negative negatives": (
+        [f"{CONFIG}:crd_tiny", "--config.objective.crd.crd.negatives=-1"],
+        ["objective.crd.crd.negatives is -1: give a whole number from 1 to 1048576"],
+    ),
+    "many negatives": (
+        [f"{CONFIG}:crd_tiny", "--config.objective.crd.crd.negatives=1000000000"],
+        ["objective.crd.crd.negatives is 1000000000: give"],
+    ),
+    "great temperature": (
+        [f"{CONFIG}:kd_tiny", "--config.objective.kd.kl.temperature=1e300"],
+        ["objective.kd.kl.temperature is 1e+300: give a number"],
+    ),
+    "temperature that is no number": (
+        [f"{CONFIG}:kd_tiny", "--config.objective.kd.kl.temperature=nan"],
+        ["objective.kd.kl.temperature is nan: give a number"],
+    ),
+    "beta": ([f"{CONFIG}:dkd_tiny", "--config.objective.dkd.dkd.beta=-1"], ["objective.dkd.dkd.beta is -1.0: give"]),
+    "warm-up of a term": (
+        [f"{CONFIG}:dkd_tiny", "--config.objective.dkd.dkd.warmup=-1"],
+        ["objective.dkd.dkd.warmup is -1: give a whole number from 0"],
+    ),
+    "kept": (
+        [f"{CONFIG}:sskd_tiny", "--config.objective.sskd.sskd_kl.kept=1.5"],
+        ["objective.sskd.sskd_kl.kept is 1.5: give a number from 0 to 1"],
+    ),
+    "branch 0": (
+        [f"{CONFIG}:student_tiny", "--config.objective.student.kl_aux.branches=(0,)"],
+        ["objective.student.kl_aux.branches is (0,): give values in brackets, or none, each a whole number from 1"],
+    ),
+    "stage 0": ([f"{CONFIG}:fitnet_tiny", "--config.objective.fitnet.fitnet.stage=0"], ["fitnet.stage is 0: give"]),
+    "negative warm-up": (["--config.student.warmup=-1"], ["student.warmup is -1: give a whole number from 0"]),
+    "long warm-up": (["--config.student.warmup=100000000000000000000"], ["student.warmup is 1000", "to 1000000"]),
+    "great eval_batch": (["--config.eval_batch=1000000000"], ["eval_batch is 1000000000: give", "to 65536"]),
+    "no eval_batch": (["--config.eval_batch=0"], ["eval_batch is 0: give a whole number from 1"]),
+    "eval_every": (["--config.eval_every=0"], ["eval_every is 0: give a whole number from 1"]),
+    "log_every": (["--config.log_every=-5"], ["log_every is -5: give a whole number from 1"]),
+    "great batch": (["--config.student.batch=1000000000"], ["student.batch is 1000000000: give"]),
+    "many epochs": (["--config.student.epochs=2147483648"], ["student.epochs is 2147483648: give", "to 1000000"]),
+    "side below 1": (["--config.data.image_size=-1"], ["data.image_size is -1: give a whole number from 1 to"]),
+    "pad above the image": (["--config.data.pad=9"], ["data.pad is 9, more than the side of the images, 8"]),
+    "negative pad": (["--config.data.pad=-1"], ["data.pad is -1: give a whole number from 0"]),
+    "negative milestone": (["--config.student.milestones=(-1, 1)"], ["student.milestones is (-1, 1): give"]),
+    "infinite milestone": (["--config.student.milestones=(1e999,)"], ["student.milestones is (inf,): give"]),
+    "unsorted milestones": (["--config.student.milestones=(2, 1)"], ["student.milestones is (2, 1)", "ascending"]),
+    "equal milestones": (["--config.student.milestones=(1, 1)"], ["student.milestones is (1, 1)", "ascending"]),
+    "milestones of a cosine": (
+        ["--config.student.schedule=cosine", "--config.student.milestones=(1,)"],
+        ["student.milestones has no effect with student.schedule=cosine: leave it out, or set"],
+    ),
+    "gamma of a cosine": (
+        ["--config.student.gamma=0.5", "--config.student.schedule=cosine"],
+        ["student.gamma has no effect with student.schedule=cosine"],
+    ),
+    "infinite learning rate": (["--config.student.lr=inf"], ["student.lr is inf: give a number from 0"]),
+    "negative learning rate": (["--config.student.lr=-0.1"], ["student.lr is -0.1: give a number from 0"]),
+    "infinite decay": (["--config.student.weight_decay=inf"], ["student.weight_decay is inf: give"]),
+    "negative gamma": (["--config.student.gamma=-1"], ["student.gamma is -1.0: give"]),
+    "lr_batch": (["--config.student.lr_batch=-1"], ["student.lr_batch is -1: give a whole number from 1"]),
+    "accumulate": (["--config.student.accumulate=0"], ["student.accumulate is 0: give a whole number from 1"]),
+    "section that is not used": (["--config.frozen.epochs=0"], ["frozen.epochs is 0: give"]),
+    "peer of a teacher": (["--config.teacher.peer=0"], ["teacher.peer is 0: give a whole number from 1"]),
+    "peers that are no names": (
+        [f"{CONFIG}:mutual_tiny", "--config.peers=(1, 2)"],
+        ["peers is (1, 2): give", "a name"],
+    ),
+    "teacher that is taught": (
+        [f"{CONFIG}:student_tiny", "--config.teacher.run=student"],
+        ["teacher.run is 'student', which needs a teacher itself: train it first"],
+    ),
+    "recipe as a key": (["--config.recipe=student"], ["--config.recipe can't be set", "--config=FILE:RECIPE"]),
+    "objective as a whole": (["--config.objective=x"], ["--config.objective can't be set as a whole"]),
+    "unknown option": (
+        [f"{CONFIG}:kd_tiny", "--config.objective.kd.kl.temprature=2"],
+        ["unknown config key 'temprature': did you mean 'temperature'?"],
+    ),
+    "yes or no": (["--config.student.remat=maybe"], ["--config.student.remat=maybe"]),
     "no number": (["--config.student.epochs=three"], ["--config.student.epochs=three: give a whole number"]),
     "term of another recipe": (
         ["--config.objective.student.kl_aux.weight=0.5"],
@@ -652,6 +743,7 @@ def test_a_key_of_a_config_has_every_form_of_a_flag():
     changed = config("--config.student.remat", "--noconfig.student.nesterov", "--config.student.lr", "1e-3")
     assert (changed.student.remat, changed.student.nesterov, changed.student.lr) == (True, False, 1e-3)
     assert config("--config.peers=('', 'vgg8')").peers == ("", "vgg8")
+    assert config("--config.student.schedule=cosine", "--config.student.milestones=()").student.milestones == ()
     assert config("--config.tracking=wandb").tracking == ("wandb",)
     assert config("--config.seed=3", "--config.seed=4").seed == 4
     with pytest.raises(UserError, match=r"--config\.data can't be set as a whole: set the keys in it"):
@@ -805,3 +897,121 @@ def test_a_changed_config_is_found_behind_a_damaged_checkpoint(pipeline, call_co
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
     done = call_command("main", f"{CONFIG}:baseline_tiny", f"--workdir={tmp_path}/run", "--config.seed=1")
     assert_refused(done, "config.json was changed after checkpoint 11 was written: seed (0 then, 1 now)")
+
+
+def run_python(code, **env):
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **env}, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize(("argv", "usual"), [(["-m"], False), (["script.py"], True), ([], True)])
+def test_ctrl_c_ends_a_command_without_a_traceback_from_its_first_import_on(argv, usual):
+    """Where others import the package, Ctrl-C stays as it is."""
+    code = f"""
+import signal, sys
+sys.argv = {argv}
+import hsakd_jax
+assert (signal.getsignal(signal.SIGINT) is signal.default_int_handler) == {usual}
+"""
+    assert run_python(code).returncode == 0
+
+
+@pytest.mark.parametrize("close", ["", "sys.stdout = sys.stderr = None"])
+def test_names_that_a_terminal_lacks_are_escaped(close):
+    code = f"""
+import sys
+from hsakd_jax import cli
+from hsakd_jax.core.console import Console, note, show
+{close}
+cli._set_up_process()
+show("Käfer")
+note("甲虫")
+Console().line("\\udcff")  # of a file name that is not UTF-8
+"""
+    done = run_python(code, PYTHONIOENCODING="ascii")
+    shown = "" if close else "K\\xe4fer\n\\udcff\n"
+    assert (done.returncode, done.stdout, done.stderr) == (0, shown, "" if close else "\\u7532\\u866b\n")
+
+
+@pytest.mark.parametrize(
+    ("raised", "line"),
+    [
+        (PermissionError(13, "Permission denied", "/x"), "error: /x: Permission denied: change the permissions, or"),
+        (MemoryError(), "error: not enough memory: set a smaller batch or eval_batch, or close other programs"),
+        (UserError("class 'a\x1b[2J\nb' is unknown"), "error: class 'a\\x1b[2J\\nb' is unknown"),
+    ],
+)
+def test_what_a_machine_raises_is_one_line(raised, line, monkeypatch, call_command):
+    def fail(*_):
+        raise raised
+
+    monkeypatch.setattr("hsakd_jax.summary.describe", fail)
+    assert_refused(call_command("summary", "resnet20"), line)
+
+
+def test_a_programming_error_has_a_traceback(monkeypatch, call_command):
+    monkeypatch.setattr("hsakd_jax.summary.describe", lambda *_: {}["x"])
+    with pytest.raises(KeyError):
+        call_command("summary", "resnet20")
+
+
+def test_a_config_file_that_makes_no_config(call_command, tmp_path):
+    for text, line in (
+        ("x = 1", "is no config file: define get_config(recipe)"),
+        ("def get_config():\n    return {}", "is no config file: define get_config(recipe)"),
+        ("def get_config(", "fails (SyntaxError: "),
+        ("def get_config():\n    assert False", "fails (AssertionError: ): fix it"),
+        ("raise SystemExit", "fails (SystemExit: ): fix it"),
+        ("\0", "fails ("),
+    ):
+        (tmp_path / "mine.py").write_text(text)
+        assert_refused(call_command("main", f"--config={tmp_path}/mine.py", f"--workdir={tmp_path}/x"), line)
+
+
+def test_a_config_of_ones_own_has_every_key_and_no_other(call_command, tmp_path):
+    for change, line in (
+        ("config.student.wramup = 3", "unknown config key 'student.wramup': did you mean 'warmup'?"),
+        ("config.sedd = 3", "unknown config key 'sedd': did you mean 'seed'?"),
+        ("del config.student.epochs", "student.epochs is missing: add it to the config file"),
+        ("config.data = 3", "data is 3: it must be a section"),
+        ("config.objective.kd.kl.temperature = 'hot'", "objective.kd.kl.temperature is 'hot': give a number from"),
+        ("config.teacher.workdir = 3", "teacher.workdir is 3: give a name"),
+    ):
+        source = f"""
+import runpy
+def get_config():
+    config = runpy.run_path({str(ROOT / "configs/cifar100.py")!r})["get_config"]("kd_tiny").unlock()
+    with config.ignore_type():
+        {change}
+    return config
+"""
+        (tmp_path / "mine.py").write_text(source)
+        assert_refused(call_command("main", f"--config={tmp_path}/mine.py", f"--workdir={tmp_path}/x"), line)
+
+
+def test_flags_that_a_run_would_ignore_are_refused(call_command, tmp_path):
+    assert_refused(call_command("summary", "resnet20", "--image_size=0"), "image_size")
+    assert_refused(call_command("summary", "resnet20", "--num_classes=1"), "num_classes")
+    for flag in ("--image_size=8", "--num_classes=9", "--channels=1", "--dtype=bfloat16"):
+        done = call_command("summary", f"{tmp_path}/", flag)
+        assert_refused(done, f"{flag.partition('=')[0]} is for the name of a network, a run has its own: leave it out")
+
+
+@pytest.mark.parametrize(
+    "flag", ["image_size=100000", "image_size=-1", "num_classes=100000000000", "channels=0", "batch=1e6", "batch=0"]
+)
+def test_numbers_of_a_summary_have_a_range(flag, call_command):
+    assert_refused(call_command("summary", "resnet20", f"--{flag}"), f"--{flag.partition('=')[0]}")
+
+
+@pytest.mark.parametrize("numbers", ["nan", "inf", "1e999", "-1", "0", "1e-300"])
+def test_a_std_that_nothing_can_be_divided_by_is_refused(numbers, call_command, tmp_path):
+    importing = importlib.import_module("hsakd_jax.interop.importing")
+    with pytest.raises(
+        UserError, match=r"std is \(.*\): give values in brackets, at least 1 of them, each a number from"
+    ):
+        importing._normalisation("digits", False, [0.5], [float(numbers)], 1)
+    if numbers in ("nan", "inf"):
+        with pytest.raises(UserError, match=r"mean is \(.*\): give values"):
+            importing._normalisation("digits", False, [float(numbers)], [0.5], 1)

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "hsakd_jax"
 MAY_IMPORT = {
     "core": ("", "jax msgspec numpy"),
     "models": ("core", "flax jax numpy"),
-    "distillation": ("models", "flax jax optax"),
+    "distillation": ("models", "flax jax msgspec optax"),
     "data": ("core", "PIL absl jax numpy sklearn tensorflow_datasets"),
     "runs": ("core models", "flax jax msgspec numpy orbax"),
     "evaluation": ("core data models runs", "jax msgspec numpy"),
@@ -24,7 +24,7 @@ MAY_IMPORT = {
         "core data distillation evaluation models runs",
         "flax jax msgspec numpy optax tensorboardX trackio wandb",
     ),
-    "experiments": ("core data evaluation models runs training", "absl ml_collections msgspec"),
+    "experiments": ("core data distillation evaluation models runs training", "absl ml_collections msgspec"),
     "interop": ("core data models runs", "flax jax jax2onnx numpy onnxruntime safetensors torch"),
     "analysis": ("core evaluation experiments runs", "PIL jinja2 markupsafe matplotlib numpy"),
     # The public interface and the commands: flags in, one call out.
@@ -137,3 +137,14 @@ def test_no_function_returns_a_tuple_of_many():
         if isinstance(inside, ast.Return) and isinstance(inside.value, ast.Tuple) and len(inside.value.elts) > 3
     }
     assert found == {"hsakd_jax/models/layers.py:_normalise_backward"}
+
+
+def test_only_the_console_prints():
+    """It escapes control characters, and survives an output that is gone."""
+    found = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    }
+    assert found == {"core/console.py", "__main__.py"}

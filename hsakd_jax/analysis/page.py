@@ -2,6 +2,7 @@
 
 import base64
 import itertools
+import os
 import re
 import shlex
 import statistics
@@ -118,7 +119,7 @@ class Dataset:
         teacher, stored = run.config.teacher, run.results.teacher
         if teacher is None:
             return None
-        where = resolve_path(run.path, teacher.workdir).resolve()
+        where = Path(os.path.realpath(resolve_path(run.path, teacher.workdir)))
         shown = next((other for other in self._runs if other.path.resolve() == where), None)
         accuracies = shown.accuracies(teacher.checkpoint) if shown else stored and stored.last
         return accuracies.get(f"peer{teacher.peer}/top1", mean(accuracies, "top1")) if accuracies else None

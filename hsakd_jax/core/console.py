@@ -1,5 +1,11 @@
-"""Progress of long work: one line that is replaced on a terminal, plain lines in a log file; durations and tables."""
+"""All output of commands: results, notes, progress, tables. Control characters never reach the terminal.
 
+Progress of long work is one line that is replaced on a terminal, and plain lines in a log file.
+"""
+
+import contextlib
+import os
+import re
 import shutil
 import sys
 import time
@@ -7,6 +13,36 @@ from collections.abc import Iterable, Iterator
 from typing import Self, TextIO, TypeVar
 
 T = TypeVar("T")
+# Control characters, which can change a terminal's settings or hide text, separators of lines, and marks that reverse
+# the order of letters.
+_CONTROLS = re.compile("[\\x00-\\x09\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069]")
+
+
+def printable(text: str) -> str:
+    """The text with an escape, such as `\\x1b`, for each control character except the line feed.
+
+    Names of classes, tensors and files are other people's.
+    """
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def one_line(text: str) -> str:
+    """`printable`, with an escape for the line feed too."""
+    return printable(text).replace("\n", "\\n")
+
+
+def show(text: str) -> None:
+    """Writes a result to stdout.
+
+    Raises:
+      OSError: stdout is gone, or its disk is full.
+    """
+    print(printable(text))
+
+
+def note(text: str) -> None:
+    """Writes a note to stderr at once; nothing where stderr is gone."""
+    Console(sys.stderr).line(text)
 
 
 def duration(seconds: float) -> str:
@@ -21,6 +57,9 @@ def duration(seconds: float) -> str:
 
 class Console:
     """Writes permanent lines and a progress line, which is replaced on a terminal.
+
+    Once the output is gone, as after a terminal was closed or when a log's disk is full, nothing is written: the work
+    goes on.
 
     Args:
       stream: the output, by default stdout.
@@ -39,13 +78,14 @@ class Console:
         """Writes a permanent line."""
         self._write("\r" + " " * self._width + "\r" if self._width else "")
         self._width = 0
-        self._write(text + "\n")
+        self._write(printable(text) + "\n")
 
     def progress(self, text: str) -> None:
         """Writes the progress line; where the stream is no terminal, a plain line at most every ten seconds."""
         now = time.monotonic()
         if now < self._next:
             return
+        text = one_line(text)
         if self._terminal:
             self._next = now + 0.2
             text = text[: shutil.get_terminal_size().columns - 1]  # a longer one would wrap and stay
@@ -70,8 +110,14 @@ class Console:
     def _write(self, text: str) -> None:
         if self._silent:
             return
-        self._stream.write(text)
-        self._stream.flush()
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except OSError:
+            self._silent = True
+            # The rest of its buffer, which Python writes at the end, would fail again.
+            with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), self._stream.fileno())
 
 
 # Not tqdm: it takes nine lines of code more to write the same lines. It has no plain lines for log files, and writes
@@ -171,6 +217,7 @@ class Clock:
 
 def table(header: list[str], rows: list[list[str]], left: int = 1) -> str:
     """A table as text; the first `left` columns are aligned to the left, the others to the right."""
+    header, *rows = ([one_line(cell) for cell in row] for row in (header, *rows))
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(row: list[str]) -> str:

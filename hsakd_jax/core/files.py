@@ -1,6 +1,8 @@
-"""Reading and writing of small files: atomic writes, JSON, lists of class names."""
+"""Paths, locks, and reading and writing of small files: atomic writes, JSON, lists of class names."""
 
 import contextlib
+import errno
+import fcntl
 import os
 import re
 import stat
@@ -11,11 +13,14 @@ from typing import Any
 
 import msgspec
 
+from hsakd_jax.core.console import note
 from hsakd_jax.core.errors import UserError
 
 SEAL = "crc32"
 NOT_VALID = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # what `msgspec` raises on reading
 MOST = 2**26  # bytes of a file of JSON; ours are far smaller
+# What a file system without locks answers, such as Lustre's or an old NFS.
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOTSUP)
 
 
 class InvalidContent(UserError):
@@ -36,6 +41,39 @@ def expand(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise UserError(f"{path}: there is no such home folder: set HOME, or write the path without ~") from error
+
+
+def lock(path: Path, waiting: str = "") -> int:
+    """Locks a file for this process; the kernel frees the lock when the process ends, however it does.
+
+    Where the file system has no locks, a warning says so and nothing is locked.
+
+    Args:
+      path: the file, which is created.
+      waiting: a line to print before waiting for another process that holds the lock; '' does not wait.
+
+    Returns:
+      A descriptor, which frees the lock when it is closed.
+
+    Raises:
+      BlockingIOError: another process holds the lock, and `waiting` is ''.
+      OSError: the file can't be created.
+    """
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not waiting:
+                raise
+            note(waiting)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            os.close(descriptor)
+            raise
+        note(f"warning: the file system of {path.parent} has no locks: let no other process write there")
+    return descriptor
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:
@@ -177,7 +215,7 @@ def read_names(path: str | Path, count: int) -> list[str]:
       UserError: the file can't be read, or has another number of names.
     """
     try:
-        lines = Path(path).expanduser().read_text().split("\n")
+        lines = expand(path).read_text().split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} can't be read ({error}): use a text file with one class per line") from error
     names = [line.strip() for line in lines if line.strip()]

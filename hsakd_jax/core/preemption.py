@@ -1,4 +1,4 @@
-"""Stop signals: SIGTERM and Ctrl-C are recorded, so that a run can save its state before it ends."""
+"""Stop signals: SIGTERM, SIGHUP and Ctrl-C are recorded, so that a run can save its state before it ends."""
 
 import signal
 import threading
@@ -14,8 +14,9 @@ from typing import Any
 def catch_stop_signals() -> Iterator[list[int]]:
     """Records the numbers of the stop signals that the process receives, in the list it yields.
 
-    A second signal of a kind has its usual effect: it ends the process at once. Outside of the main thread nothing is
-    recorded, since Python lets only that thread set signal handlers.
+    SIGHUP, which comes when a terminal is closed, stays ignored where it is, as under nohup. A second signal of a kind
+    has its usual effect: it ends the process at once. Outside of the main thread nothing is recorded, since Python lets
+    only that thread set signal handlers.
     """
     received: list[int] = []
 
@@ -24,7 +25,9 @@ def catch_stop_signals() -> Iterator[list[int]]:
         received.append(number)
         signal.signal(number, usual[number])
 
-    caught = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
+    caught = [signal.SIGTERM, signal.SIGINT] if threading.current_thread() is threading.main_thread() else []
+    if caught and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        caught.append(signal.SIGHUP)
     usual: dict[int, Any] = {number: signal.signal(number, record) for number in caught}
     try:
         yield received

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from hsakd_jax.core import allocator
+from hsakd_jax.core.console import note
 
 # Turns YNNPACK off. XLA uses it for convolutions and sums since about jax 0.10, and is faster at them without it.
 WITHOUT_YNNPACK = "--xla_cpu_experimental_ynn_fusion_type="
@@ -15,12 +16,17 @@ WITHOUT_YNNPACK = "--xla_cpu_experimental_ynn_fusion_type="
 def configure_runtime(restart: bool = False) -> None:
     """Sets `XLA_FLAGS`, the variables of the compilation cache and, without accelerators, the allocator.
 
-    Call it before JAX is imported; later it has no effect on XLA. It keeps all values that the environment has.
+    Call it before JAX is imported; later it has no effect on XLA. It keeps all values that the environment has, except
+    `JAX_ENABLE_X64`.
 
     Args:
       restart: whether the process may start itself anew, which some C libraries need: see
         `allocator.restart_with_tunables`.
     """
+    # The networks mix dtypes on purpose, and XLA refuses programs that widen a part of them.
+    if os.environ.get("JAX_ENABLE_X64", "").lower() in ("1", "true", "t", "y", "yes", "on"):
+        note("JAX_ENABLE_X64 has no effect: runs compute in float32 or bfloat16")
+        del os.environ["JAX_ENABLE_X64"]
     # The allocator of GNU's C library slows XLA down on CPU, and grows, unless `allocator` changes its settings.
     on_cpu = installed_accelerator() is None
     if on_cpu and restart:
@@ -31,8 +37,9 @@ def configure_runtime(restart: bool = False) -> None:
     # On a TPU, libtpu may read the same flags, but has others. XLA ends a process that sets a flag it does not have.
     if not _is_installed("libtpu") and WITHOUT_YNNPACK not in flags and _has_flag(WITHOUT_YNNPACK.strip("-=")):
         os.environ["XLA_FLAGS"] = f"{flags} {WITHOUT_YNNPACK}".strip()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hsakd_jax"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache))
+    cache = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    if not cache.startswith("~"):  # without a home folder, compiled programs are not kept
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{cache}/hsakd_jax")
     # Small programs too: each start has dozens.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 

@@ -3,8 +3,9 @@
 import importlib.util
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from hsakd_jax.core.console import note
 from hsakd_jax.core.errors import UserError
+
+TIMEOUT = 300  # seconds that the processes of a run wait for one another at the start
 
 
 class Devices:
@@ -124,26 +128,29 @@ def initialize_distributed(
       env: the environment of this process.
 
     Raises:
-      UserError: some of the three are missing or wrong, or the other processes can't be reached.
+      UserError: some of the three are missing or wrong, or JAX can't connect. If the others do not come in `TIMEOUT`,
+        one line says so and the process ends with status 2.
     """
     if coordinator is not None and processes is not None and process is not None:
-        if not re.fullmatch(r".+:\d+", coordinator):
+        host, _, port = coordinator.rpartition(":")
+        if not (host and re.fullmatch(r"\d{1,5}", port) and 0 < int(port) < 2**16):
             host = coordinator.partition(":")[0]
             raise UserError(f"--coordinator={coordinator}: set it to HOST:PORT, such as {host}:1234")
         if not 0 <= process < processes:
             raise UserError(f"--process={process} of --processes={processes}: they count from 0 to {processes - 1}")
-        _initialize(coordinator, processes, process)
+        _initialize(processes, coordinator, (coordinator, processes, process))
         return
     if (coordinator, processes, process) != (None, None, None):
         raise UserError("--coordinator=HOST:PORT, --processes=N and --process=I belong together: set all three or none")
+    # The allocation may have more tasks than the step that this process is of.
     slurm = {"SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID"} <= env.keys()
-    if (slurm and int(env["SLURM_NTASKS"]) > 1) or int(env.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
-        _initialize()
+    if slurm and (tasks := _count(env, "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")) > 1:
+        _initialize(tasks, env["SLURM_STEP_NODELIST"], (None, tasks))
+    elif (tasks := _count(env, "OMPI_COMM_WORLD_SIZE")) > 1:
+        _initialize(tasks, "addresses that OpenMPI knows")
     elif _on_tpu() and "COLAB_RELEASE_TAG" not in env:
-        try:
+        with suppress(ValueError):  # JAX finds no other process
             jax.distributed.initialize()
-        except ValueError:  # JAX finds no other process
-            return
 
 
 @contextmanager
@@ -203,15 +210,38 @@ def run_in_first_process(work: Callable[[], None], name: str) -> None:
         raise error or UserError(f"{name} is refused by the first process, which names the reason")
 
 
-def _initialize(*options: Any) -> None:
+def _count(env: Mapping[str, str], *names: str) -> int:
+    """The number of processes in the first of the variables that has one; 1 without."""
+    return next((int(env[name]) for name in names if env.get(name, "").isdecimal()), 1)
+
+
+def _initialize(processes: int, where: str, options: Sequence[Any] = ()) -> None:
+    """Waits for the other processes of a run; all that are not in `options` JAX finds in the environment."""
+    others = "1 other process" if processes == 2 else f"{processes - 1} other processes"
+    note(f"waiting for {others} at {where}, for up to {TIMEOUT} s")
+    # XLA would end the process with a page of C++ addresses.
+    watch = threading.Timer(TIMEOUT, _give_up, [others, where])
+    watch.daemon = True
+    watch.start()
     try:
-        jax.distributed.initialize(*options)
+        jax.distributed.initialize(*options, initialization_timeout=TIMEOUT + 60)
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"the other processes can't be reached ({reason}): check that all run this command, or set --coordinator, "
             "--processes and --process"
         ) from error
+    finally:
+        watch.cancel()
+        watch.join()
+
+
+def _give_up(others: str, where: str) -> None:
+    note(
+        f"error: {others} at {where} did not answer in {TIMEOUT} s: check that all run this command, and that the port "
+        "is open"
+    )
+    os._exit(2)
 
 
 def _on_tpu() -> bool:

@@ -4,7 +4,6 @@ TensorFlow is never imported: TFDS finds and reads array_record without it (see 
 """
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -12,7 +11,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import tensorflow_datasets as tfds
 
+from hsakd_jax.core.console import note
 from hsakd_jax.core.errors import UserError, did_you_mean
+from hsakd_jax.core.files import expand
 from hsakd_jax.data import image_tree
 from hsakd_jax.data.builders import BUILDERS, image_folder
 from hsakd_jax.data.builders.prepare import is_prepared, place, prepare
@@ -172,7 +173,7 @@ def _find(name: str, data_dir: str, image_size: int) -> Any:
 
 def root_of(data_dir: str) -> Path:
     """The folder of prepared datasets; '' is TFDS's default."""
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return expand(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def _builder(name: str, data_dir: str, image_size: int) -> tuple[Any, Path, Any]:
@@ -213,5 +214,5 @@ def _prepared(name: str, root: Path) -> Path:
 def _test_split(builder: Any) -> str:
     if "test" in builder.info.splits:
         return "test"
-    print(f"{builder.info.name} has no split `test`: testing on `validation`", file=sys.stderr)
+    note(f"{builder.info.name} has no split `test`: testing on `validation`")
     return "validation"

@@ -1,13 +1,13 @@
 """Trees of image files, one folder per class: their layout, and the split of one that is read where it is."""
 
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
 
-from hsakd_jax.core.console import Progress
+from hsakd_jax.core.console import Progress, note
 from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.files import expand
 from hsakd_jax.data.image_files import EXTENSIONS
 
 # The folders that may contain the test images, in order of preference.
@@ -30,7 +30,7 @@ class ImageTree:
     """
 
     def __init__(self, directory: str, split: str):
-        root = Path(directory).expanduser()
+        root = expand(directory)
         self._folder = root / "train" if split == "train" else test_folder(root)
         self.class_names = class_names(directory)
         folders = class_folders(self._folder)
@@ -58,7 +58,7 @@ def class_names(directory: str) -> tuple[str, ...]:
     Raises:
       UserError: there are none.
     """
-    return tuple(class_folders(Path(directory).expanduser() / "train"))
+    return tuple(class_folders(expand(directory) / "train"))
 
 
 def test_folder(root: Path) -> Path:
@@ -71,7 +71,7 @@ def test_folder(root: Path) -> Path:
         if has_classes(folder):
             return folder
         if folder.is_dir():
-            print(f"{folder} has no class folders: passed over", file=sys.stderr)
+            note(f"{folder} has no class folders: passed over")
     raise UserError(
         f"no folder of test images in {root}: a tree contains train/CLASS/*.jpg and one of "
         f"{', '.join(f'{name}/CLASS/*.jpg' for name in TEST_FOLDERS)}"

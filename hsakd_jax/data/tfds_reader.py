@@ -6,6 +6,7 @@ installed) may give other pixels for a JPEG.
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator
@@ -47,7 +48,8 @@ def open_builder(path: Path) -> Any:
     """
     try:
         _refuse_classes(path, json.loads((path / "features.json").read_text()))
-        return tfds.builder_from_directory(path)
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS's banner about TensorFlow, where a file is damaged
+            return tfds.builder_from_directory(path)
     except UserError:
         raise
     except Exception as error:  # of any kind, from TFDS and protobuf
@@ -178,8 +180,10 @@ def _labels(builder: Any, split: str, classes: int) -> np.ndarray:
     files = [(path.name, (stat := path.stat()).st_size, stat.st_mtime_ns) for path in sorted(folder.iterdir())]
     state = hashlib.sha256(repr([split, *files]).encode()).hexdigest()[:16]
     kept = folder.parent / f".labels-{folder.name}-{split}-{state}.npy"  # of another state, another name
-    with contextlib.suppress(OSError, ValueError, EOFError):
-        return np.load(kept, allow_pickle=False)
+    with contextlib.suppress(OSError, ValueError, EOFError, MemoryError, UserError):  # damaged, it is read anew
+        labels = np.load(kept, allow_pickle=False)
+        if labels.dtype == np.int32 and labels.shape == (builder.info.splits[split].num_examples,):
+            return _checked(builder, split, labels, classes)
     labels = _checked(builder, split, [label for _, label in _all_examples(builder, split)], classes)
     with contextlib.suppress(OSError):  # such as the folder of another user
         part = kept.with_name(f"{kept.name}.{os.getpid()}.npy")
@@ -188,7 +192,7 @@ def _labels(builder: Any, split: str, classes: int) -> np.ndarray:
     return labels
 
 
-def _checked(builder: Any, split: str, labels: list[int], classes: int) -> np.ndarray:
+def _checked(builder: Any, split: str, labels: Any, classes: int) -> np.ndarray:
     found = np.array(labels, np.int64)
     if len(wrong := np.flatnonzero((found < 0) | (found >= classes))):
         raise UserError(

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from hsakd_jax.distillation import losses
+from hsakd_jax.distillation.options import Branches, Temperature
 from hsakd_jax.models.network import Outputs
 from hsakd_jax.models.rotations import joint_labels, upright
 
@@ -31,7 +32,7 @@ def _task(outputs: Outputs, labels: Array, teacher: Outputs | None, upright_only
     return losses.cross_entropy(logits, jnp.repeat(labels, len(logits) // len(labels)))
 
 
-def _joint(outputs: Outputs, labels: Array, teacher: Outputs | None, branches: Sequence[int] = ()) -> Array:
+def _joint(outputs: Outputs, labels: Array, teacher: Outputs | None, branches: Branches = ()) -> Array:
     """Cross-entropy of the joint logits with the joint labels, mean over the 4B rows, sum over branches."""
     chosen = _branch_indices(outputs, branches, "joint")
     return _sum(losses.cross_entropy(outputs.aux_logits[l], joint_labels(labels)) for l in chosen)
@@ -41,8 +42,8 @@ def _kl_aux(
     outputs: Outputs,
     labels: Array,
     teacher: Outputs,
-    temperature: float = TEMPERATURE,
-    branches: Sequence[int] = (),
+    temperature: Temperature = TEMPERATURE,
+    branches: Branches = (),
 ) -> Array:
     """L_kl_q: tau^2 KL(teacher's joint logits || the network's), mean over the 4B rows, sum over branches.
 
@@ -64,7 +65,7 @@ def _kl_final(
     outputs: Outputs,
     labels: Array,
     teacher: Outputs,
-    temperature: float = TEMPERATURE,
+    temperature: Temperature = TEMPERATURE,
     upright_only: bool = False,
 ) -> Array:
     """L_kl_p: tau^2 KL(teacher's class logits || the network's), mean over all rows or the upright ones."""

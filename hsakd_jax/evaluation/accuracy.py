@@ -11,6 +11,7 @@ from msgspec import structs
 
 from hsakd_jax.core.console import table
 from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.files import expand
 from hsakd_jax.core.sharding import Devices
 from hsakd_jax.data import datasets
 from hsakd_jax.data.augment import prepare
@@ -96,7 +97,7 @@ def evaluate_run(run_dir: str | Path, checkpoint: str = "last", data_dir: str | 
     if config.data.name is None:
         raise UserError(f"{directory.path} does not name its data: convert the checkpoint again with --data=NAME")
     where = config.data.dir if data_dir is None else data_dir
-    if where and "://" not in where and not Path(where).expanduser().is_dir():
+    if where and not expand(where).is_dir():
         raise UserError(f"the data of {directory.path} should be in {where}, which is no folder: set --data_dir=DIR")
     splits = datasets.load_source(structs.replace(config.data, dir=where), splits=("test",))
     if difference := class_difference(config, len(splits.class_names), splits.class_names):

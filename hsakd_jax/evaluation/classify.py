@@ -13,6 +13,7 @@ import numpy as np
 
 from hsakd_jax.core.console import Progress, table
 from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.files import expand
 from hsakd_jax.data.augment import normalise
 from hsakd_jax.data.image_files import EXTENSIONS, square
 from hsakd_jax.runs.directory import RunDirectory
@@ -43,7 +44,7 @@ def find(words: Sequence[str]) -> list[Path]:
     """
     paths = []
     for word in words:
-        path = Path(word).expanduser()
+        path = expand(word)
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
             if not inside:

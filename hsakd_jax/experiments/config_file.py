@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags.tuple_parser import TupleParser
 
 from hsakd_jax.core.errors import UserError, did_you_mean
+from hsakd_jax.core.files import expand
 
 PARSERS = {
     bool: flags.BooleanParser(),
@@ -29,18 +30,23 @@ def load(name: str) -> ConfigDict:
         installed with the package.
 
     Raises:
-      UserError: there is no such file, or its code fails, as it does for an unknown recipe.
+      UserError: there is no such file, its code fails, as it does for an unknown recipe, or it makes no config.
     """
     file, colon, recipe = name.partition(":")
     installed = Path(__file__).parents[1] / file
-    path = installed if file.startswith("configs/") and not Path(file).exists() else Path(file)
+    path = installed if file.startswith("configs/") and not expand(file).exists() else expand(file)
     if not path.is_file():
         raise UserError(f"the config file {file} can't be loaded (no such file): name one of configs/")
     try:
-        get_config = runpy.run_path(str(path))["get_config"]
-        return get_config(recipe) if colon else get_config()
-    except Exception as error:  # a config is code: what it raises is of any kind
+        get_config = runpy.run_path(str(path)).get("get_config")
+        config = get_config and (get_config(recipe) if colon else get_config())
+    except ValueError as error:  # such as an unknown recipe
         raise UserError(str(error)) from error
+    except (Exception, SystemExit) as error:  # a config is code: what it raises is of any kind
+        raise UserError(f"the config file {file} fails ({type(error).__name__}: {error}): fix it") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{file} is no config file: define get_config(recipe), which returns recipes.make(...)")
+    return config
 
 
 def define_overrides(values: flags.FlagValues, config: ConfigDict, argv: Sequence[str]) -> None:
@@ -54,12 +60,40 @@ def define_overrides(values: flags.FlagValues, config: ConfigDict, argv: Sequenc
     Raises:
       UserError: an unknown key, or one whose value no flag can have.
     """
-    paths = (re.match(r"--?(?:no)?config\.([^=]+)", word) for word in argv)
-    for path in dict.fromkeys(match[1] for match in paths if match):
+    for path in _overridden(argv):
         section, key = _find(config, path)
+        if path == "recipe":
+            raise UserError("--config.recipe can't be set: put the recipe behind the file, --config=FILE:RECIPE")
         if type(section[key]) not in PARSERS:
             raise UserError(f"--config.{path} can't be set as a whole: set the keys in it")
         flags.DEFINE_flag(_Override(f"config.{path}", section, key), values)
+
+
+def check_overrides(config: ConfigDict, argv: Sequence[str]) -> None:
+    """Refuses an override that another key makes ineffective.
+
+    Args:
+      config: with the overrides.
+      argv: words such as '--config.student.lr=0.1'.
+
+    Raises:
+      UserError: milestones or gamma of a section whose schedule has none.
+    """
+    for path in _overridden(argv):
+        section, key = _find(config, path)
+        # No milestones are what another schedule has.
+        if key in ("milestones", "gamma") and section[key] and section["schedule"] != "multi_step":
+            where = path.removesuffix(f".{key}")
+            raise UserError(
+                f"{path} has no effect with {where}.schedule={section['schedule']}: leave it out, or set "
+                f"--config.{where}.schedule=multi_step"
+            )
+
+
+def _overridden(argv: Sequence[str]) -> list[str]:
+    """The paths of the keys that words of a command line set, such as 'student.lr'."""
+    paths = (re.match(r"--?(?:no)?config\.([^=]+)", word) for word in argv)
+    return list(dict.fromkeys(match[1] for match in paths if match))
 
 
 class _Override(flags.Flag):

@@ -1,5 +1,6 @@
 """From a command's config to its runs, one after the other, and the table that compares them."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from hsakd_jax.data.datasets import Splits, load_source
 from hsakd_jax.evaluation.accuracies import best_branch, mean_top1
 from hsakd_jax.experiments.recipes import RECIPES
 from hsakd_jax.experiments.resolve import recipes_of, resolve, section_of, teacher_recipe
-from hsakd_jax.experiments.validate import check
+from hsakd_jax.experiments.validate import check, check_types
 from hsakd_jax.runs.config import Config, RunConfig
 from hsakd_jax.runs.directory import RunDirectory, resolve_path
 from hsakd_jax.runs.results import Results
@@ -39,6 +40,7 @@ def execute(
     Raises:
       UserError, Stopped: as `loop.run`.
     """
+    check_types(config)
     names = recipes_of(config)
     check(config, {name: section_of(config, name) for name in names})
     root = expand(workdir)
@@ -104,7 +106,7 @@ def _check_run(
     try:
         if training.init:
             start = resolve_path(directory.path, training.init)
-            if start.resolve() not in [path.resolve() for path in paths.values()]:
+            if os.path.realpath(start) not in map(os.path.realpath, paths.values()):  # Path.resolve refuses loops
                 RunDirectory(start).config()  # refuses a folder that is no run
         program = dry_run(config, directory.path, teacher, splits.train, Devices())
     except UserError as error:

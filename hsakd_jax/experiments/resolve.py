@@ -1,13 +1,12 @@
 """From a command's config to the typed config of each run: all that decides it, and nothing else."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.files import explain
+from hsakd_jax.core.files import expand, explain
 from hsakd_jax.data.datasets import Splits
 from hsakd_jax.experiments.recipes import GIVEN, RECIPES, Recipe, needed, unknown
 from hsakd_jax.runs.config import Objective, RunConfig
@@ -63,6 +62,8 @@ def _network(config: dict[str, Any], recipe: Recipe, section: dict[str, Any], sp
             "--config.data.image_size=PIXELS and --config.data.resize=PIXELS"
         )
     peers = [peer or section["arch"] for peer in config["peers"]] if recipe.objective == "mutual" else []
+    if source["crop"] == "pad" and source["pad"] > min(shape[:2]):
+        raise UserError(f"data.pad is {source['pad']}, more than the side of the images, {min(shape[:2])}: set less")
     return {
         "arch": peers[0] if peers else section["arch"],
         "dtype": section["dtype"],
@@ -81,9 +82,8 @@ def _data(source: dict[str, Any], recipe: Recipe, splits: Splits) -> dict[str, A
                 f"data.{key} is {source[key]}, and images of {source['name']} have {channels} channels: set one number "
                 "per channel"
             )
-    folder = source["dir"] or None
-    if folder and "://" not in folder:  # a resumed run may start in another working directory
-        folder = str(Path(folder).expanduser().absolute())
+    # A resumed run may start in another working directory.
+    folder = str(expand(source["dir"]).absolute()) if source["dir"] else None
     sides = {key: source[key] or None for key in ("image_size", "resize")}
     return {**source, **sides, "dir": folder, "fraction": source["fraction"] * recipe.fraction}
 
@@ -94,7 +94,7 @@ def _training(config: dict[str, Any], recipe: Recipe, section: dict[str, Any]) -
     return {
         **{key: value for key, value in section.items() if key not in NETWORK_KEYS},
         "lr_batch": section["lr_batch"] or None,
-        "init": str(Path(section["init"]).expanduser().absolute()) if section["init"] else default,
+        "init": str(expand(section["init"]).absolute()) if section["init"] else default,
         "fresh_last_layer": recipe.init == GIVEN,
         "trainable": section["trainable"] or recipe.trainable or None,
         "rotated": recipe.rotated,
@@ -123,7 +123,7 @@ def _objective(kind: str, terms: Mapping[str, Mapping[str, Any]]) -> dict[str, A
 def _teacher(section: dict[str, Any], taught_by: str) -> dict[str, Any]:
     given = section["workdir"]
     return {
-        "workdir": str(Path(given).expanduser().absolute()) if given else f"../{taught_by}",
+        "workdir": str(expand(given).absolute()) if given else f"../{taught_by}",
         "checkpoint": section["checkpoint"],
         "peer": section["peer"],
         "dtype": section["inference_dtype"] or None,
@@ -134,12 +134,17 @@ def recipes_of(config: dict[str, Any]) -> list[str]:
     """The recipes to run, each after those that it needs.
 
     Raises:
-      UserError: an unknown recipe.
+      UserError: an unknown recipe, or a teacher that needs a teacher.
     """
     for name in (*config["runs"], *filter(None, [config["teacher"]["run"]])):
         if name not in RECIPES:
             raise UserError(unknown(name, RECIPES))
-    given = config["teacher"]["workdir"]
+    given, taught_by = config["teacher"]["workdir"], config["teacher"]["run"]
+    if taught_by and RECIPES[taught_by].teacher and not given:
+        raise UserError(
+            f"teacher.run is {taught_by!r}, which needs a teacher itself: train it first, and set "
+            "--config.teacher.workdir=RUN"
+        )
 
     def parents(name: str) -> list[str]:
         found, init = [], RECIPES[name].init

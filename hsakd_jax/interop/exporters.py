@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.files import check_folder
+from hsakd_jax.core.files import check_folder, expand
 from hsakd_jax.data.augment import normalise
 from hsakd_jax.interop import torch_weights
 from hsakd_jax.models import profile
@@ -87,7 +87,7 @@ def export(
       UserError: not a run, a file that exists or can't be written, a format that does not go with the options or
         whose package is missing, or a difference above `TOLERANCE`. No file is left behind then.
     """
-    path = Path(output).expanduser()
+    path = expand(output)
     if file_format not in FORMATS:
         raise UserError(f"unknown format {file_format!r}: choose {', '.join(FORMATS)}")
     write, whole_program = FORMATS[file_format]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from hsakd_jax.core.console import Console
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.files import read_names
+from hsakd_jax.core.files import expand, read_names
+from hsakd_jax.core.typed import check_section, field_types
 from hsakd_jax.data.statistics import NORMALISATION
 from hsakd_jax.interop import torch_files, torch_weights
 from hsakd_jax.models import create, profile
@@ -109,7 +110,7 @@ def _normalisation(
     """The given mean and std, or those of the dataset.
 
     Raises:
-      UserError: one without the other, another number of channels, or a std that can't be divided by.
+      UserError: one without the other, another number of channels, or numbers out of range.
     """
     if bool(mean) != bool(std):
         raise UserError("mean and std belong together: give both, --mean and --std, or neither")
@@ -121,13 +122,13 @@ def _normalisation(
                 f"{name} has {len(numbers)} numbers, the network's images {channels} channels: set --data, or --mean "
                 "and --std"
             )
-    if not all(0 < number < float("inf") for number in normal["std"]):
-        raise UserError(f"std {list(normal['std'])} can't be divided by: give positive numbers")
+    types = field_types(Data)
+    check_section({name: tuple(numbers) for name, numbers in normal.items()}, {name: types[name] for name in normal})
     return normal
 
 
 def _sha256(path: str | Path) -> str:
-    with Path(path).expanduser().open("rb") as file:
+    with expand(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import safetensors.numpy
 
 from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.files import expand
 
 StateDict = dict[str, np.ndarray]
 # Where HSAKD, its pre-trained backbones (and SSKD), CRD and mdistiller keep the network.
@@ -34,7 +35,7 @@ def read(path: str | Path) -> StateDict:
     Raises:
       UserError: absent, damaged, no checkpoint, or one that would execute code; or torch is not installed.
     """
-    path = Path(path).expanduser()
+    path = expand(path)
     try:
         with path.open("rb") as file:
             start = file.read(9)

@@ -10,6 +10,10 @@ Channels = Annotated[int, Meta(ge=1, le=2**10)]
 Fraction = Annotated[float, Meta(gt=0, le=1)]
 NotNegative = Annotated[float, Meta(ge=0, le=1e30)]
 Number = int | float
+Batch = Annotated[int, Meta(ge=1, le=2**16)]  # images
+Epochs = Annotated[int, Meta(ge=1, le=10**6)]
+Warmup = Annotated[int, Meta(ge=0, le=10**6)]  # epochs
+Milestone = Annotated[int, Meta(ge=0, le=10**6)] | Annotated[float, Meta(ge=0, le=1e6)]  # epochs
 Dtype = Literal["float32", "bfloat16"]
 Checkpoint = Literal["last", "best"]
 # How a term of an objective is computed: a temperature, a list of branches, a switch.
@@ -65,8 +69,8 @@ class Data(Section, frozen=True, kw_only=True):
     crop: Literal["pad", "resized"]
     pad: Annotated[int, Meta(ge=0, le=2**16)]
     flip: bool
-    mean: Annotated[tuple[float, ...], Meta(min_length=1)]
-    std: Annotated[tuple[Annotated[float, Meta(gt=0, le=1e30)], ...], Meta(min_length=1)]
+    mean: Annotated[tuple[Annotated[float, Meta(ge=-1e6, le=1e6)], ...], Meta(min_length=1)]
+    std: Annotated[tuple[Annotated[float, Meta(ge=1e-6, le=1e6)], ...], Meta(min_length=1)]
     fraction: Fraction
     validation: Annotated[float, Meta(ge=0, lt=1)]
 
@@ -95,14 +99,14 @@ class Training(Section, frozen=True, kw_only=True):
       fresh_last_layer: whether the last layer is random although `init` has one.
     """
 
-    epochs: Count
-    batch: Count
+    epochs: Epochs
+    batch: Batch
     lr: NotNegative
-    lr_batch: Count | None
+    lr_batch: Batch | None
     schedule: Literal["multi_step", "cosine"]
-    milestones: tuple[Number, ...]
+    milestones: tuple[Milestone, ...]
     gamma: NotNegative
-    warmup: Annotated[int, Meta(ge=0, le=2**31 - 1)]
+    warmup: Warmup
     momentum: Annotated[float, Meta(ge=0, lt=1)]
     nesterov: bool
     weight_decay: NotNegative
@@ -129,7 +133,7 @@ class Term(Section, frozen=True, kw_only=True):
     """
 
     weight: NotNegative
-    warmup: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+    warmup: Warmup = 0
     options: dict[str, Option] = {}
 
 
@@ -199,7 +203,7 @@ class Config(Section, frozen=True, kw_only=True):
     classes: tuple[str, ...]
     network: Network
     data: Data
-    eval_batch: Count
+    eval_batch: Batch
 
     def __post_init__(self) -> None:
         channels = self.network.image_shape[-1]

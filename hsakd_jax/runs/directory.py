@@ -1,22 +1,21 @@
 """A run directory: config.json, metrics.jsonl, checkpoints/ and results.json."""
 
-import fcntl
 import os
 import re
 import secrets
-import sys
 import weakref
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hsakd_jax.core.console import Console
+from hsakd_jax.core.console import note
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import (
     NOT_VALID,
     InvalidContent,
     expand,
+    lock,
     read_json,
     read_sealed,
     write_json,
@@ -98,7 +97,8 @@ class RunDirectory:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._acquire_lock()
+            if self._lock is None:
+                self._lock = weakref.finalize(self, os.close, lock(self.path / ".lock"))
             self.check(config)  # another process may have come first
             for draft in self.path.glob(".*.draft"):
                 draft.unlink(missing_ok=True)
@@ -114,17 +114,6 @@ class RunDirectory:
             if self.results():
                 return
             raise UserError(f"can't write to {self.path}: {error.strerror}; choose another directory") from error
-
-    def _acquire_lock(self) -> None:
-        if self._lock is not None:
-            return
-        lock = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it when the process ends
-        except OSError:
-            os.close(lock)
-            raise
-        self._lock = weakref.finalize(self, os.close, lock)
 
     def config(self) -> AnyConfig:
         """The config of the run, or of the converted checkpoint.
@@ -226,7 +215,7 @@ class RunDirectory:
             return read_sealed(self._results, Results) if self._results.exists() else None
         except InvalidContent as error:
             if self.writes:
-                warn(f"{error}, or run the command of the run again, which writes it from the last checkpoint")
+                note(f"warning: {error}, or run the command of the run again, which writes it from the last checkpoint")
             return None
 
     def finish(self, results: Results) -> None:
@@ -241,7 +230,9 @@ class RunDirectory:
         """The lines of metrics.jsonl. One that a kill cut off is left out, and a damaged one with a warning."""
         entries, damaged = self._read_metrics()
         if damaged and self.writes:
-            warn(f"{self._metrics} has {_lines(damaged)}, which {'is' if len(damaged) == 1 else 'are'} left out")
+            note(
+                f"warning: {self._metrics} has {_lines(damaged)}, which {'is' if len(damaged) == 1 else 'are'} left out"
+            )
         return entries
 
     def _read_metrics(self) -> tuple[list[Record], list[bytes]]:
@@ -262,7 +253,7 @@ class RunDirectory:
         entries, damaged = self._read_metrics()
         if damaged and self.writes:
             self._try(_append, self._damaged_metrics, b"".join(damaged))
-            warn(f"{self._metrics} has {_lines(damaged)}, moved to {self._damaged_metrics.name}")
+            note(f"warning: {self._metrics} has {_lines(damaged)}, moved to {self._damaged_metrics.name}")
         kept = (entry.to_json() + "\n" for entry in entries if entry.step <= step)
         self._try(write_text, self._metrics, "".join(kept))
 
@@ -282,11 +273,6 @@ class RunDirectory:
 
 
 @cache
-def warn(line: str) -> None:
-    """Writes a warning to stderr, once."""
-    Console(sys.stderr).line(f"warning: {line}")
-
-
 def in_words(found: Mapping[str, tuple[Any, Any]], first: str, second: str) -> list[str]:
     """Differing settings, such as 'seed (0 there, 1 asked for)', at most `MOST_SHOWN` of them.
 

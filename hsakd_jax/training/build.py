@@ -113,6 +113,7 @@ def dry_run(
       UserError: terms that can't be computed, such as of branches that do not exist, or numbers that make no run.
     """
     batch = config.training.batch
+    _check_steps(config, len(train.labels))
     order(len(train.labels), batch, config.seed, 0)  # refuses a batch larger than the training set
     teacher = None
     if config.teacher and teacher_config:
@@ -135,6 +136,13 @@ def dry_run(
     except ValueError as error:
         raise UserError(str(error)) from error
     return program
+
+
+def _check_steps(config: RunConfig, images: int) -> None:
+    training, terms = config.training, config.objective.terms.values()
+    epochs = max(training.epochs, training.warmup, *training.milestones, *(term.warmup for term in terms))
+    if (steps := epochs * training.steps_per_epoch(images)) >= 2**31:
+        raise UserError(f"{epochs:,} epochs are {steps:.2g} steps, more than a run counts (2**31): set fewer epochs")
 
 
 def _program(config: RunConfig, teacher: Any, train: Dataset | Photos, devices: Devices) -> Program:

@@ -1,13 +1,16 @@
 """Progress moves on a terminal, is a plain line now and then in a log file, and absent where work is short."""
 
+import errno
+import io
 import os
+import subprocess
 import sys
 import time
 from types import SimpleNamespace
 
 import pytest
 
-from hsakd_jax.core.console import Console, Progress, duration, table, with_progress
+from hsakd_jax.core.console import Console, Progress, duration, note, one_line, printable, show, table, with_progress
 
 
 def test_durations():
@@ -83,3 +86,57 @@ def test_a_table_is_aligned():
     assert table(["run", "top-1"], [["a", "9.10"], ["abcd", "10.20"]]) == (
         "run   top-1\n----  -----\na      9.10\nabcd  10.20"
     )
+
+
+HOSTILE = "tabby\x1b[2J\x9b31m\r\u202egnp.\u2066\x00"
+ESCAPED = "tabby\\x1b[2J\\x9b31m\\r\\u202egnp.\\u2066\\x00"
+
+
+def test_control_characters_are_escaped_wherever_text_is_written(capsys):
+    assert printable(HOSTILE) == ESCAPED
+    assert printable("Käfer 甲虫 🪲\n") == "Käfer 甲虫 🪲\n"
+    assert one_line("a\nb\tc") == "a\\nb\\tc"
+    show(HOSTILE)
+    note(HOSTILE)
+    Console().line(HOSTILE)
+    console = Console()
+    console.progress(HOSTILE)
+    assert capsys.readouterr() == (f"{ESCAPED}\n" * 3, f"{ESCAPED}\n")
+    assert table(["class"], [["a\nb"], [HOSTILE]]).splitlines()[2:] == ["a\\nb", ESCAPED]
+
+
+class Gone(io.StringIO):
+    """An output that is gone."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number, self.asked = number, 0
+
+    def write(self, text):
+        self.asked += 1
+        raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.EIO, errno.ENOSPC])
+def test_work_goes_on_when_its_output_is_gone(number, monkeypatch):
+    gone = Gone(number)
+    console = Console(gone)
+    for _ in range(3):
+        console.line("epoch 1")
+        console.progress("step 2")
+    console.end()
+    assert gone.asked == 1
+    monkeypatch.setattr(sys, "stderr", gone)
+    note("warning")
+
+
+@pytest.mark.parametrize("where", ["/dev/full", "pipe"])
+def test_a_process_ends_well_when_its_output_is_gone(where):
+    """Python would end with status 120 where it can't write the rest of a buffer at its end."""
+    code = "import time; from hsakd_jax.core.console import Console; c = Console(); [c.line('x') for _ in range(3)]"
+    read, write = (None, os.open(where, os.O_WRONLY)) if where[0] == "/" else os.pipe()
+    if read is not None:
+        os.close(read)
+    done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -1,14 +1,26 @@
 """A file is old or new, and whole; what can't be read is named."""
 
+import errno
+import fcntl
 import json
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from hsakd_jax.core import files
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.files import InvalidContent, check_folder, read_json, read_names, write_files, write_json
+from hsakd_jax.core.files import (
+    InvalidContent,
+    check_folder,
+    expand,
+    lock,
+    read_json,
+    read_names,
+    write_files,
+    write_json,
+)
 
 
 def test_a_file_is_whole_or_the_old_one(tmp_path):
@@ -80,3 +92,47 @@ def test_an_output_needs_its_folder(tmp_path):
     check_folder(tmp_path / "x.html")
     with pytest.raises(UserError, match="none is not a folder: create it, or choose another --output"):
         check_folder(tmp_path / "none" / "x.html")
+
+
+def test_a_home_folder_that_is_not_there(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert expand("~/runs") == Path("/home/me/runs")
+    assert expand("runs/~x") == Path("runs/~x")
+    with pytest.raises(UserError, match=r"~nobody_has_this_name/x: there is no such home folder: set HOME, or write"):
+        expand("~nobody_has_this_name/x")
+    with pytest.raises(UserError, match=r"gs://bucket/x is not a path of this machine: copy the files to a disk"):
+        expand("gs://bucket/x")
+    with pytest.raises(UserError, match="contains a null character"):
+        expand("a\0b")
+
+
+def test_a_lock_is_held_by_one(tmp_path, monkeypatch, capsys):
+    first = lock(tmp_path / ".lock")
+    with pytest.raises(BlockingIOError):
+        lock(tmp_path / ".lock")
+    waited = []
+    monkeypatch.setattr(fcntl, "flock", lambda *given, flock=fcntl.flock: _freed(first, waited, flock, *given))
+    os.close(lock(tmp_path / ".lock", waiting="waiting for another process"))
+    assert waited
+    assert capsys.readouterr().err == "waiting for another process\n"
+
+
+def _freed(first, waited, flock, descriptor, how):
+    """`flock`, where the one who holds the lock frees it once somebody waits."""
+    if not how & fcntl.LOCK_NB:
+        waited.append(os.close(first))
+    flock(descriptor, how)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_a_warning(number, tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    os.close(lock(tmp_path / ".lock"))
+    line = f"warning: the file system of {tmp_path} has no locks: let no other process write there\n"
+    assert capsys.readouterr().err == line
+    number = errno.EIO
+    with pytest.raises(OSError, match="Input/output"):
+        lock(tmp_path / ".lock")

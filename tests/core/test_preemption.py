@@ -12,7 +12,10 @@ from hsakd_jax.core.preemption import catch_stop_signals
 def usual():
     """The stop signals that had their usual effect, here that of these handlers."""
     numbers = []
-    old = {n: signal.signal(n, lambda number, _: numbers.append(number)) for n in (signal.SIGTERM, signal.SIGINT)}
+    old = {
+        n: signal.signal(n, lambda number, _: numbers.append(number))
+        for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    }
     yield numbers
     for number, handler in old.items():
         signal.signal(number, handler)
@@ -46,3 +49,14 @@ def test_another_thread_leaves_signals_as_they_are(usual):
     ended.set()
     thread.join()
     assert (found, usual) == ([], [signal.SIGTERM])
+
+
+def test_a_closed_terminal_stops_a_run_except_under_nohup(usual):
+    with catch_stop_signals() as received:
+        signal.raise_signal(signal.SIGHUP)
+    assert (received, usual) == ([signal.SIGHUP], [])
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with catch_stop_signals() as received:
+        signal.raise_signal(signal.SIGHUP)
+    assert (received, usual) == ([], [])
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN

@@ -30,6 +30,22 @@ def test_what_the_user_chose_stays(monkeypatch):
     assert os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "2"
 
 
+@pytest.mark.parametrize(("value", "said"), [("1", True), ("true", True), ("0", False)])
+def test_float64_is_turned_off_with_a_word(value, said, monkeypatch, capsys):
+    """XLA refuses the networks' programs where a part of them is widened."""
+    monkeypatch.setenv("JAX_ENABLE_X64", value)
+    runtime.configure_runtime()
+    assert ("JAX_ENABLE_X64" not in os.environ) == said
+    assert capsys.readouterr().err.startswith("JAX_ENABLE_X64 has no effect") == said
+
+
+def test_without_a_home_folder_compiled_programs_are_not_kept(monkeypatch):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "~nobody_has_this_name/.cache")
+    runtime.configure_runtime()
+    assert "JAX_COMPILATION_CACHE_DIR" not in os.environ
+
+
 def test_compiled_programs_are_kept_in_the_users_cache(monkeypatch, tmp_path):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", raising=False)

@@ -308,3 +308,15 @@ def test_a_fraction_out_of_range(prepared, options):
 def test_holding_out_all_of_a_class(prepared):
     with pytest.raises(UserError, match="no training image of class 0"):
         datasets.load("toy", str(prepared), validation=0.99)
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"{}", b"null", b"3", b"\xff\xfe", b"[" * 10**5, b"\0" * 10], ids=lambda c: c[:9]
+)
+def test_a_damaged_file_beside_the_records_is_one_line(copy, name, content, capsys):
+    (copy / "toy/one/1.9.0" / name).write_bytes(content)
+    with pytest.raises(UserError, match=r"toy.* can't be read|toy.* can't be trained on|no dataset") as refused:
+        datasets.load("toy", str(copy))
+    assert "\n" not in str(refused.value)
+    assert capsys.readouterr().out == ""

@@ -514,6 +514,13 @@ def test_imagenet_is_read_from_its_records(prepared, capsys):
     assert capsys.readouterr().err == ""
 
 
+def _npy(array):
+    """The content of a file of NumPy's."""
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
 def test_labels_are_read_once(prepared, tmp_path, monkeypatch):
     root = Path(shutil.copytree(prepared, tmp_path / "copy"))
     for kept in (root / "imagenet2012").glob(".labels*"):
@@ -524,9 +531,18 @@ def test_labels_are_read_once(prepared, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(tfds_reader, "_all_examples", None)
         np.testing.assert_array_equal(datasets.load("imagenet2012", str(root)).train.labels, first)
-    for path in kept:  # damaged, they are read anew
-        path.write_bytes(path.read_bytes()[:20])
-    np.testing.assert_array_equal(datasets.load("imagenet2012", str(root)).train.labels, first)
+    header = kept[0].read_bytes().partition(b"}")
+    for content in (
+        kept[0].read_bytes()[:20],
+        b"",
+        _npy(np.zeros(3)),
+        _npy(first[1:]),
+        _npy(first + 1000),
+        header[0].replace(b"(", b"(99999999999999") + header[1],
+    ):  # damaged, they are read anew
+        for path in kept:
+            path.write_bytes(content)
+        np.testing.assert_array_equal(datasets.load("imagenet2012", str(root)).train.labels, first)
     (file,) = (root / "imagenet2012/5.1.0").glob("*-train.*")
     shutil.copy(file, tmp_path / "other")
     (tmp_path / "other").rename(file)  # another file: what was kept of the old one does not count

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -412,3 +413,12 @@ def test_every_term_has_a_recipe_with_its_published_weight():
     }
     assert plain == {name: {"dkd": 0, "sskd": 0.9}.get(name.partition("_")[0], 1) for name in plain}
     assert set(weights) == set(methods.TERMS)
+
+
+def test_every_option_of_a_recipe_has_a_type():
+    """The config's check reads it from the signature of the term."""
+    for recipe in RECIPES.values():
+        for name, options in recipe.terms.items():
+            types = methods.option_types(name)
+            assert options.keys() - {"weight", "warmup"} <= types.keys(), name
+            assert Any not in types.values()

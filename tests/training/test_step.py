@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import QUICK
+from run_configs import run_config
 
 from hsakd_jax import create
 from hsakd_jax.core.errors import UserError
@@ -19,7 +20,7 @@ from hsakd_jax.distillation.methods import Sample
 from hsakd_jax.models import profile
 from hsakd_jax.models.rotations import rotate
 from hsakd_jax.runs.restore import initialise
-from hsakd_jax.training import optim
+from hsakd_jax.training import build, optim
 from hsakd_jax.training.step import NEVER, Batch, TrainStep
 
 jit = partial(jax.jit, compiler_options=QUICK)
@@ -163,3 +164,10 @@ def test_eight_devices_compute_what_one_computes_in_float32():
         state = compiled(devices.replicate(step.init(variables)), None, devices.shard(batch))
         results.append(jax.device_get((state.params, state.metrics.sums)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *results)
+
+
+def test_more_steps_than_a_run_counts_are_refused():
+    build._check_steps(run_config(student__epochs=10**6), 901)
+    for key in ("epochs", "warmup"):
+        with pytest.raises(UserError, match=r"1,000,000 epochs are .* more than a run counts .*: set fewer epochs"):
+            build._check_steps(run_config(**{f"student__{key}": 10**6}), 50_000)

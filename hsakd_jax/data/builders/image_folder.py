@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 
 from hsakd_jax.core.console import with_progress
 from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.files import expand
 from hsakd_jax.data.image_files import square
 from hsakd_jax.data.image_tree import (
     TEST_FOLDERS,
@@ -52,7 +53,7 @@ def scan(directory: str, size: int) -> Tree:
     Raises:
       UserError: no such folder, no or too few images, or a class of the test split that training does not know.
     """
-    root = Path(directory).expanduser()
+    root = expand(directory)
     if not has_classes(root / "train") and not any((root / name).is_dir() for name in TEST_FOLDERS):
         found = _one_split(root)
     else:

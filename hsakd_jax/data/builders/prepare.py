@@ -1,12 +1,10 @@
 """Preparing a dataset: once, quietly, by one process at a time, and all or nothing."""
 
 import contextlib
-import fcntl
 import io
 import os
 import resource
 import shutil
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +13,9 @@ import tensorflow_datasets as tfds
 from absl import logging
 from tensorflow_datasets.core import shuffle
 
+from hsakd_jax.core.console import note
 from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.files import lock
 
 
 def prepare(
@@ -43,14 +43,14 @@ def prepare(
         return path
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _lock(folder / ".lock"):
+        with _locked(folder / ".lock"):
             if is_prepared(path):  # by the process that held the lock before
                 return path
             if path.exists():
                 raise UserError(f"{path} is no whole dataset: delete this folder and run again")
             for left_over in folder.glob("incomplete.*"):
                 shutil.rmtree(left_over)
-            print(f"Preparing {builder_class.name} in {path}", file=sys.stderr, flush=True)
+            note(f"Preparing {builder_class.name} in {path}")
             with _quiet(), _large():
                 builder_class(data_dir=data_dir, config=config).download_and_prepare(
                     file_format="array_record",
@@ -78,15 +78,12 @@ def is_prepared(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _lock(path: Path):
-    # The kernel frees the lock of a killed process, so that none can be left behind.
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"Waiting for another process that prepares {path.parent}", file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
+def _locked(path: Path):
+    descriptor = lock(path, waiting=f"Waiting for another process that prepares {path.parent}")
+    try:
         yield
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,8 @@ plain distillation.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from inspect import signature
+from typing import Any, get_type_hints
 
 import flax.linen as nn
 import jax
@@ -25,7 +26,7 @@ from hsakd_jax.distillation.methods.relations import cc, pkt, rkd, sp
 from hsakd_jax.distillation.methods.self_supervised import sskd_head, sskd_kl, sskd_ss
 from hsakd_jax.models.network import Outputs
 
-__all__ = ["TERMS", "Methods", "Sample"]
+__all__ = ["TERMS", "Methods", "Sample", "option_types"]
 
 Array = jax.Array
 
@@ -43,6 +44,18 @@ TERMS: dict[str, Callable[..., Array]] = {
     "sskd_kl": sskd_kl,
     "sskd_ss": sskd_ss,
 }
+
+
+def option_types(name: str) -> dict[str, Any]:
+    """The types of a term's options with their ranges, from the signature of its function.
+
+    Args:
+      name: a key of `TERMS` or of `objectives.TERMS`.
+    """
+    function = TERMS[name] if name in TERMS else objectives.TERMS[name]
+    hints = get_type_hints(function, include_extras=True)
+    options = (p for p in signature(function).parameters.values() if p.default is not p.empty)
+    return {option.name: hints.get(option.name, Any) for option in options}
 
 
 class Methods(nn.Module):

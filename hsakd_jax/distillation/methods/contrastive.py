@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from hsakd_jax.distillation.methods.common import Sample, embedding, inner_products, linear, unit_rows
+from hsakd_jax.distillation.options import Fraction, Negatives, Temperature, Width
 from hsakd_jax.models.network import Outputs
 
 Array = jax.Array
@@ -61,10 +62,10 @@ def crd(
     labels: Array,
     teacher: Outputs,
     sample: Sample,
-    negatives: int = 16384,
-    temperature: float = 0.07,
-    features: int = 128,
-    momentum: float = 0.5,
+    negatives: Negatives = 16384,
+    temperature: Temperature = 0.07,
+    features: Width = 128,
+    momentum: Fraction = 0.5,
 ) -> Array:
     """`nce_loss` of both networks' embeddings, each projected and scored against the other network's memory.
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import constant, variance_scaling
 
 from hsakd_jax.distillation.methods.common import Sample, StagePairs, equal_size_stage_pairs, stage_pairs, unit_rows
+from hsakd_jax.distillation.options import Small, Stage, Variance
 from hsakd_jax.models.layers import BatchNorm, torch_bias, torch_kernel
 from hsakd_jax.models.network import Outputs
 from hsakd_jax.models.ops import convolve
@@ -67,7 +68,7 @@ def gaussian_nll(mean: Array, target: Array, variance: Array) -> Array:
 # Wiring: which maps each loss takes, and the layers between them.
 
 
-def fitnet(outputs: Outputs, labels: Array, teacher: Outputs, sample: Sample, stage: int = 2) -> Array:
+def fitnet(outputs: Outputs, labels: Array, teacher: Outputs, sample: Sample, stage: Stage = 2) -> Array:
     """`hint_loss` of the map after `stage` of the student, through a regressor to the teacher's size.
 
     Raises:
@@ -128,7 +129,7 @@ def at(outputs: Outputs, labels: Array, teacher: Outputs, sample: Sample) -> Arr
 
 
 def vid(
-    outputs: Outputs, labels: Array, teacher: Outputs, sample: Sample, variance: float = 5.0, eps: float = 1e-5
+    outputs: Outputs, labels: Array, teacher: Outputs, sample: Sample, variance: Variance = 5.0, eps: Small = 1e-5
 ) -> Array:
     """Sum of `gaussian_nll` over all pairs of stages, see `Gaussians`."""
     return Gaussians(variance, eps, name="vid")(equal_size_stage_pairs(outputs, teacher))

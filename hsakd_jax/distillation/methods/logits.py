@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from hsakd_jax.distillation import losses
 from hsakd_jax.distillation.methods.common import Sample
+from hsakd_jax.distillation.options import Coefficient, Temperature
 from hsakd_jax.models.network import Outputs
 from hsakd_jax.models.numerics import at_least_float32
 
@@ -53,9 +54,9 @@ def dkd(
     labels: Array,
     teacher: Outputs,
     sample: Sample,
-    alpha: float = 1.0,
-    beta: float = 8.0,
-    temperature: float = 4.0,
+    alpha: Coefficient = 1.0,
+    beta: Coefficient = 8.0,
+    temperature: Temperature = 4.0,
 ) -> Array:
     """`dkd_loss` of the class logits, with the defaults of mdistiller.
 

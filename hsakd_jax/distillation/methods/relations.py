@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from hsakd_jax.distillation.methods.common import Sample, embedding, inner_products, linear, unit_rows
+from hsakd_jax.distillation.options import Coefficient, Small, Width
 from hsakd_jax.models.network import Outputs
 from hsakd_jax.models.numerics import at_least_float32
 
@@ -110,7 +111,7 @@ def sp(outputs: Outputs, labels: Array, teacher: Outputs, sample: Sample) -> Arr
     return sp_loss(outputs.features[-1], teacher.features[-1])
 
 
-def cc(outputs: Outputs, labels: Array, teacher: Outputs, sample: Sample, features: int = 128) -> Array:
+def cc(outputs: Outputs, labels: Array, teacher: Outputs, sample: Sample, features: Width = 128) -> Array:
     """`cc_loss` of both embeddings, each projected to `features` numbers."""
     return cc_loss(*Projections(features, name="cc")(embedding(outputs), embedding(teacher)))
 
@@ -126,12 +127,17 @@ class Projections(nn.Module):
 
 
 def rkd(
-    outputs: Outputs, labels: Array, teacher: Outputs, sample: Sample, distance: float = 25.0, angle: float = 50.0
+    outputs: Outputs,
+    labels: Array,
+    teacher: Outputs,
+    sample: Sample,
+    distance: Coefficient = 25.0,
+    angle: Coefficient = 50.0,
 ) -> Array:
     """`rkd_loss` of the embeddings."""
     return rkd_loss(embedding(outputs), embedding(teacher), distance, angle)
 
 
-def pkt(outputs: Outputs, labels: Array, teacher: Outputs, sample: Sample, eps: float = 1e-7) -> Array:
+def pkt(outputs: Outputs, labels: Array, teacher: Outputs, sample: Sample, eps: Small = 1e-7) -> Array:
     """`pkt_loss` of the embeddings."""
     return pkt_loss(embedding(outputs), embedding(teacher), eps)

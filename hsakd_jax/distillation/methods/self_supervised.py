@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from hsakd_jax.distillation import losses
 from hsakd_jax.distillation.methods.common import Sample, embedding, inner_products, linear, unit_rows
+from hsakd_jax.distillation.options import Fraction, Temperature
 from hsakd_jax.models.network import Outputs
 from hsakd_jax.models.numerics import at_least_float32
 from hsakd_jax.models.rotations import ROTATIONS, upright
@@ -86,7 +87,12 @@ def sskd_head(outputs: Outputs, labels: Array, teacher: None, sample: Sample) ->
 
 
 def sskd_kl(
-    outputs: Outputs, labels: Array, teacher: Outputs, sample: Sample, temperature: float = 4.0, kept: float = 1.0
+    outputs: Outputs,
+    labels: Array,
+    teacher: Outputs,
+    sample: Sample,
+    temperature: Temperature = 4.0,
+    kept: Fraction = 1.0,
 ) -> Array:
     """`kl_of_rows` of the rotated images' class logits; the defaults are those of the authors' code."""
     t, s = (_rotated(at_least_float32(o.logits), len(labels)) for o in (teacher, outputs))
@@ -94,7 +100,12 @@ def sskd_kl(
 
 
 def sskd_ss(
-    outputs: Outputs, labels: Array, teacher: Outputs, sample: Sample, temperature: float = 0.5, kept: float = 0.75
+    outputs: Outputs,
+    labels: Array,
+    teacher: Outputs,
+    sample: Sample,
+    temperature: Temperature = 0.5,
+    kept: Fraction = 0.75,
 ) -> Array:
     """`kl_of_rows` of the similarities between rotated and upright images.
 

@@ -1,0 +1,15 @@
+"""Types of the options of terms, with their ranges. The signature of a term declares those of its options."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+Temperature = Annotated[float, Meta(ge=1e-3, le=1e4)]
+Coefficient = Annotated[float, Meta(ge=0, le=1e6)]  # of a part of a term
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Small = Annotated[float, Meta(gt=0, le=1e-2)]  # what keeps a logarithm or a variance from 0
+Variance = Annotated[float, Meta(ge=0.02, le=100)]
+Width = Annotated[int, Meta(ge=1, le=2**16)]
+Negatives = Annotated[int, Meta(ge=1, le=2**20)]
+Stage = Annotated[int, Meta(ge=1, le=100)]
+Branches = tuple[Stage, ...]
