@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hsakd_jax.analysis.paper import SETTINGS, SLOW_LR
-from hsakd_jax.core.console import note
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import expand
 from hsakd_jax.evaluation.accuracies import mean, mean_top1
 from hsakd_jax.experiments.recipes import GIVEN, RECIPES, SLOW
 from hsakd_jax.runs.compare import MAY_DIFFER, differences, flatten
 from hsakd_jax.runs.config import AnyConfig, RunConfig
-from hsakd_jax.runs.directory import RunDirectory, resolve_path
+from hsakd_jax.runs.directory import RunDirectory, resolve_path, warn
 from hsakd_jax.runs.results import Accuracies, Results, TaughtBy
 
 # Settings that do not distinguish one training from another; the recipe implies what selects the best epoch.
@@ -134,7 +133,7 @@ def find(folders: Sequence[str]) -> tuple[list[Run], list[Path]]:
                 if isinstance(config, RunConfig):
                     configs.setdefault(Path(where).resolve(), (Path(where), config))
             else:
-                note(f"warning: {where} is passed over, since its config.json is of another program")
+                warn(f"{where} is passed over, since its config.json is of another program")
     finished, unfinished = [], []
     for path, config in configs.values():
         if results := RunDirectory(path).results():

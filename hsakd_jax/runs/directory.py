@@ -215,7 +215,7 @@ class RunDirectory:
             return read_sealed(self._results, Results) if self._results.exists() else None
         except InvalidContent as error:
             if self.writes:
-                note(f"warning: {error}, or run the command of the run again, which writes it from the last checkpoint")
+                warn(f"{error}, or run the command of the run again, which writes it from the last checkpoint")
             return None
 
     def finish(self, results: Results) -> None:
@@ -230,9 +230,7 @@ class RunDirectory:
         """The lines of metrics.jsonl. One that a kill cut off is left out, and a damaged one with a warning."""
         entries, damaged = self._read_metrics()
         if damaged and self.writes:
-            note(
-                f"warning: {self._metrics} has {_lines(damaged)}, which {'is' if len(damaged) == 1 else 'are'} left out"
-            )
+            warn(f"{self._metrics} has {_lines(damaged)}, which {'is' if len(damaged) == 1 else 'are'} left out")
         return entries
 
     def _read_metrics(self) -> tuple[list[Record], list[bytes]]:
@@ -253,7 +251,7 @@ class RunDirectory:
         entries, damaged = self._read_metrics()
         if damaged and self.writes:
             self._try(_append, self._damaged_metrics, b"".join(damaged))
-            note(f"warning: {self._metrics} has {_lines(damaged)}, moved to {self._damaged_metrics.name}")
+            warn(f"{self._metrics} has {_lines(damaged)}, moved to {self._damaged_metrics.name}")
         kept = (entry.to_json() + "\n" for entry in entries if entry.step <= step)
         self._try(write_text, self._metrics, "".join(kept))
 
@@ -273,6 +271,11 @@ class RunDirectory:
 
 
 @cache
+def warn(line: str) -> None:
+    """Writes a warning to stderr, once."""
+    note(f"warning: {line}")
+
+
 def in_words(found: Mapping[str, tuple[Any, Any]], first: str, second: str) -> list[str]:
     """Differing settings, such as 'seed (0 there, 1 asked for)', at most `MOST_SHOWN` of them.
 
