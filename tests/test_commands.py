@@ -136,8 +136,8 @@ def test_tiny_recipes(recipe, pipeline, run_command, tmp_path):
         assert results["last"] == json.loads((pipeline / "student" / "results.json").read_text())["last"]
     if recipe == "kd":
         config = RunDirectory(tmp_path / "run").config()
-        loaded, _ = teachers.load(config, config.teacher, RunDirectory(pipeline / "teacher"))
-        assert loaded.dtype == jax.numpy.bfloat16
+        taught = teachers.load(config, config.teacher, RunDirectory(pipeline / "teacher"))
+        assert taught.network.dtype == jax.numpy.bfloat16
     if recipe == "mutual":
         assert {"peer1/top1", "peer2/joint_3"} <= set(results["last"])
         network, variables = hsakd_jax.restore(tmp_path / "run")
@@ -255,9 +255,10 @@ def test_frozen_teacher_starts_from_a_baseline_and_keeps_its_backbone(
     arch = json.loads((alone / "config.json").read_text())["network"]["arch"]
     four = hsakd_jax.create(arch, 4)
     variables = restore.initialise(four, (8, 8, 1), 0)
-    restore.start_from(alone, variables)  # a fresh last layer, which learns
-    with pytest.raises(UserError, match="another number of classes, and its last layer stays as it is"):
-        restore.start_from(alone, variables, fixed_last_layer=True)
+    start = restore.start_from(alone, variables, list("0123"))  # a fresh last layer, which learns
+    assert start.note == f"{alone} has 10 classes, not 4: the last layer starts at random"
+    with pytest.raises(UserError, match="has 10 classes, not 4, and its last layer stays as it is"):
+        restore.start_from(alone, variables, list("0123"), fixed_last_layer=True)
 
 
 def test_validation_images_choose_the_best_epoch(run_command, tmp_path):
@@ -297,6 +298,11 @@ BAD = {
     "unknown schedule": (["--config.student.schedule=step"], ["student.schedule is 'step'", "multi_step or cosine"]),
     "unknown dtype of the teacher": (["--config.teacher.inference_dtype=int8"], ["int8", "bfloat16"]),
     "unknown dtype": (["--config.student.dtype=float16"], ["float16", "bfloat16"]),
+    "seed above 32 bits": (
+        ["--config.seed=4294967296"],
+        ["seed is 4294967296: give a whole number from 0 to 4294967295"],
+    ),
+    "negative seed": (["--config.seed=-1"], ["seed is -1: give"]),
     "batch and devices": (["--config.student.batch=12"], ["student.batch is 12", "8 devices"]),
     "batch and dataset": (["--config.student.batch=800"], ["baseline: a batch of 800 from ", "training images"]),
     "no epochs": (["--config.student.epochs=0"], ["student.epochs is 0"]),

@@ -8,6 +8,7 @@ from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.sharding import Devices
 from hsakd_jax.experiments.recipes import GIVEN, RECIPES
 from hsakd_jax.models import create
+from hsakd_jax.runs.config import MAX_SEED
 from hsakd_jax.training import tracking
 
 
@@ -25,6 +26,8 @@ def check(config: dict[str, Any], sections: Mapping[str, dict[str, Any]]) -> Non
     for name in ("eval_every", "log_every", "eval_batch", "batch_norm_groups"):
         if config[name] < 1:
             raise UserError(f"{name} is {config[name]}: give at least 1")
+    if not 0 <= config["seed"] <= MAX_SEED:  # JAX would use the lowest 32 bits, and two seeds would be one run
+        raise UserError(f"seed is {config['seed']}: give a whole number from 0 to {MAX_SEED}")
     _check_data(config["data"])
     if not all(isinstance(peer, str) for peer in config["peers"]):
         raise UserError(f"peers is {config['peers']}: name a network for each, such as ('resnet20', 'wrn_16_2')")
