@@ -158,12 +158,14 @@ def _check_zip(path: Path) -> None:
                 f"{path} of {size / 1e6:.1f} MB would unpack to {unpacked / 1e6:,.1f} MB, so it was not loaded: "
                 "save the checkpoint again where the file is trusted"
             )
-        names = [entry.filename.rpartition("/")[2] for entry in entries]
-        if "constants.pkl" in names:
+        names = [entry.orig_filename.lower() for entry in entries]  # torch does not distinguish cases either
+        if any(name.endswith("/constants.pkl") for name in names):
             raise UserError(f"{path} is a TorchScript archive: save the network's state_dict() instead")
-        for name, entry in zip(names, entries, strict=True):
-            if name == "data.pkl":
-                _check_pickle(io.BytesIO(archive.read(entry)), path)
+        pickles = [entry for name, entry in zip(names, entries, strict=True) if name.endswith("/data.pkl")]
+        if not pickles:
+            raise UserError(f"{path} is a zip archive, no checkpoint: choose a file of torch.save, or safetensors")
+        for entry in pickles:
+            _check_pickle(io.BytesIO(archive.read(entry)), path)
 
 
 def _check_legacy(path: Path) -> None:

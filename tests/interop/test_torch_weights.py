@@ -8,6 +8,7 @@ import random
 import sys
 import warnings
 import zipfile
+from functools import partial
 
 import jax
 import numpy as np
@@ -190,9 +191,9 @@ def write_legacy(path, pickled):
     path.write_bytes(b"".join(pickle.dumps(part, 2) for part in parts) + pickled + pickle.dumps([], 2))
 
 
-def write_zip(path, pickled, **options):
+def write_zip(path, pickled, name="x/data.pkl", **options):
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("x/data.pkl", pickled, **options)
+        archive.writestr(name, pickled, **options)
         archive.writestr("x/version", "3\n")
 
 
@@ -203,7 +204,7 @@ MEMOISED = b"\x80\x02}K\x01" + b"\x85q\x010h\x01" * 500 + b"K\x01s."
 
 
 @pytest.mark.parametrize("pickled", [NESTED, MEMOISED], ids=["nested", "memoised"])
-@pytest.mark.parametrize("write", [write_legacy, write_zip])
+@pytest.mark.parametrize("write", [write_legacy, write_zip, partial(write_zip, name="x/DATA.PKL")])
 def test_a_nested_pickle_is_refused(write, pickled, tmp_path):
     write(tmp_path / "x.pth", pickled)
     with pytest.raises(UserError, match=r"contains more than the tensors of a network \(nested"):
@@ -294,6 +295,10 @@ def test_other_files_are_refused(tensors, tmp_path):
     with warnings.catch_warnings(action="ignore"):  # TorchScript is deprecated, its files stay
         torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "x.pth")
     with pytest.raises(UserError, match=r"x\.pth is a TorchScript archive: save the network's state_dict"):
+        load_torch(tmp_path / "x.pth")
+    with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+        archive.writestr("word/document.xml", "")
+    with pytest.raises(UserError, match=r"x\.pth is a zip archive, no checkpoint"):
         load_torch(tmp_path / "x.pth")
     one = {**tensors, "fc.weight": tensors["fc.weight"][:1], "fc.bias": tensors["fc.bias"][:1]}
     with pytest.raises(UserError, match=r"has one output \(fc.weight is of \[1, 64\]\): a classifier here has"):
