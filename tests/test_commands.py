@@ -124,9 +124,8 @@ def test_restore(pipeline):
 @pytest.mark.parametrize("recipe", ["kd", "student", "mutual"])
 def test_tiny_recipes(recipe, pipeline, run_command, tmp_path):
     args = [f"--config.teacher.workdir={pipeline}/teacher"] if recipe in ("kd", "student") else []
-    args += {"kd": ["--config.teacher.inference_dtype=bfloat16"], "mutual": ["--config.student.remat=True"]}.get(
-        recipe, []
-    )
+    other = ["--config.teacher.inference_dtype=bfloat16", "--config.data.mean=(0.9,)", "--config.data.std=(0.1,)"]
+    args += {"kd": other, "mutual": ["--config.student.remat=True"]}.get(recipe, [])
     done = run_command("main", f"{CONFIG}:{recipe}_tiny", f"--workdir={tmp_path / 'run'}", *args)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -137,7 +136,12 @@ def test_tiny_recipes(recipe, pipeline, run_command, tmp_path):
     if recipe == "kd":
         config = RunDirectory(tmp_path / "run").config()
         taught = teachers.load(config, config.teacher, RunDirectory(pipeline / "teacher"))
-        assert taught.network.dtype == jax.numpy.bfloat16
+        assert taught.network.network.dtype == jax.numpy.bfloat16
+        # The teacher's images are normalised as its own were.
+        own = json.loads((pipeline / "teacher" / "results.json").read_text())["last"]["top1"]
+        shown = float(re.search(r"teacher on test: top-1 ([\d.]+) %", done.stdout)[1])
+        assert shown == pytest.approx(own, abs=0.5)
+        assert "warning: " not in done.stdout
     if recipe == "mutual":
         assert {"peer1/top1", "peer2/joint_3"} <= set(results["last"])
         network, variables = hsakd_jax.restore(tmp_path / "run")

@@ -181,15 +181,15 @@ def _check_pickle(stream: Any, path: Path) -> None:
     """
     stack: list[int] = []  # the depth of tuples in each object
     marks: list[int] = []
-    memo: dict[int, int] = {}
+    memo: dict[Any, int] = {}
     for count, (operation, argument, _) in enumerate(pickletools.genops(stream)):
         name, before = operation.name, operation.stack_before
         if name == "MARK":
             marks.append(len(stack))
         elif name.endswith("PUT") or name == "MEMOIZE":
-            memo[len(memo) if name == "MEMOIZE" else int(argument)] = stack[-1]
+            memo[len(memo) if name == "MEMOIZE" else argument] = stack[-1]
         elif name.endswith("GET"):
-            stack.append(memo[int(argument)])
+            stack.append(memo[argument])
         else:
             marked = pickletools.markobject in before
             first = marks.pop() - before.index(pickletools.markobject) if marked else len(stack) - len(before)

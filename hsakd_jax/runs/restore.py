@@ -201,9 +201,10 @@ def start_from(
             )
         if match.difference:
             note = f"{directory.path} {match.difference}: the last layer starts at random"
+    leaves: dict[tuple[str, ...], Any] = flatten_dict(given)
     taken = {
         path: leaf
-        for path, leaf in flatten_dict(given).items()
+        for path, leaf in leaves.items()
         if path in flat and flat[path].shape == leaf.shape and not (fresh_last_layer and _is_last_layer(path))
     }
     missing = [path for path in flat if path not in taken and not path[1].startswith("branch")]
