@@ -52,8 +52,7 @@ def convert(
     if arch:
         create(arch, 2)  # refuses an unknown name before the file is read
     content = torch_files.read(checkpoint, part)
-    prefix = "" if content.section == part else part
-    tensors, foreign = torch_weights.unwrap(content.tensors, str(checkpoint), prefix)
+    tensors, foreign = torch_weights.unwrap(content, str(checkpoint), part)
     found = torch_weights.recognise(tensors, arch, str(checkpoint))
     big = found.name.endswith("_imagenet")
     data = data or (_usual_data(found.num_classes, big) if found.channels == 3 else "")
@@ -68,29 +67,17 @@ def convert(
         "source": Path(checkpoint).name,
         "sha256": _sha256(checkpoint),
         "part": part or None,
-        "network": {
-            "arch": found.name,
-            "dtype": "float32",
-            "branches": found.branches,
-            "peers": (),
-            "num_classes": found.num_classes,
-            "image_shape": (side, side, found.channels),
-        },
+        "network": _network(found, side),
         "classes": read_names(classes, found.num_classes) if classes else (),
         "data": _data(data or None, data_dir or None, side, big, normal),
         "eval_batch": 500,
     }
     config = typed(ConvertedConfig, values, f"{checkpoint} (--data, --mean, --std, --image_size)")
-    console.line(
-        f"{checkpoint}: {found.name}, {'with' if found.branches else 'without'} branches, {found.num_classes} classes"
-        f"{'' if arch else ' (found from its tensors)'}"
-        + (f"; {len(foreign)} tensors that are not the network's left out ({foreign[0]}, ...)" if foreign else "")
-    )
+    left_out = f"; {len(foreign)} tensors that are not the network's left out ({foreign[0]}, ...)" if foreign else ""
+    console.line(f"{checkpoint}: {_describe(config)}{'' if arch else ' (found from its tensors)'}{left_out}")
     if content.others:
-        console.line(
-            f"the weights are those of {content.section}; the file also contains {torch_files.listed(content.others)} "
-            "(--part)"
-        )
+        others = torch_files.listed(content.others)
+        console.line(f"the weights are those of {content.section}; the file also contains {others} (--part)")
     console.line(
         f"images of {side}x{side}x{found.channels}, mean {list(normal['mean'])}, std {list(normal['std'])}, "
         f"data {data or 'not known (--data)'}"
@@ -102,6 +89,11 @@ def convert(
         checkpoints.save(0, torch_weights.to_variables(tensors, found))
     checkpoints.close()
     console.line(f"{directory.path}: {sizes['parameters']['with_branches']:,} parameters")
+
+
+def _describe(config: ConvertedConfig) -> str:
+    network = config.network
+    return f"{network.arch}, {'with' if network.branches else 'without'} branches, {network.num_classes} classes"
 
 
 def _usual_data(num_classes: int, big: bool) -> str:
@@ -130,6 +122,17 @@ def _normalisation(data: str, big: bool, mean: Sequence[float], std: Sequence[fl
 def _sha256(path: str | Path) -> str:
     with Path(path).expanduser().open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _network(found: torch_weights.Found, side: int) -> dict[str, Any]:
+    return {
+        "arch": found.name,
+        "dtype": "float32",
+        "branches": found.branches,
+        "peers": (),
+        "num_classes": found.num_classes,
+        "image_shape": (side, side, found.channels),
+    }
 
 
 def _data(

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.interop import torch_names
-from hsakd_jax.interop.torch_files import StateDict, is_bookkeeping, listed, read, take
+from hsakd_jax.interop.torch_files import Content, StateDict, is_bookkeeping, listed, read, take
 from hsakd_jax.models import NETWORKS, create
 from hsakd_jax.models.network import Network
 
@@ -61,21 +61,22 @@ def load_torch(source: str | Path | Mapping[str, Any], name: str = "", part: str
     """
     label = str(source) if isinstance(source, str | Path) else "the state dict"
     content = read(source, part) if isinstance(source, str | Path) else take(source, label, part)
-    tensors, _ = unwrap(content.tensors, label, "" if content.section == part else part)
+    tensors, _ = unwrap(content, label, part)
     return to_variables(tensors, recognise(tensors, name, label))
 
 
-def unwrap(tensors: StateDict, label: str, prefix: str = "") -> tuple[StateDict, list[str]]:
+def unwrap(content: Content, label: str, part: str = "") -> tuple[StateDict, list[str]]:
     """The tensors without the prefixes of wrappers, and the names of those that belong to none of our networks.
 
     Args:
-      tensors: as of `torch_files.read`.
+      content: as of `torch_files.read` with the same `part`.
       label: what an error calls the checkpoint.
-      prefix: of the tensors to take, without its dot; '' for all.
+      part: unless it is the section of the content, the prefix of the tensors to take, without its dot; '' for all.
 
     Raises:
       UserError: no tensor has this prefix, or there are a student and a teacher to choose from.
     """
+    tensors, prefix = content.tensors, "" if content.section == part else part
     foreign = [key for key in tensors if is_bookkeeping(key)]
     kept = _without_wrappers({key: value for key, value in tensors.items() if not is_bookkeeping(key)}, prefix)
     if not prefix and all(any(key.startswith(f"{role}.") for key in kept) for role in ROLES):

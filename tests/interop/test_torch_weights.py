@@ -52,7 +52,7 @@ def test_round_trip_of_every_network(name):
     arch = reference.architecture(name)
     given = reference.state_dict(arch, dtype=np.float32)
     plain, with_branches = name.removesuffix("_aux"), name.endswith("_aux")
-    kept, foreign = torch_weights.unwrap(given, name)
+    kept, foreign = torch_weights.unwrap(torch_files.Content(given), name)
     found = torch_weights.recognise(kept, plain if name == "mobilenetV2" else "", name)
     assert (found.name, found.num_classes, found.branches) == (plain, arch["num_classes"], with_branches)
     assert not foreign
