@@ -6,7 +6,7 @@ The stable interface::
     network.init(key, images) -> variables
     network.apply(variables, images_nhwc, train=False) -> Outputs(logits, aux_logits, features)
     restore(run_dir) -> (network, variables)
-    load_torch(path_or_state_dict, name='') -> variables
+    load_torch(path_or_state_dict, name='', part='') -> variables
 """
 
 import signal

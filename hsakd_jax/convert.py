@@ -1,12 +1,14 @@
 """Turns a published PyTorch checkpoint into a run directory.
 
     python -m hsakd_jax.convert CHECKPOINT --output=RUN [--arch=NAME] [--data=NAME] [--data_dir=DIR]
-        [--image_size=PIXELS] [--mean=R,G,B --std=R,G,B] [--classes=FILE]
+        [--image_size=PIXELS] [--mean=R,G,B --std=R,G,B] [--classes=FILE] [--part=NAME]
 
 CHECKPOINT is a file of HSAKD, CRD, SSKD, mdistiller or torchvision (torch.save, in either form) or safetensors.
 Network and number of classes are found from its tensors, unless --arch names the network. RUN then serves as
 --config.teacher.workdir=RUN, as --config.frozen.init=RUN (a backbone whose branches are to be trained), and for
-evaluate, export and predict. --classes names a file with one class a line.
+evaluate, export and predict. --classes names a file with one class a line, in the order of the network's outputs.
+--part selects one of several sets of weights: a key of the file's dict, such as model_ema, or a prefix of its tensors,
+such as teacher.
 """
 
 from absl import flags
@@ -24,6 +26,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_list("mean", [], "of the normalisation, 0 to 1.", values)
     flags.DEFINE_list("std", [], "standard deviation of the normalisation, 0 to 1.", values)
     flags.DEFINE_string("classes", "", "a file with the classes' names.", values)
+    flags.DEFINE_string("part", "", "which weights of the file.", values)
 
 
 def main(values: flags.FlagValues, words: list[str]) -> None:
@@ -47,6 +50,7 @@ def main(values: flags.FlagValues, words: list[str]) -> None:
         mean=mean,
         std=std,
         classes=values.classes,
+        part=values.part,
     )
 
 

@@ -42,9 +42,9 @@ def main(values: flags.FlagValues) -> None:
         preprocess=values.preprocess,
     )
     show(
-        f"{values.output}: {report['arch']}, {report['bytes'] / 1e6:.2f} MB, {report['parameters']:,} parameters, "
-        f"{report['multiply_adds']:,} multiply-adds; read back, its outputs differ by at most "
-        f"{report['greatest_difference']:.1e} (they reach {report['greatest_output']:.3g})"
+        f"{values.output}: {report['arch']} in {report['dtype']}, {report['bytes'] / 1e6:.2f} MB, "
+        f"{report['parameters']:,} parameters, {report['multiply_adds']:,} multiply-adds; read back, its outputs "
+        f"differ by at most {report['greatest_difference']:.1e} (they reach {report['greatest_output']:.3g})"
     )
 
 

@@ -3,6 +3,7 @@
 import errno
 import importlib
 import json
+import math
 import os
 import pkgutil
 import re
@@ -126,9 +127,8 @@ def test_restore(pipeline):
 @pytest.mark.parametrize("recipe", ["kd", "student", "mutual"])
 def test_tiny_recipes(recipe, pipeline, run_command, tmp_path):
     args = [f"--config.teacher.workdir={pipeline}/teacher"] if recipe in ("kd", "student") else []
-    args += {"kd": ["--config.teacher.inference_dtype=bfloat16"], "mutual": ["--config.student.remat=True"]}.get(
-        recipe, []
-    )
+    other = ["--config.teacher.inference_dtype=bfloat16", "--config.data.mean=(0.9,)", "--config.data.std=(0.1,)"]
+    args += {"kd": other, "mutual": ["--config.student.remat=True"]}.get(recipe, [])
     done = run_command("main", f"{CONFIG}:{recipe}_tiny", f"--workdir={tmp_path / 'run'}", *args)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -138,8 +138,13 @@ def test_tiny_recipes(recipe, pipeline, run_command, tmp_path):
         assert results["last"] == json.loads((pipeline / "student" / "results.json").read_text())["last"]
     if recipe == "kd":
         config = RunDirectory(tmp_path / "run").config()
-        loaded, _ = teachers.load(config, config.teacher, RunDirectory(pipeline / "teacher"))
-        assert loaded.dtype == jax.numpy.bfloat16
+        taught = teachers.load(config, config.teacher, RunDirectory(pipeline / "teacher"))
+        assert taught.network.network.dtype == jax.numpy.bfloat16
+        # The teacher's images are normalised as its own were.
+        own = json.loads((pipeline / "teacher" / "results.json").read_text())["last"]["top1"]
+        shown = float(re.search(r"teacher on test: top-1 ([\d.]+) %", done.stdout)[1])
+        assert shown == pytest.approx(own, abs=0.5)
+        assert "warning: " not in done.stdout
     if recipe == "mutual":
         assert {"peer1/top1", "peer2/joint_3"} <= set(results["last"])
         network, variables = hsakd_jax.restore(tmp_path / "run")
@@ -257,9 +262,10 @@ def test_frozen_teacher_starts_from_a_baseline_and_keeps_its_backbone(
     arch = json.loads((alone / "config.json").read_text())["network"]["arch"]
     four = hsakd_jax.create(arch, 4)
     variables = restore.initialise(four, (8, 8, 1), 0)
-    restore.start_from(alone, variables)  # a fresh last layer, which learns
-    with pytest.raises(UserError, match="another number of classes, and its last layer stays as it is"):
-        restore.start_from(alone, variables, fixed_last_layer=True)
+    start = restore.start_from(alone, variables, list("0123"))  # a fresh last layer, which learns
+    assert start.note == f"{alone} has 10 classes, not 4: the last layer starts at random"
+    with pytest.raises(UserError, match="has 10 classes, not 4, and its last layer stays as it is"):
+        restore.start_from(alone, variables, list("0123"), fixed_last_layer=True)
 
 
 def test_validation_images_choose_the_best_epoch(run_command, tmp_path):
@@ -299,6 +305,7 @@ BAD = {
     "unknown schedule": (["--config.student.schedule=step"], ["student.schedule is 'step'", "cosine or multi_step"]),
     "unknown dtype of the teacher": (["--config.teacher.inference_dtype=int8"], ["int8", "bfloat16"]),
     "unknown dtype": (["--config.student.dtype=float16"], ["float16", "bfloat16"]),
+    "seed of 33 bits": (["--config.seed=4294967296"], ["seed is 4294967296: give a whole number from 0 to 4294967295"]),
     "batch and devices": (["--config.student.batch=12"], ["student.batch is 12", "8 devices"]),
     "batch and dataset": (["--config.student.batch=800"], ["baseline: a batch of 800 from ", "training images"]),
     "no epochs": (["--config.student.epochs=0"], ["student.epochs is 0"]),
@@ -1005,13 +1012,9 @@ def test_numbers_of_a_summary_have_a_range(flag, call_command):
     assert_refused(call_command("summary", "resnet20", f"--{flag}"), f"--{flag.partition('=')[0]}")
 
 
-@pytest.mark.parametrize("numbers", ["nan", "inf", "1e999", "-1", "0", "1e-300"])
-def test_a_std_that_nothing_can_be_divided_by_is_refused(numbers, call_command, tmp_path):
-    importing = importlib.import_module("hsakd_jax.interop.importing")
-    with pytest.raises(
-        UserError, match=r"std is \(.*\): give values in brackets, at least 1 of them, each a number from"
-    ):
-        importing._normalisation("digits", False, [0.5], [float(numbers)], 1)
-    if numbers in ("nan", "inf"):
-        with pytest.raises(UserError, match=r"mean is \(.*\): give values"):
-            importing._normalisation("digits", False, [float(numbers)], [0.5], 1)
+@pytest.mark.parametrize(
+    ("key", "number"), [("std", n) for n in (math.nan, math.inf, -1, 0, 1e-300)] + [("mean", math.nan)]
+)
+def test_a_normalisation_out_of_range_is_refused(key, number):
+    with pytest.raises(UserError, match=rf"data\.{key}"):
+        run_config(**{f"data__{key}": (number,)})

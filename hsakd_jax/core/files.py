@@ -215,7 +215,8 @@ def read_names(path: str | Path, count: int) -> list[str]:
       UserError: the file can't be read, or has another number of names.
     """
     try:
-        lines = expand(path).read_text().split("\n")
+        # Some editors write a byte order mark first.
+        lines = expand(path).read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} can't be read ({error}): use a text file with one class per line") from error
     names = [line.strip() for line in lines if line.strip()]

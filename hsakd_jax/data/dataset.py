@@ -19,3 +19,7 @@ class Dataset(NamedTuple):
     def take(self, indices: np.ndarray) -> "Dataset":
         """The chosen images only, in this order."""
         return Dataset(self.images[indices], self.labels[indices])
+
+    def with_labels(self, labels: np.ndarray) -> "Dataset":
+        """The same images with other labels, int32 [n]."""
+        return self._replace(labels=labels)

@@ -69,6 +69,10 @@ class Photos:
         """The chosen images only, in this order."""
         return Photos(self._read, self.labels[indices], self.class_names, self._indices[indices])
 
+    def with_labels(self, labels: np.ndarray) -> "Photos":
+        """The same images with other labels, int32 [n]."""
+        return Photos(self._read, labels, self.class_names, self._indices)
+
     def encoded(self, i: int) -> tuple[str, bytes]:
         """The name of image `i`, for messages, and its bytes as they lie there."""
         return self._read(int(self._indices[i]))

@@ -1,5 +1,6 @@
 """Accuracy of a network over every image of a dataset exactly once."""
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from hsakd_jax.data.streaming import Photos, evaluation_batches
 from hsakd_jax.evaluation import metrics
 from hsakd_jax.models.network import Outputs
 from hsakd_jax.models.rotations import rotate
-from hsakd_jax.runs.compare import class_difference
+from hsakd_jax.runs.compare import match_classes
 from hsakd_jax.runs.config import Config
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.restore import build_network, network_variables
@@ -100,9 +101,8 @@ def evaluate_run(run_dir: str | Path, checkpoint: str = "last", data_dir: str | 
     if where and not expand(where).is_dir():
         raise UserError(f"the data of {directory.path} should be in {where}, which is no folder: set --data_dir=DIR")
     splits = datasets.load_source(structs.replace(config.data, dir=where), splits=("test",))
-    if difference := class_difference(config, len(splits.class_names), splits.class_names):
-        raise UserError(f"{directory.path} {difference} in {config.data.name} in {where or '(default)'}")
-    shape, found = config.network.image_shape, splits.test.image_shape
+    test = relabel(splits, directory.path, config, f"{config.data.name} in {where or '(default)'}")
+    shape, found = config.network.image_shape, test.image_shape
     if found[-1] != shape[-1] or (config.data.crop == "pad" and tuple(found) != tuple(shape)):
         raise UserError(
             f"{directory.path} takes images of {list(shape)}, those of {config.data.name} are {list(found)}: set "
@@ -114,9 +114,32 @@ def evaluate_run(run_dir: str | Path, checkpoint: str = "last", data_dir: str | 
         "arch": config.network.arch,
         "checkpoint": checkpoint,
         "classes": config.network.num_classes,
-        "test_images": len(splits.test.labels),
-        **evaluate(devices.replicate(network_variables(directory, checkpoint)), splits.test),
+        "test_images": len(test.labels),
+        **evaluate(devices.replicate(network_variables(directory, checkpoint)), test),
     }
+
+
+def relabel(splits: datasets.Splits, path: Path, config: Config, source: str) -> Dataset | Photos:
+    """The test images with the labels that the outputs of a run have, and a line on stderr where these differ.
+
+    Args:
+      splits: with the test split.
+      path: of the run.
+      config: of the run.
+      source: what an error calls the data.
+
+    Raises:
+      UserError: the run has other classes.
+    """
+    names = splits.class_names
+    match = match_classes(config, path, len(names), names, str(config.data.name))
+    if match.difference:
+        raise UserError(f"{path} {match.difference} in {source}")
+    if match.note:
+        print(match.note, file=sys.stderr)
+    if match.order is None:
+        return splits.test
+    return splits.test.with_labels(np.asarray(match.order, np.int32)[splits.test.labels])
 
 
 def report(run: str, result: dict[str, Any]) -> str:

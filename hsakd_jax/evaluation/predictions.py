@@ -14,11 +14,11 @@ from hsakd_jax.core.errors import UserError
 from hsakd_jax.data import datasets
 from hsakd_jax.data.augment import prepare
 from hsakd_jax.data.builders import BUILDERS
-from hsakd_jax.evaluation.accuracy import batches_of, preprocessing
-from hsakd_jax.runs.compare import class_difference
+from hsakd_jax.evaluation.accuracy import batches_of, preprocessing, relabel
+from hsakd_jax.runs.compare import match_classes
 from hsakd_jax.runs.config import Config
 from hsakd_jax.runs.directory import RunDirectory
-from hsakd_jax.runs.restore import restore
+from hsakd_jax.runs.restore import reorder_classes, restore
 
 SAME = 3  # or one frequent confusion would fill the figure
 
@@ -71,14 +71,14 @@ def predict_all(networks: Mapping[str, Checkpoint], most: int, data_dir: str | N
     for key, chosen in networks.items():
         try:
             configs[key] = RunDirectory(chosen.run).config()
-            _check_comparable(chosen.run, configs[key], configs[first])
-            predictors[key] = _predictor(chosen, configs[key])
+            order = _class_order(chosen.run, configs[key], networks[first].run, configs[first])
+            predictors[key] = _predictor(chosen, configs[key], order)
         except UserError as error:
             if key == first:
                 raise
             left_out[key] = str(error)
     config = configs[first]
-    test = _load(config, data_dir)
+    test = _load(networks[first].run, config, data_dir)
     batches = batches_of(config, test, config.eval_batch)
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {key: [] for key in predictors}
     wrong: list[_Mistake] = []
@@ -119,20 +119,27 @@ def _worst(wrong: list[_Mistake], most: int) -> list[_Mistake]:
     return kept
 
 
-def _check_comparable(run: Path, config: Config, first: Config) -> None:
-    difference = class_difference(config, first.network.num_classes, first.classes)
+def _class_order(run: Path, config: Config, first_run: Path, first: Config) -> tuple[int, ...] | None:
+    """The order of a run's classes in which they are those of the first run; None where it is the same.
+
+    Raises:
+      UserError: a run of other images or classes.
+    """
     channels, expected = config.network.image_shape[-1], first.network.image_shape[-1]
     if channels != expected:
-        difference = f"takes images of {channels} channels, not {expected}"
-    if difference:
-        raise UserError(f"{run} {difference}")
+        raise UserError(f"{run} takes images of {channels} channels, not {expected}")
+    match = match_classes(config, run, first.network.num_classes, first.classes, str(first_run))
+    if match.difference:
+        raise UserError(f"{run} {match.difference}")
+    return match.order
 
 
-def _predictor(chosen: Checkpoint, config: Config) -> Any:
-    """A function from uint8 images to their class and its probability."""
+def _predictor(chosen: Checkpoint, config: Config, order: tuple[int, ...] | None) -> Any:
+    """A function from uint8 images to their class, in that order of the run's classes, and its probability."""
     network: Any
     network, variables = restore(chosen.run, chosen.checkpoint, peer=chosen.peer)
     network = network.clone(branches=False)
+    variables = variables if order is None else reorder_classes(variables, order)
     preprocess = preprocessing(config)
 
     @jax.jit
@@ -143,8 +150,8 @@ def _predictor(chosen: Checkpoint, config: Config) -> Any:
     return lambda images: predict(variables, images)
 
 
-def _load(config: Config, data_dir: str | None) -> Any:
-    """The test images; a dataset that would have to be prepared first is refused."""
+def _load(run: Path, config: Config, data_dir: str | None) -> Any:
+    """The test images with the labels of the run; a dataset that would have to be prepared first is refused."""
     name, where = config.data.name, config.data.dir if data_dir is None else data_dir
     root = datasets.root_of(where or "")
     source = structs.replace(config.data, dir=where)
@@ -154,7 +161,4 @@ def _load(config: Config, data_dir: str | None) -> Any:
     if not there:
         hint = ", or prepare it by `python -m hsakd_jax.evaluate`" if name in BUILDERS else ""
         raise UserError(f"its data {name} is not in {root}: set --data_dir=DIR{hint}")
-    splits = datasets.load_source(source, splits=("test",))
-    if difference := class_difference(config, len(splits.class_names), splits.class_names):
-        raise UserError(f"the run {difference} in {name} in {root}")
-    return splits.test
+    return relabel(datasets.load_source(source, splits=("test",)), run, config, f"{name} in {root}")

@@ -6,10 +6,10 @@ from typing import Any
 import msgspec
 
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.files import expand, explain
+from hsakd_jax.core.files import expand
 from hsakd_jax.data.datasets import Splits
 from hsakd_jax.experiments.recipes import GIVEN, RECIPES, Recipe, needed, unknown
-from hsakd_jax.runs.config import Objective, RunConfig
+from hsakd_jax.runs.config import Objective, RunConfig, typed
 from hsakd_jax.runs.directory import RunDirectory
 
 # Keys of a section that describe a network or a teacher rather than the training.
@@ -33,12 +33,11 @@ def resolve(config: dict[str, Any], name: str, splits: Splits, command: Sequence
     recipe, section = RECIPES[name], section_of(config, name)
     taught_by = teacher_recipe(config, name)
     found = {
-        "format": RunConfig.__struct_config__.tag,
         "recipe": name,
         "seed": config["seed"],
         "classes": list(splits.class_names),
         "network": _network(config, recipe, section, splits),
-        "data": _data(config["data"], recipe, splits),
+        "data": _data(config["data"], recipe),
         "training": _training(config, recipe, section),
         "objective": _objective(recipe.objective, config["objective"][name]),
         "teacher": _teacher(config["teacher"], taught_by) if taught_by else None,
@@ -47,10 +46,7 @@ def resolve(config: dict[str, Any], name: str, splits: Splits, command: Sequence
         "logging": {"every": config["log_every"], "tracking": config["tracking"]},
         "command": command,
     }
-    try:
-        return msgspec.convert(found, RunConfig)
-    except msgspec.ValidationError as error:
-        raise UserError(f"{name}: {explain(error)}") from error
+    return typed(RunConfig, found, name)
 
 
 def _network(config: dict[str, Any], recipe: Recipe, section: dict[str, Any], splits: Splits) -> dict[str, Any]:
@@ -74,14 +70,7 @@ def _network(config: dict[str, Any], recipe: Recipe, section: dict[str, Any], sp
     }
 
 
-def _data(source: dict[str, Any], recipe: Recipe, splits: Splits) -> dict[str, Any]:
-    channels = splits.train.image_shape[-1]
-    for key in ("mean", "std"):
-        if len(source[key]) not in (1, channels):
-            raise UserError(
-                f"data.{key} is {source[key]}, and images of {source['name']} have {channels} channels: set one number "
-                "per channel"
-            )
+def _data(source: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     # A resumed run may start in another working directory.
     folder = str(expand(source["dir"]).absolute()) if source["dir"] else None
     sides = {key: source[key] or None for key in ("image_size", "resize")}

@@ -80,8 +80,8 @@ def export(
       preprocess: whether the file takes uint8 images and gives probabilities; for 'stablehlo' and 'onnx'.
 
     Returns:
-      'format', 'arch', 'bytes', 'parameters', 'multiply_adds' (for one image), 'greatest_difference' (of any output,
-      absolute) and 'greatest_output'.
+      'format', 'arch', 'dtype' (that it computes in), 'bytes', 'parameters', 'multiply_adds' (for one image),
+      'greatest_difference' (of any output, absolute) and 'greatest_output'.
 
     Raises:
       UserError: not a run, a file that exists or can't be written, a format that does not go with the options or
@@ -99,7 +99,9 @@ def export(
         raise UserError(f"{path} exists: name another --output")
     check_folder(path)
     config = RunDirectory(workdir).config()
-    network, variables = restore(workdir, checkpoint)
+    # ONNX runtimes have no convolution in bfloat16 on CPU.
+    dtype = "float32" if file_format == "onnx" else config.network.dtype
+    network, variables = restore(workdir, checkpoint, dtype)
     if branches and not network.branches:
         raise UserError(f"{workdir} has no branches: leave out --with-branches")
     network = network.clone(branches=branches)
@@ -110,6 +112,7 @@ def export(
     return {
         "format": file_format,
         "arch": arch,
+        "dtype": dtype,
         "bytes": path.stat().st_size,
         **profile.totals(network, exported.shape),
         "greatest_difference": difference,

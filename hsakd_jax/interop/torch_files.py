@@ -1,10 +1,14 @@
 """Tensors out of checkpoint files that nobody vouches for: nothing in them is executed, and damage is one line."""
 
+import io
+import mmap
 import pickle
+import pickletools
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,9 +20,38 @@ from hsakd_jax.core.files import expand
 StateDict = dict[str, np.ndarray]
 # Where HSAKD, its pre-trained backbones (and SSKD), CRD and mdistiller keep the network.
 SECTIONS = ("net", "state_dict", "model")
+# Last parts of names of what is no weight: the counter of averaged models, and what profilers add.
+BOOKKEEPING = ("n_averaged", "total_ops", "total_params")
 # What training scripts save beside the weights, as harmless as a pickle can be: a class that ignores all it is given.
 # NumPy's own classes must not be let in: a crafted state of a dtype crashes the process.
 IGNORED = ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "argparse.Namespace")
+# How other files begin that people give, and what they are.
+OTHERS = {
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"\x89HDF": "an HDF5 file, as Keras saves it",
+    b"\x1f\x8b": "compressed by gzip",
+    b"version https://git-lfs": "a Git LFS pointer, which `git lfs pull` replaces by the file",
+    b"<": "a web page",
+}
+# Bounds of a file: bytes that a byte may unpack to (torch stores them as they are), operations of its pickle, and depth
+# of its tuples. Python computes the hash of a nested tuple by recursion in C, which ends the process at great depth.
+MAX_UNPACKED, MAX_OPERATIONS, MAX_DEPTH = 10, 2_000_000, 100
+LEGACY_PICKLES = 5  # magic number, protocol, system, content, keys of the storages
+
+
+class Content(NamedTuple):
+    """The tensors of a checkpoint file.
+
+    Attributes:
+      tensors: under the names they have there.
+      section: the key of the file's dict that contains them; '' where the file is the state dict itself.
+      others: the other keys that contain a state dict, such as 'model_ema'.
+    """
+
+    tensors: StateDict
+    section: str = ""
+    others: tuple[str, ...] = ()
 
 
 class _Ignored:
@@ -29,34 +62,49 @@ class _Ignored:
         pass
 
 
-def read(path: str | Path) -> StateDict:
-    """The tensors of a checkpoint file, under the names they have there. Nothing in the file is executed.
+def read(path: str | Path, part: str = "") -> Content:
+    """The tensors of a checkpoint file. Nothing in the file is executed.
+
+    Args:
+      path: of `torch.save`, in the zip or the legacy form, or safetensors.
+      part: key of the file's dict to take, if there is one of that name.
 
     Raises:
-      UserError: absent, damaged, no checkpoint, or one that would execute code; or torch is not installed.
+      UserError: absent, damaged, no checkpoint, one that would execute code, or one that would take far more memory
+        than its size; or torch is not installed.
     """
     path = expand(path)
     try:
         with path.open("rb") as file:
-            start = file.read(9)
+            start = file.read(512)
     except OSError as error:
         raise UserError(f"{path} can't be read ({error.strerror}): check the path") from error
-    if start[8:] == b"{":  # the length of a JSON header, then the header
+    if start[8:9] == b"{":  # the length of a JSON header, then the header
         try:
-            return take(safetensors.numpy.load_file(path), str(path))
+            return take(safetensors.numpy.load_file(path), str(path), part)
         except UserError:
             raise
         except Exception as error:  # a damaged file can fail anywhere in the reader
             raise UserError(f"{path} is a damaged safetensors file ({error}): get it again") from error
-    return _read_torch(path)
+    is_zip = start.startswith(b"PK\x03\x04")
+    if not is_zip and not re.match(rb"\x80[\x02-\x05]", start):
+        raise UserError(f"{path} is {_describe(start)}: choose a file of torch.save, or safetensors")
+    try:
+        (_check_zip if is_zip else _check_legacy)(path)
+    except UserError:
+        raise
+    except Exception as error:  # as above
+        raise _damaged(path, error) from error
+    return _read_torch(path, part)
 
 
-def take(content: Any, label: str) -> StateDict:
+def take(content: Any, label: str, part: str = "") -> Content:
     """The tensors of a state dict, or of what a training script has saved around one.
 
     Args:
       content: torch tensors or arrays by name, or a dict that holds such a state dict.
       label: what an error calls it.
+      part: as for `read`.
 
     Returns:
       NumPy arrays, half precision as float32, without BatchNorm's counters.
@@ -64,7 +112,21 @@ def take(content: Any, label: str) -> StateDict:
     Raises:
       UserError: no state dict in it, or tensors that are not floating point.
     """
-    return _arrays(_section(content, label), label)
+    if _is_state_dict(content):
+        return Content(_arrays(content, label))
+    sections = {str(k): v for k, v in content.items() if _is_state_dict(v)} if isinstance(content, Mapping) else {}
+    usual = [key for key in (part, *SECTIONS) if key in sections]
+    if len(sections) > 1 and not usual:
+        raise UserError(f"{label} contains the state dicts {listed(sections)}: choose one (--part)")
+    if not sections:
+        held = (
+            f"it holds {listed(map(str, content))}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
+        )
+        raise UserError(
+            f"{label} has no state dict under {', '.join(SECTIONS)} ({held}): save the network's state_dict()"
+        )
+    section = [*usual, *sections][0]
+    return Content(_arrays(sections[section], label), section, tuple(key for key in sections if key != section))
 
 
 def listed(keys: Iterable[str]) -> str:
@@ -73,7 +135,75 @@ def listed(keys: Iterable[str]) -> str:
     return ", ".join(keys[:6]) + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")
 
 
-def _read_torch(path: Path) -> StateDict:
+def _describe(start: bytes) -> str:
+    """What a file is that is no checkpoint, from its first bytes."""
+    if not start:
+        return "empty"
+    if found := next((what for magic, what in OTHERS.items() if start.startswith(magic)), ""):
+        return f"{found}, no checkpoint"
+    printable = all(byte >= 32 or byte in b"\t\n\r\f" for byte in start)
+    return "a text file, no checkpoint" if printable else "damaged or no checkpoint"
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    reason = str(error).partition(". ")[0].partition("\n")[0][:160] or type(error).__name__
+    return UserError(f"{path} is damaged or no PyTorch checkpoint ({reason}): get it again")
+
+
+def _check_zip(path: Path) -> None:
+    """Refuses a zip archive that unpacks to far more than its size, or is no checkpoint of tensors."""
+    with zipfile.ZipFile(path) as archive:
+        entries, size = archive.infolist(), path.stat().st_size
+        if (unpacked := sum(entry.file_size for entry in entries)) > MAX_UNPACKED * size:
+            raise UserError(
+                f"{path} of {size / 1e6:.1f} MB would unpack to {unpacked / 1e6:,.1f} MB, so it was not loaded: "
+                "save the checkpoint again where the file is trusted"
+            )
+        names = [entry.orig_filename.lower() for entry in entries]  # torch does not distinguish cases either
+        if any(name.endswith("/constants.pkl") for name in names):
+            raise UserError(f"{path} is a TorchScript archive: save the network's state_dict() instead")
+        pickles = [entry for name, entry in zip(names, entries, strict=True) if name.endswith("/data.pkl")]
+        if not pickles:
+            raise UserError(f"{path} is a zip archive, no checkpoint: choose a file of torch.save, or safetensors")
+        for entry in pickles:
+            _check_pickle(io.BytesIO(archive.read(entry)), path)
+
+
+def _check_legacy(path: Path) -> None:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        for _ in range(LEGACY_PICKLES):
+            _check_pickle(content, path)
+
+
+def _check_pickle(stream: Any, path: Path) -> None:
+    """Refuses a pickle of too many operations, or with too deep tuples; executes nothing.
+
+    Lists and dicts have no hash, so the depth of tuples inside them does not matter once they are memoised.
+    """
+    stack: list[int] = []  # the depth of tuples in each object
+    marks: list[int] = []
+    memo: dict[Any, int] = {}
+    for count, (operation, argument, _) in enumerate(pickletools.genops(stream)):
+        name, before = operation.name, operation.stack_before
+        if name == "MARK":
+            marks.append(len(stack))
+        elif name.endswith("PUT") or name == "MEMOIZE":
+            memo[len(memo) if name == "MEMOIZE" else argument] = stack[-1]
+        elif name.endswith("GET"):
+            stack.append(memo[argument])
+        else:
+            marked = pickletools.markobject in before
+            first = marks.pop() - before.index(pickletools.markobject) if marked else len(stack) - len(before)
+            depth = max(stack[first:], default=0) + name.startswith("TUPLE")
+            stack[first:] = [depth] * len(operation.stack_after)
+            if depth > MAX_DEPTH or count > MAX_OPERATIONS:
+                raise UserError(
+                    f"{path} contains more than the tensors of a network (nested or very many objects), so it was not "
+                    "loaded: save the state dict alone where the file is trusted"
+                )
+
+
+def _read_torch(path: Path, part: str) -> Content:
     try:
         import torch
     except ImportError as error:
@@ -83,7 +213,7 @@ def _read_torch(path: Path) -> StateDict:
     try:
         with torch.serialization.safe_globals([(_Ignored, name) for name in IGNORED]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-        return take(content, str(path))
+        return take(content, str(path), part)
     except UserError:
         raise
     except pickle.UnpicklingError as error:
@@ -95,22 +225,7 @@ def _read_torch(path: Path) -> StateDict:
             "save the state dict alone where the file is trusted"
         ) from error
     except Exception as error:  # a damaged file can fail anywhere in the reader
-        reason = str(error).partition(". ")[0].partition("\n")[0][:160] or type(error).__name__
-        raise UserError(f"{path} is damaged or no PyTorch checkpoint ({reason}): get it again") from error
-
-
-def _section(content: Any, label: str) -> Mapping[str, Any]:
-    """The state dict in what a training script has saved."""
-    if _is_state_dict(content):
-        return content
-    sections = {k: v for k, v in content.items() if _is_state_dict(v)} if isinstance(content, Mapping) else {}
-    for key in SECTIONS:
-        if key in sections:
-            return sections[key]
-    if len(sections) == 1:
-        return next(iter(sections.values()))
-    held = f"it holds {listed(map(str, content))}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
-    raise UserError(f"{label} has no state dict under {', '.join(SECTIONS)} ({held}): save the network's state_dict()")
+        raise _damaged(path, error) from error
 
 
 def _is_state_dict(content: Any) -> bool:
@@ -121,6 +236,11 @@ def _is_state_dict(content: Any) -> bool:
     )
 
 
+def is_bookkeeping(key: str) -> bool:
+    """Whether a tensor of this name is no weight, see `BOOKKEEPING`."""
+    return key.rpartition(".")[2] in BOOKKEEPING
+
+
 def _arrays(tensors: Mapping[str, Any], label: str) -> StateDict:
     """NumPy arrays without BatchNorm's counters; half precision as float32."""
     arrays = {}
@@ -129,9 +249,11 @@ def _arrays(tensors: Mapping[str, Any], label: str) -> StateDict:
             continue
         if hasattr(value, "detach"):
             value = value.detach().cpu()
+            if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+                raise UserError(f"{label}: {key} has more numbers than the file: save the state dict again")
             value = (value.float() if value.is_floating_point() and value.dtype.itemsize < 4 else value).numpy()
         value = np.asarray(value)
-        if not jnp.issubdtype(value.dtype, jnp.floating):
+        if not jnp.issubdtype(value.dtype, jnp.floating) and not is_bookkeeping(key):
             raise UserError(f"{label}: {key} is of {value.dtype}, not floating point: quantised weights can't be taken")
         arrays[key] = value.astype(np.float32) if value.dtype.itemsize < 4 else value
     return arrays

@@ -12,12 +12,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.interop import torch_names
-from hsakd_jax.interop.torch_files import StateDict, listed, read, take
+from hsakd_jax.interop.torch_files import Content, StateDict, is_bookkeeping, listed, read, take
 from hsakd_jax.models import NETWORKS, create
 from hsakd_jax.models.network import Network
 
-# What training scripts and compilers wrap around a network, and what SSKD adds to it.
-WRAPPERS, FOREIGN = ("module.", "_orig_mod."), "proj_head."
+# Prefixes that training scripts, compilers, Lightning and distillers put in front of all names, and what SSKD adds.
+ROLES = ("student", "teacher")
+WRAPPERS, FOREIGN = ("module.", "_orig_mod.", "model.", "net.", *(f"{role}." for role in ROLES)), "proj_head."
 
 
 class Found(NamedTuple):
@@ -42,13 +43,15 @@ class Found(NamedTuple):
         return create(self.name, self.num_classes, self.branches)
 
 
-def load_torch(source: str | Path | Mapping[str, Any], name: str = "") -> dict[str, Any]:
+def load_torch(source: str | Path | Mapping[str, Any], name: str = "", part: str = "") -> dict[str, Any]:
     """Variables of one of our networks from a PyTorch checkpoint, with branches where it has them.
 
     Args:
       source: a checkpoint file (of `torch.save`, in the zip or the legacy form, or safetensors), or what it holds:
         torch tensors or arrays by name, or a dict with such a state dict in it.
       name: of the network; '' finds it from the tensors.
+      part: which weights, where there are several: a key of the dict such as 'model_ema', or a prefix of the names
+        such as 'teacher'; '' for the usual ones.
 
     Returns:
       {'params', 'batch_stats'} of NumPy arrays, bit for bit the checkpoint's; half precision becomes float32.
@@ -57,20 +60,46 @@ def load_torch(source: str | Path | Mapping[str, Any], name: str = "") -> dict[s
       UserError: not a readable checkpoint, or not of this network.
     """
     label = str(source) if isinstance(source, str | Path) else "the state dict"
-    tensors, _ = unwrap(read(source) if isinstance(source, str | Path) else take(source, label))
+    content = read(source, part) if isinstance(source, str | Path) else take(source, label, part)
+    tensors, _ = unwrap(content, label, part)
     return to_variables(tensors, recognise(tensors, name, label))
 
 
-def unwrap(tensors: StateDict) -> tuple[StateDict, list[str]]:
-    """The tensors without the prefixes of wrappers, and the names of those that belong to none of our networks."""
-    while prefix := next((p for p in WRAPPERS if tensors and all(key.startswith(p) for key in tensors)), ""):
-        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
-    foreign = [key for key in tensors if key.startswith(FOREIGN)]
-    kept = {key: value for key, value in tensors.items() if not key.startswith(FOREIGN)}
-    prefix = torch_names.BACKBONE
-    if all(key.startswith(prefix) for key in kept):  # SSKD's wrapper, not HSAKD's, which has branches beside it
-        kept = {key.removeprefix(prefix): value for key, value in kept.items()}
+def unwrap(content: Content, label: str, part: str = "") -> tuple[StateDict, list[str]]:
+    """The tensors without the prefixes of wrappers, and the names of those that belong to none of our networks.
+
+    Args:
+      content: as of `torch_files.read` with the same `part`.
+      label: what an error calls the checkpoint.
+      part: unless it is the section of the content, the prefix of the tensors to take, without its dot; '' for all.
+
+    Raises:
+      UserError: no tensor has this prefix, or there are a student and a teacher to choose from.
+    """
+    tensors, prefix = content.tensors, "" if content.section == part else part
+    foreign = [key for key in tensors if is_bookkeeping(key)]
+    kept = _without_wrappers({key: value for key, value in tensors.items() if not is_bookkeeping(key)}, prefix)
+    if not prefix and all(any(key.startswith(f"{role}.") for key in kept) for role in ROLES):
+        raise UserError(f"{label} contains a student and a teacher: choose one (--part=student or --part=teacher)")
+    if prefix:
+        chosen = {key: value for key, value in kept.items() if key.startswith(f"{prefix}.")}
+        if not chosen:
+            raise UserError(f"{label} has no part {prefix!r}; its first tensors are {listed(tensors)}: check --part")
+        foreign += [key for key in kept if key not in chosen]
+        kept = _without_wrappers({key.removeprefix(f"{prefix}."): value for key, value in chosen.items()})
+    foreign += [key for key in kept if key.startswith(FOREIGN)]
+    kept = {key: value for key, value in kept.items() if not key.startswith(FOREIGN)}
+    backbone = torch_names.BACKBONE
+    if all(key.startswith(backbone) for key in kept):  # SSKD's wrapper, not HSAKD's, which has branches beside it
+        kept = {key.removeprefix(backbone): value for key, value in kept.items()}
     return kept, foreign
+
+
+def _without_wrappers(tensors: StateDict, wanted: str = "") -> StateDict:
+    wrappers = [wrapper for wrapper in WRAPPERS if wrapper != f"{wanted}."]
+    while found := next((w for w in wrappers if tensors and all(key.startswith(w) for key in tensors)), ""):
+        tensors = {key.removeprefix(found): value for key, value in tensors.items()}
+    return tensors
 
 
 def recognise(tensors: StateDict, name: str, label: str) -> Found:
@@ -82,12 +111,13 @@ def recognise(tensors: StateDict, name: str, label: str) -> Found:
       label: what an error calls the checkpoint.
 
     Raises:
-      UserError: no network has them, or several do.
+      UserError: no network has them, several do, or the last layer has one output.
     """
     if name:
         create(name, 2)  # refuses an unknown name
         _refuse_unnamed(name)
     shapes = {key: value.shape for key, value in tensors.items()}
+    _refuse_one_logit(shapes, label)
     candidates = list(_candidates(shapes, [name] if name else _names(shapes)))
     matches = [found for found in candidates if not _difference(_expected(found), shapes)]
     if len(matches) == 1:
@@ -105,8 +135,18 @@ def recognise(tensors: StateDict, name: str, label: str) -> Found:
         raise UserError(f"{label} is no checkpoint of {name}: {why}{_hint(shapes)}")
     raise UserError(
         f"{label} fits none of our networks; its first tensors are {listed(tensors)}: "
-        "name one (--arch) to see how they differ"
+        "name one (--arch) to see how they differ, or the prefix of its tensors (--part)"
     )
+
+
+def _refuse_one_logit(shapes: Mapping[str, tuple[int, ...]], label: str) -> None:
+    last = {head for heads in torch_names.HEADS.values() for head in heads}
+    for key in (f"{prefix}{head}.weight" for prefix in ("", torch_names.BACKBONE) for head in sorted(last)):
+        if len(shapes.get(key, ())) == 2 and shapes[key][0] == 1:
+            raise UserError(
+                f"{label} has one output ({key} is of {list(shapes[key])}): a classifier here has an output for each "
+                "of at least 2 classes"
+            )
 
 
 def to_variables(tensors: StateDict, found: Found) -> dict[str, Any]:

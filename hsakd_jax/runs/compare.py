@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -57,17 +58,45 @@ def conflicts(ours: Config, theirs: Config, movable: bool = False) -> dict[str, 
     return {key: values for key, values in found.items() if key not in MAY_DIFFER | moved}
 
 
-def class_difference(config: Config, count: int, names: Sequence[str]) -> str | None:
-    """How the classes of a run differ from others, as the end of a sentence; None where they are equal.
+class ClassMatch(NamedTuple):
+    """How the classes of a run and other ones correspond.
+
+    Attributes:
+      difference: why they are not the same classes, as the end of a sentence; None where they are.
+      order: the run's index of each of the other classes; None where both have one order.
+      note: a line for the user where the order was changed or is not known; None elsewhere.
+    """
+
+    difference: str | None = None
+    order: tuple[int, ...] | None = None
+    note: str | None = None
+
+
+def match_classes(config: Config, path: Path, count: int, names: Sequence[str], other: str) -> ClassMatch:
+    """Compares the classes of a run with others, by name where both have names.
 
     Args:
       config: of the run.
+      path: of the run, for the line.
       count: how many classes the others are.
       names: the others' names; empty where they are not known, since a converted checkpoint may not have them.
+      other: what the line calls the others, such as the name of a dataset.
     """
+    ours = config.classes
     if config.network.num_classes != count:
-        return f"has {config.network.num_classes} classes, not {count}"
-    if config.classes and names and tuple(names) != config.classes:
-        theirs, ours = next((a, b) for a, b in zip(config.classes, names, strict=True) if a != b)
-        return f"has other classes: {theirs!r} where {ours!r} is expected"
-    return None
+        return ClassMatch(f"has {config.network.num_classes} classes, not {count}")
+    if not ours or not names:
+        unknown, known = (other, str(path)) if ours else (str(path), other)
+        note = f"the class names of {unknown} are not known: their order is taken as that of {known} (0, 1, 2, ...)"
+        return ClassMatch(note=note)
+    if tuple(names) == ours:
+        return ClassMatch()
+    if sorted(names) != sorted(ours):
+        missing, expected = ([name for name in a if name not in b] for a, b in ((ours, names), (names, ours)))
+        # Names that occur more than once can differ in their number only.
+        theirs, wanted = (found[0] if found else "a repeated name" for found in (missing, expected))
+        return ClassMatch(f"has other classes: {theirs!r} where {wanted!r} is expected")
+    if len(set(ours)) < count:
+        return ClassMatch("has the classes in another order, and some have the same name: rename these")
+    order = tuple(ours.index(name) for name in names)
+    return ClassMatch(order=order, note=f"{path} has the classes of {other} in another order: matched by name")

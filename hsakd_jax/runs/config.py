@@ -1,9 +1,15 @@
 """The typed config of one run: everything that decides it, as config.json stores it."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
+import msgspec
 from msgspec import Meta, Struct
 
+from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.files import explain
+
+MAX_SEED = 2**32 - 1  # JAX's generator holds 32 bits
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Side = Annotated[int, Meta(ge=1, le=2**16)]  # pixels
 Channels = Annotated[int, Meta(ge=1, le=2**10)]
@@ -213,7 +219,9 @@ class Config(Section, frozen=True, kw_only=True):
             )
         for key, numbers in (("mean", self.data.mean), ("std", self.data.std)):
             if len(numbers) not in (1, channels):
-                raise ValueError(f"data.{key} has {len(numbers)} numbers, the images have {channels} channels")
+                raise ValueError(
+                    f"data.{key} is {numbers}, and the images have {channels} channels: set one number per channel"
+                )
 
 
 class RunConfig(Config, frozen=True, kw_only=True, tag_field="format", tag="hsakd_jax run 1"):
@@ -221,7 +229,7 @@ class RunConfig(Config, frozen=True, kw_only=True, tag_field="format", tag="hsak
 
     Attributes:
       recipe: name of the recipe, for tables; nothing is looked up by it when a run resumes.
-      seed: of initialisation, order, augmentation and subsets. JAX's generator holds 32 bits.
+      seed: of initialisation, order, augmentation and subsets.
       training: optimiser, schedule and start.
       objective: what it minimises.
       teacher: None without one.
@@ -231,7 +239,7 @@ class RunConfig(Config, frozen=True, kw_only=True, tag_field="format", tag="hsak
     """
 
     recipe: str
-    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)]
+    seed: Annotated[int, Meta(ge=0, le=MAX_SEED)]
     training: Training
     objective: Objective
     teacher: Teacher | None
@@ -246,10 +254,12 @@ class ConvertedConfig(Config, frozen=True, kw_only=True, tag_field="format", tag
     Attributes:
       source: name of the file.
       sha256: of the file, in hexadecimal.
+      part: which of several sets of weights in the file; None for the usual one.
     """
 
     source: str
     sha256: str
+    part: str | None = None
 
     @property
     def recipe(self) -> str:
@@ -258,3 +268,21 @@ class ConvertedConfig(Config, frozen=True, kw_only=True, tag_field="format", tag
 
 
 AnyConfig = RunConfig | ConvertedConfig
+T = TypeVar("T", RunConfig, ConvertedConfig)
+
+
+def typed(kind: type[T], values: Mapping[str, Any], label: str) -> T:
+    """The typed config of plain values.
+
+    Args:
+      kind: of the config.
+      values: by key.
+      label: what an error begins with.
+
+    Raises:
+      UserError: values of the wrong type, out of range, or that contradict each other; the line names the key.
+    """
+    try:
+        return msgspec.convert({"format": kind.__struct_config__.tag, **values}, kind)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{label}: {explain(error)}") from error

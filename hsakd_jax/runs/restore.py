@@ -3,10 +3,11 @@
 from collections.abc import Hashable, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from msgspec import structs
 
@@ -15,6 +16,7 @@ from hsakd_jax.models import architecture, create
 from hsakd_jax.models.network import OBJECTIVE, Network, Peers
 from hsakd_jax.runs import config, manifest
 from hsakd_jax.runs.checkpoint import Checkpoints
+from hsakd_jax.runs.compare import match_classes
 from hsakd_jax.runs.directory import RunDirectory
 
 TRIES = 5  # to read a checkpoint of a run that trains
@@ -159,37 +161,82 @@ def initialise(network: Network | Peers, image_shape: Sequence[int], seed: int) 
         raise UserError(str(error)) from error
 
 
+class Start(NamedTuple):
+    """The variables that a run starts from.
+
+    Attributes:
+      variables: {'params', 'batch_stats'}.
+      note: a line for the user about the last layer; None where there is nothing to know.
+    """
+
+    variables: dict[str, Any]
+    note: str | None = None
+
+
 def start_from(
-    run_dir: str | Path, variables: dict[str, Any], fresh_last_layer: bool = False, fixed_last_layer: bool = False
-) -> dict[str, Any]:
+    run_dir: str | Path,
+    variables: dict[str, Any],
+    classes: Sequence[str],
+    fresh_last_layer: bool = False,
+    fixed_last_layer: bool = False,
+) -> Start:
     """Variables with the last parameters of a run wherever path and shape are equal.
 
-    The last layer may differ, since it belongs to a dataset; the rest of the backbone may not.
+    The last layer may differ, since it belongs to a dataset; the rest of the backbone may not. Where the run has the
+    same classes in another order, the last layers are reordered by name. Where it has others, they are random.
 
     Args:
       run_dir: a run directory.
       variables: of the network to train, as `initialise` makes them.
+      classes: names of the classes to train.
       fresh_last_layer: whether the last layer stays random in any case.
       fixed_last_layer: whether the last layer will not be trained, so that the run must have it.
 
     Raises:
-      UserError: the run is of another network or, where that matters, of another number of classes.
+      UserError: the run is of another network or, where that matters, of other classes.
     """
     flat: dict[tuple[str, ...], Any] = flatten_dict(variables)
-    given: dict[tuple[str, ...], Any] = flatten_dict(restore(run_dir)[1])
-    if fresh_last_layer:
-        given = {path: leaf for path, leaf in given.items() if not _is_last_layer(path)}
-    found = {path: leaf for path, leaf in given.items() if path in flat and flat[path].shape == leaf.shape}
-    missing = [path for path in flat if path not in found and not path[1].startswith("branch")]
+    directory = RunDirectory(run_dir)
+    given, note = restore(run_dir)[1], None
+    if not fresh_last_layer:
+        match = match_classes(directory.config(), directory.path, len(classes), classes, "the data")
+        given = given if match.order is None else reorder_classes(given, match.order)
+        fresh_last_layer, note = bool(match.difference), match.note
+        if match.difference and fixed_last_layer:
+            raise UserError(
+                f"{run_dir} {match.difference}, and its last layer stays as it is: use a run of the same data"
+            )
+        if match.difference:
+            note = f"{directory.path} {match.difference}: the last layer starts at random"
+    leaves: dict[tuple[str, ...], Any] = flatten_dict(given)
+    taken = {
+        path: leaf
+        for path, leaf in leaves.items()
+        if path in flat and flat[path].shape == leaf.shape and not (fresh_last_layer and _is_last_layer(path))
+    }
+    missing = [path for path in flat if path not in taken and not path[1].startswith("branch")]
     if others := [path for path in missing if not _is_last_layer(path)]:
         raise UserError(f"{run_dir} is not a run of this network: {'/'.join(others[0][1:])} has no match; check arch")
-    if fixed_last_layer and missing:
-        raise UserError(
-            f"{run_dir} was trained on another number of classes, and its last layer stays as it is: use a run of the "
-            "same data"
-        )
-    return unflatten_dict(flat | found)
+    return Start(unflatten_dict(flat | taken), note)
+
+
+def reorder_classes(variables: dict[str, Any], order: Sequence[int]) -> dict[str, Any]:
+    """Variables whose last layers have their outputs in another order.
+
+    Args:
+      variables: of a network with N classes, or of several. A branch has 4N outputs, the four rotations of a class
+        side by side.
+      order: for each new class, which one it was.
+    """
+
+    def reorder(leaf: Any) -> Any:
+        by_class = np.asarray(leaf).reshape(*leaf.shape[:-1], len(order), -1)
+        return by_class[..., list(order), :].reshape(leaf.shape)
+
+    flat: dict[tuple[str, ...], Any] = flatten_dict(variables)
+    return unflatten_dict({path: reorder(leaf) if _is_last_layer(path) else leaf for path, leaf in flat.items()})
 
 
 def _is_last_layer(path: tuple[str, ...]) -> bool:
-    return path[1:3] == ("head", "fc")
+    """Whether a path is that of a last layer: of the backbone or of a branch."""
+    return path[-3:-1] == ("head", "fc")

@@ -24,7 +24,7 @@ from hsakd_jax.models.network import OBJECTIVE
 from hsakd_jax.models.rotations import ROTATIONS, rotate
 from hsakd_jax.runs.config import Config, Objective, RunConfig, Term, Training
 from hsakd_jax.runs.directory import RunDirectory, resolve_path
-from hsakd_jax.runs.restore import build_network, initialise, initialiser, read_variables, start_from
+from hsakd_jax.runs.restore import Start, build_network, initialise, initialiser, read_variables, start_from
 from hsakd_jax.training import optim, teachers
 from hsakd_jax.training.step import Batch, State, TrainStep
 
@@ -34,7 +34,7 @@ class Program(NamedTuple):
 
     Attributes:
       network: Linen module.
-      teacher: Linen module, `models.folding.Folded`, or None.
+      teacher: as `teachers.load` makes it, or None.
       schedule: learning rate by step.
       init: makes the first state of variables.
       step: the whole jitted step, `step(state, teacher_variables, uint8 [B, H, W, C], labels [B], index [B]) -> State`,
@@ -58,12 +58,14 @@ class Built(NamedTuple):
       state: at step 0.
       teacher_variables: None without a teacher.
       taught_by: the teacher's run; None without a teacher.
+      notes: lines for the user about teacher and start.
     """
 
     program: Program
     state: State
     teacher_variables: Any
     taught_by: RunDirectory | None
+    notes: tuple[str, ...] = ()
 
 
 def build(
@@ -81,17 +83,19 @@ def build(
     Raises:
       UserError: a teacher or start that does not fit.
     """
-    taught_by, teacher, teacher_variables = None, None, None
+    taught_by, taught = None, teachers.Taught(None, None, ())
     if config.teacher:
         taught_by = RunDirectory(resolve_path(path, config.teacher.workdir))
-        teacher, teacher_variables = teachers.load(config, config.teacher, taught_by)
-    program = traced if traced and traced.teacher == teacher else _program(config, teacher, train, devices)
-    variables = _initial_variables(config, path, program.network)
+        taught = teachers.load(config, config.teacher, taught_by)
+    fits = traced and traced.teacher == taught.network
+    program = traced if traced and fits else _program(config, taught.network, train, devices)
+    start = _start(config, path, program.network)
+    variables, notes = start.variables, (*taught.notes, *filter(None, [start.note]))
     if program.objective_init:
-        own = jax.jit(program.objective_init)(variables, teacher_variables)
+        own = jax.jit(program.objective_init)(variables, taught.variables)
         own = _fixed_from_teacher(own, config, taught_by) if taught_by else own
         variables = _merge(variables, own)
-    return Built(program, program.init(variables), teacher_variables, taught_by)
+    return Built(program, program.init(variables), taught.variables, taught_by, notes)
 
 
 def dry_run(
@@ -134,7 +138,10 @@ def dry_run(
         rows = devices.abstract((jax.ShapeDtypeStruct(images, jnp.uint8), labels, labels), devices.batch_sharded)
         program.step.eval_shape(*given, *rows)
     except ValueError as error:
-        raise UserError(str(error)) from error
+        hint = ""
+        if isinstance(teacher, teachers.Preprocessed) and teacher.size != config.network.image_shape[:2]:
+            hint = f"; the teacher takes images of {teacher.size[0]}x{teacher.size[1]} (data.image_size)"
+        raise UserError(f"{error}{hint}") from error
     return program
 
 
@@ -157,7 +164,7 @@ def make_program(config: RunConfig, network: Any, teacher: Any, train: Dataset |
     Args:
       config: of the run.
       network: Linen module.
-      teacher: Linen module, `models.folding.Folded`, or None.
+      teacher: as `teachers.load` makes it, or None.
       train: training images.
       devices: where it runs.
 
@@ -233,13 +240,14 @@ def _train(training: Training) -> Train:
     return True if training.trainable is None else training.trainable
 
 
-def _initial_variables(config: RunConfig, path: Path, network: Any) -> dict[str, Any]:
+def _start(config: RunConfig, path: Path, network: Any) -> Start:
     training = config.training
     variables = initialise(network, config.network.image_shape, config.seed)
     if training.init is None:
-        return variables
+        return Start(variables)
     fixed = not is_trainable(_train(training), "head/fc/kernel")
-    return start_from(resolve_path(path, training.init), variables, training.fresh_last_layer, fixed)
+    given = resolve_path(path, training.init)
+    return start_from(given, variables, config.classes, training.fresh_last_layer, fixed)
 
 
 def _objective_variables(config, network, teacher, objective, labels, variables, teacher_variables) -> dict[str, Any]:

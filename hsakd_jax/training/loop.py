@@ -21,7 +21,7 @@ from hsakd_jax.data.datasets import Splits
 from hsakd_jax.evaluation import accuracies
 from hsakd_jax.evaluation.accuracy import make_evaluate
 from hsakd_jax.runs.checkpoint import Checkpoints
-from hsakd_jax.runs.config import RunConfig
+from hsakd_jax.runs.config import RunConfig, Teacher
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.results import Results
 from hsakd_jax.training import tracking
@@ -29,6 +29,9 @@ from hsakd_jax.training.build import Program, build
 from hsakd_jax.training.multi_step import make_multi_step
 from hsakd_jax.training.session import Session, check_finite, evaluate_and_save, final_results, record_metrics
 from hsakd_jax.training.step import State
+
+# Points between a teacher's accuracy here and that of its own results, above which a line warns.
+TOLERANCE = 1.0
 
 
 def run(
@@ -56,6 +59,8 @@ def run(
     devices = Devices()
     built = build(config, directory.path, splits.train, devices, traced)
     run_in_first_process(lambda: directory.acquire(config), str(directory.path))
+    for line in built.notes:
+        console.line(f"{directory.path}: {line}")
     network = built.program.network
     evaluate = make_evaluate(network, devices, config, config.eval_batch)
     select = evaluate
@@ -118,7 +123,7 @@ def _finished(directory: RunDirectory, config: RunConfig, console: Console) -> R
 
 
 def _report_teacher(session: Session) -> None:
-    """Prints the teacher's accuracy on the images that select the best epoch."""
+    """Prints the teacher's accuracy on the images that select the best epoch; warns if its own results differ."""
     built, teacher = session.built, session.config.teacher
     if teacher is None or built.taught_by is None:
         return
@@ -129,6 +134,24 @@ def _report_teacher(session: Session) -> None:
     peers = built.taught_by.config().network.peers
     which = f" (network {teacher.peer} of {len(peers)})" if peers else ""
     session.console.line(f"{built.taught_by.path}: teacher{which} on {split}: {accuracies.describe(found)}{unfinished}")
+    own = _own_accuracy(session, built.taught_by, teacher)
+    if own is not None and abs(found["top1"] - own) > TOLERANCE:
+        session.console.line(
+            f"warning: {built.taught_by.path}: the teacher reaches {found['top1']:.2f} % here and {own:.2f} % in its "
+            "own results: compare data, data.mean, data.std and data.image_size of both runs"
+        )
+
+
+def _own_accuracy(session: Session, taught_by: RunDirectory, teacher: Teacher) -> float | None:
+    """The teacher's top-1 accuracy in its own results; None if these are of other images."""
+    results, theirs = taught_by.results(), taught_by.config()
+    dataset, split = session.selection
+    if results is None or split != "test" or theirs.data.name != session.config.data.name:
+        return None
+    if results.test_images != len(dataset.labels):
+        return None
+    own = results.best if teacher.checkpoint == "best" else results.last
+    return own.get(f"peer{teacher.peer}/top1" if theirs.network.peers else "top1")
 
 
 def _resume(session: Session) -> tuple[State, Any]:

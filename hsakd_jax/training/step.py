@@ -82,7 +82,7 @@ class TrainStep:
       weights: weight of every term that `objective` returns, a number or a function of the step.
       optimizer: of the trainable parameters.
       train: which parameters learn (see `models.layers.is_trainable`); the others stay fixed, BatchNorm included.
-      teacher: Linen module or `models.folding.Folded`, run in eval mode without gradient; None without one.
+      teacher: as `teachers.load` makes it, run in eval mode without gradient; None without one.
       accumulate: micro-batches per step; each has its own BatchNorm statistics, the gradient is their mean.
     """
 

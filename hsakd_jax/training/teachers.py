@@ -1,23 +1,77 @@
 """The network that teaches: restored from its run, in the form that the student's objective needs."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.models.folding import Folded
-from hsakd_jax.runs.compare import class_difference
+from hsakd_jax.runs.compare import ClassMatch, match_classes
 from hsakd_jax.runs.config import Config, RunConfig, Teacher
 from hsakd_jax.runs.directory import RunDirectory
-from hsakd_jax.runs.restore import build_network, peer_config, restore, without_branches
+from hsakd_jax.runs.restore import build_network, peer_config, reorder_classes, restore, without_branches
 
 
-def load(config: RunConfig, settings: Teacher, directory: RunDirectory) -> tuple[Any, Any]:
-    """(network, variables) of the teacher.
+class Taught(NamedTuple):
+    """A teacher.
+
+    Attributes:
+      network: Linen module, `models.folding.Folded` or `Preprocessed`.
+      variables: of the network.
+      notes: lines for the user.
+    """
+
+    network: Any
+    variables: Any
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Preprocessed:
+    """A teacher whose images are preprocessed as in its own run, from the images of the student's.
+
+    Attributes:
+      network: Linen module or `models.folding.Folded`.
+      size: (H, W) of its images.
+      scale: per channel, which the student's normalised pixels are multiplied by.
+      shift: per channel, which is then added.
+    """
+
+    network: Any
+    size: tuple[int, int]
+    scale: tuple[float, ...]
+    shift: tuple[float, ...]
+
+    @property
+    def branches(self) -> bool:
+        """Whether the network has auxiliary classifiers."""
+        return self.network.branches
+
+    def init(self, key: Any, images: Any) -> Any:
+        """Variables of the untrained network, for the student's images [B, H, W, C]."""
+        return self.network.init(key, self._preprocess(images))
+
+    def apply(self, variables: Any, images: Any) -> Any:
+        """The outputs of the network for the student's normalised images [B, H, W, C]."""
+        return self.network.apply(variables, self._preprocess(images))
+
+    def _preprocess(self, images: Any) -> Any:
+        if images.shape[1:3] != self.size:
+            shape = (len(images), *self.size, images.shape[-1])
+            images = jax.image.resize(images, shape, "linear", antialias=True)
+        # The crop's padding is black for both, since it comes before the student's normalisation.
+        scale, shift = (jnp.asarray(v, images.dtype).reshape(1, 1, 1, -1) for v in (self.scale, self.shift))
+        return images * scale + shift
+
+
+def load(config: RunConfig, settings: Teacher, directory: RunDirectory) -> Taught:
+    """The teacher of a run.
 
     Args:
       config: of the student's run.
@@ -25,13 +79,17 @@ def load(config: RunConfig, settings: Teacher, directory: RunDirectory) -> tuple
       directory: the teacher's run.
 
     Raises:
-      UserError: it can't be restored, has other classes or channels than the student's dataset, or no branches where a
-        term needs them.
+      UserError: it can't be restored, has other classes or channels than the student's dataset, images that the
+        student's can't become, or no branches where a term needs them.
     """
+    theirs = directory.config()
+    match = _match(config, theirs, directory.path)
     network, variables = restore(directory.path, settings.checkpoint, settings.dtype, settings.peer)
-    network = _fit(config, network, directory.config(), directory.path)
+    network = _fit(config, network, directory.path)
     variables = variables if network.branches else without_branches(variables)
-    return to_inference(network, variables, config.network.image_shape)
+    variables = variables if match.order is None else reorder_classes(variables, match.order)
+    network, variables = to_inference(network, variables, theirs.network.image_shape)
+    return Taught(preprocessed(config, network, theirs), variables, (match.note,) if match.note else ())
 
 
 def abstract_teacher(config: RunConfig, settings: Teacher, theirs: Config, path: Path) -> Any:
@@ -46,8 +104,29 @@ def abstract_teacher(config: RunConfig, settings: Teacher, theirs: Config, path:
     Raises:
       UserError: as `load`.
     """
+    _match(config, theirs, path)
     network = build_network(peer_config(theirs.network, path, settings.dtype, settings.peer))
-    return inference_form(_fit(config, network, theirs, path))
+    return preprocessed(config, inference_form(_fit(config, network, path)), theirs)
+
+
+def preprocessed(config: RunConfig, network: Any, theirs: Config) -> Any:
+    """A teacher that takes the student's images; itself where both runs preprocess alike.
+
+    Args:
+      config: of the student's run.
+      network: of the teacher.
+      theirs: config of the teacher's run.
+    """
+    height, width, channels = theirs.network.image_shape
+    # In float64, since a difference of two means can be small.
+    mean, std, own_mean, own_std = (
+        np.broadcast_to(np.asarray(numbers, np.float64), channels)
+        for numbers in (theirs.data.mean, theirs.data.std, config.data.mean, config.data.std)
+    )
+    scale, shift = own_std / std, (own_mean - mean) / std
+    if config.network.image_shape == theirs.network.image_shape and (scale == 1).all() and (shift == 0).all():
+        return network
+    return Preprocessed(network, (height, width), tuple(scale.tolist()), tuple(shift.tolist()))
 
 
 def to_inference(network: Any, variables: Any, image_shape: Sequence[int]) -> tuple[Any, Any]:
@@ -71,16 +150,27 @@ def inference_form(network: Any) -> Any:
     return network if jax.default_backend() == "cpu" else Folded(network)
 
 
-def _fit(config: RunConfig, teacher: Any, theirs: Config, path: Path) -> Any:
-    """The teacher with the branches that the run needs, or the errors of `load`."""
-    channels, own = theirs.network.image_shape[-1], config.network.image_shape[-1]
+def _match(config: RunConfig, theirs: Config, path: Path) -> ClassMatch:
+    """How the teacher's classes become the student's, or the errors of `load` about images and classes."""
+    (*side, channels), (*own_side, own) = theirs.network.image_shape, config.network.image_shape
     if channels != own:
         raise UserError(
             f"the teacher {path} takes images of {channels} channels and the dataset has {own}: choose a teacher of "
-            "the same dataset"
+            "the same dataset (teacher.workdir)"
         )
-    if difference := class_difference(theirs, config.network.num_classes, config.classes):
-        raise UserError(f"the teacher {path} {difference}: choose a teacher of the same dataset")
+    if side[0] * own_side[1] != side[1] * own_side[0]:
+        raise UserError(
+            f"the teacher {path} takes images of {side[0]}x{side[1]}, and those of {own_side[0]}x{own_side[1]} have "
+            "another ratio of sides: set data.image_size, or another teacher.workdir"
+        )
+    match = match_classes(theirs, path, config.network.num_classes, config.classes, str(config.data.name))
+    if match.difference:
+        raise UserError(f"the teacher {path} {match.difference}: choose a teacher of the same dataset")
+    return match
+
+
+def _fit(config: RunConfig, teacher: Any, path: Path) -> Any:
+    """The teacher with the branches that the run needs, or the error of `load`."""
     term = config.objective.terms.get("kl_aux")
     reads_branches = term is not None and term.weight > 0
     if reads_branches and not teacher.branches:

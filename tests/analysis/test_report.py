@@ -446,7 +446,7 @@ def test_data_that_is_gone(digits, tmp_path):
     said = text(page_of(tmp_path / "kd")[0])
     assert f"No run is a baseline with its data, epochs and batch. Its teacher is left out ({teacher} has" in said
     make(tmp_path / "other", "baseline", 10.0, trained=True, classes=list("abcdefghij"))
-    with pytest.raises(UserError, match="the run has other classes: 'a' where '0' is expected in digits"):
+    with pytest.raises(UserError, match="other has other classes: 'a' where '0' is expected in digits"):
         predictions.predict_all({"student": predictions.Checkpoint(tmp_path / "other")}, 5)
 
 

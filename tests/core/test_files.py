@@ -82,6 +82,8 @@ def test_names_of_classes(tmp_path):
     path = tmp_path / "names.txt"
     path.write_text("great crested newt\n\n eft \n")
     assert read_names(path, 2) == ["great crested newt", "eft"]
+    path.write_text("\ufeffgreat crested newt\neft\n")
+    assert read_names(path, 2) == ["great crested newt", "eft"]
     with pytest.raises(UserError, match="names.txt contains 2 class names, the network has 3 classes"):
         read_names(path, 3)
     with pytest.raises(UserError, match="none.txt can't be read .*: use a text file with one class per line"):

@@ -19,6 +19,9 @@ from hsakd_jax.data.augment import normalise
 from hsakd_jax.interop import torch_weights
 from hsakd_jax.interop.exporters import FORMATS, TOLERANCE, Export, compare, export
 from hsakd_jax.interop.importing import convert
+from hsakd_jax.runs.checkpoint import Checkpoints
+from hsakd_jax.runs.directory import RunDirectory
+from hsakd_jax.runs.restore import build_network, initialiser
 
 torch = pytest.importorskip("torch", reason="the extra 'torch' is not installed; .ci/run does it")
 torch_networks = pytest.importorskip("benchmarks.torch_networks", reason="benchmarks lie in the checkout only")
@@ -148,7 +151,7 @@ def test_a_run_without_branches_has_none_to_export(tmp_path):
         tmp_path / "x",
     )
     with pytest.raises(
-        UserError, match="mean has 3 numbers, the network's images 1 channels: set --data, or --mean and --std"
+        UserError, match=r"\(--data, --mean, --std, --image_size\): data.mean is .*, and the images have 1 channels"
     ):
         convert(tmp_path / "x", tmp_path / "run", Console())
     assert not (tmp_path / "run").exists()
@@ -157,3 +160,25 @@ def test_a_run_without_branches_has_none_to_export(tmp_path):
     convert(tmp_path / "x", tmp_path / "run", Console(), data="digits")
     with pytest.raises(UserError, match="has no branches"):
         export(tmp_path / "run", tmp_path / "y", "torch", branches=True)
+
+
+def test_a_run_in_bfloat16_is_exported_to_onnx_in_float32(tmp_path, monkeypatch):
+    config = run_config(student__dtype="bfloat16")
+    directory = RunDirectory(tmp_path / "run")
+    directory.acquire(config)
+    shapes = initialiser(build_network(config.network)).eval_shape(jax.random.key(0), np.zeros((1, 8, 8, 1)))
+    checkpoints = Checkpoints(directory.checkpoints)
+    checkpoints.save(1, jax.tree.map(lambda leaf: np.full(leaf.shape, 0.5, leaf.dtype), shapes))
+    checkpoints.close()
+    dtypes = []
+
+    def write(exported, path):
+        path.write_text("")
+        dtypes.append(exported.network.dtype)
+        return lambda images: exported.apply(exported.variables, images)
+
+    for file_format in ("onnx", "stablehlo"):
+        monkeypatch.setitem(FORMATS, file_format, (write, True))
+    assert export(tmp_path / "run", tmp_path / "x.onnx", "onnx")["dtype"] == "float32"
+    assert export(tmp_path / "run", tmp_path / "x.stablehlo", "stablehlo")["dtype"] == "bfloat16"
+    assert dtypes == [None, jax.numpy.bfloat16]

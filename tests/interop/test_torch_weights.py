@@ -1,9 +1,14 @@
 """Checkpoints of PyTorch: every form found in the wild, every network, and what is refused."""
 
 import argparse
+import io
 import os
+import pickle
 import random
 import sys
+import warnings
+import zipfile
+from functools import partial
 
 import jax
 import numpy as np
@@ -12,8 +17,9 @@ import reference
 import safetensors.numpy
 
 from hsakd_jax import load_torch
+from hsakd_jax.core.console import Console
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.interop import torch_weights
+from hsakd_jax.interop import importing, torch_files, torch_weights
 
 torch = pytest.importorskip("torch", reason="the extra 'torch' is not installed; .ci/run does it")
 ARCHITECTURES = reference.read("architectures.json")["architectures"]
@@ -46,7 +52,7 @@ def test_round_trip_of_every_network(name):
     arch = reference.architecture(name)
     given = reference.state_dict(arch, dtype=np.float32)
     plain, with_branches = name.removesuffix("_aux"), name.endswith("_aux")
-    kept, foreign = torch_weights.unwrap(given)
+    kept, foreign = torch_weights.unwrap(torch_files.Content(given), name)
     found = torch_weights.recognise(kept, plain if name == "mobilenetV2" else "", name)
     assert (found.name, found.num_classes, found.branches) == (plain, arch["num_classes"], with_branches)
     assert not foreign
@@ -81,6 +87,13 @@ FORMS = {
     "compiled": lambda t: {f"_orig_mod.module.{k}": v for k, v in t.items()},
     "crd, last epoch": lambda t: {"opt": argparse.Namespace(lr=0.05), "model": t, "optimizer": {}},
     "other section": lambda t: {"weights": t, "args": {"lr": 0.1}},
+    "lightning": lambda t: {"state_dict": {f"model.{k}": v for k, v in t.items()}, "pytorch-lightning_version": "2.5"},
+    "compiled lightning": lambda t: {"state_dict": {f"net._orig_mod.{k}": v for k, v in t.items()}, "epoch": 3},
+    "averaged": lambda t: {"n_averaged": torch.tensor(9), **{f"module.{k}": v for k, v in t.items()}},
+    "profiled": lambda t: {**t, "total_ops": torch.zeros(1), "layer1.0.conv1.total_params": torch.zeros(1).double()},
+    "moving average alone": lambda t: {"model_ema": {f"module.{k}": v for k, v in t.items()}, "epoch": 3},
+    "moving average beside": lambda t: {"state_dict": t, "state_dict_ema": {k: v + 1 for k, v in t.items()}},
+    "student alone": lambda t: {"model": {f"module.student.{k}": v for k, v in t.items()}},
 }
 
 
@@ -89,6 +102,41 @@ FORMS = {
 def test_forms_found_in_the_wild(form, legacy, tensors, expected, tmp_path):
     torch.save(FORMS[form](tensors), tmp_path / "x.pth", _use_new_zipfile_serialization=not legacy)
     assert_same(load_torch(tmp_path / "x.pth"), expected)
+
+
+def pair(t):
+    """What a distiller saves: both networks and a layer between them."""
+    others = {f"student.{k}": v + 1 for k, v in t.items()}
+    return {"model": {**{f"teacher.{k}": v for k, v in t.items()}, **others, "regressor.weight": t["fc.weight"]}}
+
+
+@pytest.mark.parametrize(
+    ("form", "part", "words"),
+    [
+        (pair, "teacher", "contains a student and a teacher: choose one .--part=student or --part=teacher"),
+        (lambda t: {"a": {k: v + 1 for k, v in t.items()}, "b": t}, "b", "contains the state dicts a, b: choose one"),
+        (lambda t: {"state_dict": {k: v + 1 for k, v in t.items()}, "ema": t}, "ema", ""),
+        (lambda t: {f"encoder.{k}": v for k, v in t.items()}, "encoder", "or the prefix of its tensors .--part"),
+        (lambda t: {f"teacher.{k}": v for k, v in t.items()}, "teacher", ""),
+    ],
+)
+def test_one_of_several_parts_is_chosen(form, part, words, tensors, expected):
+    if words:
+        with pytest.raises(UserError, match=words):
+            load_torch(form(tensors))
+    assert_same(load_torch(form(tensors), part=part), expected)
+    with pytest.raises(UserError, match="has no part 'absent'|contains the state dicts|has no part"):
+        load_torch(form(tensors), part="absent")
+
+
+def test_convert_names_the_parts_and_what_is_left_out(tensors, tmp_path):
+    torch.save({"model": {**tensors, "total_ops": torch.zeros(1)}, "model_ema": tensors}, tmp_path / "x.pth")
+    said = io.StringIO()
+    importing.convert(tmp_path / "x.pth", tmp_path / "run", Console(said))
+    assert "1 tensors that are not the network's left out (total_ops, ...)" in said.getvalue()
+    assert "the weights are those of model; the file also contains model_ema (--part)" in said.getvalue()
+    with pytest.raises(UserError, match=r"part \(None there, model_ema asked for\)"):
+        importing.convert(tmp_path / "x.pth", tmp_path / "run", Console(said), part="model_ema")
 
 
 def test_safetensors_need_no_torch(tensors, expected, tmp_path, monkeypatch):
@@ -137,13 +185,59 @@ def test_code_in_a_checkpoint_is_not_executed(legacy, tensors, tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
+def write_legacy(path, pickled):
+    """A file of torch.save in its legacy form around a pickle of one's own."""
+    parts = (torch.serialization.MAGIC_NUMBER, torch.serialization.PROTOCOL_VERSION, {})
+    path.write_bytes(b"".join(pickle.dumps(part, 2) for part in parts) + pickled + pickle.dumps([], 2))
+
+
+def write_zip(path, pickled, name="x/data.pkl", **options):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(name, pickled, **options)
+        archive.writestr("x/version", "3\n")
+
+
+# A tuple in a tuple in a tuple ..., and a dict with it as a key, whose hash is a recursion in C.
+NESTED = b"\x80\x02}K\x01" + b"\x85" * 500_000 + b"K\x01s."
+# The same by way of the memo: each tuple is put there, dropped and got again.
+MEMOISED = b"\x80\x02}K\x01" + b"\x85q\x010h\x01" * 500 + b"K\x01s."
+
+
+@pytest.mark.parametrize("pickled", [NESTED, MEMOISED], ids=["nested", "memoised"])
+@pytest.mark.parametrize("write", [write_legacy, write_zip, partial(write_zip, name="x/DATA.PKL")])
+def test_a_nested_pickle_is_refused(write, pickled, tmp_path):
+    write(tmp_path / "x.pth", pickled)
+    with pytest.raises(UserError, match=r"contains more than the tensors of a network \(nested"):
+        load_torch(tmp_path / "x.pth")
+
+
+def test_a_pickle_of_many_objects_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch_files, "MAX_OPERATIONS", 1000)
+    write_zip(tmp_path / "x.pth", pickle.dumps(list(range(2000)), 2))
+    with pytest.raises(UserError, match="very many objects"):
+        load_torch(tmp_path / "x.pth")
+
+
+def test_a_zip_bomb_is_refused(tmp_path):
+    write_zip(tmp_path / "x.pth", bytes(50_000_000), compress_type=zipfile.ZIP_DEFLATED)
+    assert (tmp_path / "x.pth").stat().st_size < 100_000
+    with pytest.raises(UserError, match=r"x.pth of 0.0 MB would unpack to 50.0 MB, so it was not loaded"):
+        load_torch(tmp_path / "x.pth")
+
+
+def test_tensors_of_more_numbers_than_the_file_are_refused(tensors, tmp_path):
+    torch.save({**tensors, "fc.bias": torch.zeros(1, dtype=torch.half).expand(2**40)}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="fc.bias has more numbers than the file"):
+        load_torch(tmp_path / "x.pth")
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.9])
 def test_a_truncated_file_is_refused(share, legacy, tensors, tmp_path):
     torch.save(tensors, tmp_path / "x.pth", _use_new_zipfile_serialization=not legacy)
     content = (tmp_path / "x.pth").read_bytes()
     (tmp_path / "x.pth").write_bytes(content[: int(share * len(content))])
-    with pytest.raises(UserError, match=r"x\.pth is damaged"):
+    with pytest.raises(UserError, match=r"x\.pth is (damaged|empty)"):
         load_torch(tmp_path / "x.pth")
 
 
@@ -179,11 +273,36 @@ def test_tensors_that_are_no_weights_are_refused(tensors, tmp_path):
         load_torch(tensors, "resnet_9")
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b"<html>Quota exceeded</html>", "is a web page, no checkpoint"),
+        (b"lr: 0.1\n", "is a text file, no checkpoint"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(99), "is a PNG image, no checkpoint"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer, which `git lfs pull` replaces"),
+        (bytes(range(256)) * 16, "is damaged or no checkpoint"),
+    ],
+)
+def test_what_is_no_checkpoint_needs_no_torch(content, words, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(UserError, match=rf"x\.pth {words}.*choose a file of torch.save, or safetensors"):
+        load_torch(tmp_path / "x.pth")
+
+
 def test_other_files_are_refused(tensors, tmp_path):
-    for content in (b"<html>Quota exceeded</html>", os.urandom(4096)):
-        (tmp_path / "x.pth").write_bytes(content)
-        with pytest.raises(UserError, match=r"x\.pth is damaged"):
-            load_torch(tmp_path / "x.pth")
+    with warnings.catch_warnings(action="ignore"):  # TorchScript is deprecated, its files stay
+        torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"x\.pth is a TorchScript archive: save the network's state_dict"):
+        load_torch(tmp_path / "x.pth")
+    with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+        archive.writestr("word/document.xml", "")
+    with pytest.raises(UserError, match=r"x\.pth is a zip archive, no checkpoint"):
+        load_torch(tmp_path / "x.pth")
+    one = {**tensors, "fc.weight": tensors["fc.weight"][:1], "fc.bias": tensors["fc.bias"][:1]}
+    with pytest.raises(UserError, match=r"has one output \(fc.weight is of \[1, 64\]\): a classifier here has"):
+        load_torch(one)
     whole = safetensors.numpy.save({k: v.numpy() for k, v in tensors.items()})
     (tmp_path / "x.safetensors").write_bytes(whole[:-100])
     with pytest.raises(UserError, match="damaged safetensors"):

@@ -348,7 +348,7 @@ def test_a_wrong_config_is_one_line_that_names_the_key(old, new, message, tmp_pa
     ("keys", "message"),
     [
         ({"classes": ("a", "b", "c")}, r"classes has 3 names, not network.num_classes, 2"),
-        ({"data": {"mean": (0.1, 0.2, 0.3)}}, r"data.mean has 3 numbers, the images have 1 channels"),
+        ({"data": {"mean": (0.1, 0.2, 0.3)}}, r"data.mean is \(0.1, 0.2, 0.3\), and the images have 1 channels"),
     ],
 )
 def test_a_config_that_contradicts_itself_is_refused(keys, message, tmp_path):

@@ -1,0 +1,58 @@
+"""Runs measured on data whose classes have another order."""
+
+import jax
+import numpy as np
+import pytest
+from run_configs import run_config
+
+from hsakd_jax.core.errors import UserError
+from hsakd_jax.evaluation import predictions
+from hsakd_jax.evaluation.accuracy import evaluate_run
+from hsakd_jax.runs.checkpoint import Checkpoints
+from hsakd_jax.runs.directory import RunDirectory
+from hsakd_jax.runs.restore import build_network, initialise, reorder_classes
+
+ORDER = (3, 0, 9, 1, 2, 4, 5, 8, 7, 6)
+
+
+@pytest.fixture(scope="module")
+def variables():
+    network = build_network(run_config("teacher", classes="0123456789").network)
+    return jax.device_get(initialise(network, (8, 8, 1), 3))
+
+
+def make(path, variables, classes):
+    """A run of the digits on 8x8 pixels, with branches."""
+    directory = RunDirectory(path)
+    directory.acquire(run_config("teacher", classes=classes))
+    checkpoints = Checkpoints(directory.checkpoints)
+    checkpoints.save(1, variables)
+    checkpoints.close()
+    return path
+
+
+def test_classes_in_another_order_are_matched_by_name(variables, tmp_path, capsys):
+    plain = make(tmp_path / "plain", variables, "0123456789")
+    other = make(tmp_path / "other", reorder_classes(variables, ORDER), [str(i) for i in ORDER])
+    expected = evaluate_run(plain)
+    assert "order" not in capsys.readouterr().err
+    assert evaluate_run(other) == expected
+    assert capsys.readouterr().err == f"{other} has the classes of digits in another order: matched by name\n"
+
+    found = predictions.predict_all(
+        {"student": predictions.Checkpoint(plain), "teacher": predictions.Checkpoint(other)}, 3
+    )
+    np.testing.assert_array_equal(found.by_network["student"].classes, found.by_network["teacher"].classes)
+    assert (found.by_network["student"].classes == found.labels).mean() == pytest.approx(expected["top1"] / 100)
+    first = predictions.predict_all({"student": predictions.Checkpoint(other)}, 3)
+    np.testing.assert_array_equal(np.take(ORDER, first.labels), found.labels)
+    np.testing.assert_array_equal(
+        np.take(ORDER, first.by_network["student"].classes), found.by_network["student"].classes
+    )
+    assert list(first.misclassified) == list(found.misclassified)
+
+
+def test_other_classes_are_refused(variables, tmp_path):
+    run = make(tmp_path / "run", variables, "012345678x")
+    with pytest.raises(UserError, match=r"run has other classes: 'x' where '9' is expected in digits in \(default\)"):
+        evaluate_run(run)
