@@ -49,6 +49,8 @@ def _check_data(data: dict[str, Any]) -> None:
         raise UserError(f"data.image_size is {side}, which is for data.crop=resized and image_folder: leave it 0")
     if 0 < resize < side:
         raise UserError(f"data.resize is {resize}: give at least data.image_size, {side}, or 0")
+    if not 0 <= (pixels := data["max_pixels"]) <= 2**40:
+        raise UserError(f"data.max_pixels is {pixels}: give a number of pixels, or 0 for the usual limit")
     if not 0 < (fraction := data["fraction"]) <= 1:
         raise UserError(f"data.fraction is {fraction}: give a fraction of the training images above 0 and at most 1")
     if not 0 <= (fraction := data["validation"]) < 1:

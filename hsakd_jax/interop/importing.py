@@ -7,6 +7,7 @@ from pathlib import Path
 from hsakd_jax.core.console import Console
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import read_names
+from hsakd_jax.data.image_files import DECODING
 from hsakd_jax.data.statistics import NORMALISATION
 from hsakd_jax.interop import torch_files, torch_weights
 from hsakd_jax.models import create, profile
@@ -145,4 +146,6 @@ def _data(name: str | None, folder: str | None, side: int, big: bool, normal: Ma
         std=tuple(map(float, normal["std"])),
         fraction=1.0,
         validation=0.0,
+        decoding=DECODING,
+        max_pixels=None,
     )
