@@ -22,10 +22,10 @@ from hsakd_jax.core.errors import UserError
 DECODING = "upright rgb 1"
 # The decoders that may see a file. Pillow has others, and one of them starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-# The suffixes of `FORMATS` that Pillow registers, without that of floating-point maps, .pfm.
+# The suffixes that Pillow registers for `FORMATS` and for JPEGs with several images, except .pfm: floating-point maps.
 EXTENSIONS = {
-    ".apng", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff",
-    ".webp",
+    ".apng", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif",
+    ".tiff", ".webp",
 }  # fmt: skip
 # Pillow warns of images with half as many pixels and refuses those with more, unless its limit is raised.
 MAX_PIXELS = 178_956_970
@@ -163,7 +163,7 @@ def decode(image: Image.Image, least: tuple[int, int] | None = None) -> Image.Im
     """
     orientation = _orientation(image)
     if least:
-        image.draft(None, least[::-1] if orientation in _SIDEWAYS else least)
+        image.draft(None, (least[1], least[0]) if orientation in _SIDEWAYS else least)
     image.load()
     image = _eight_bits(image)
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
@@ -206,6 +206,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits per pixel, which Pillow would clip
         greatest = 2 ** _depth(image) - 1
         values = np.asarray(image).clip(0, greatest).astype(np.uint32)
+        values = np.where(values == image.info.get("transparency", -1), greatest, values)
         return Image.fromarray((values * 255 // greatest).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -225,8 +226,8 @@ def _check_tiff(image: TiffImageFile) -> None:
       ValueError: more bands than the colours have, except one of transparency; or signed, 32-bit or inverted values.
     """
     tags = image.tag_v2
-    kind, bands = (tags.get(tag) for tag in (ExifTags.Base.PhotometricInterpretation, ExifTags.Base.SamplesPerPixel))
-    bands = bands or 1
+    kind: int = tags.get(ExifTags.Base.PhotometricInterpretation, 0)
+    bands: int = tags.get(ExifTags.Base.SamplesPerPixel, 1)
     transparent = tuple(tags.get(ExifTags.Base.ExtraSamples, ())) in _ALPHA
     if bands != _COLOURS.get(kind, bands) + transparent:
         raise ValueError(f"{bands} bands, of which not all are said to be colours or transparency")

@@ -53,6 +53,11 @@ KINDS = {
     "transparent palette": (encoded(flat(0, "P"), transparency=0), (255, 255, 255)),
     "CMYK JPEG": (encoded(flat((0, 255, 255, 0), "CMYK"), "JPEG"), (255, 0, 0)),
     "CMYK TIFF": (encoded(flat((0, 255, 255, 0), "CMYK"), "TIFF"), (255, 0, 0)),
+    "JPEG of several": (
+        encoded(flat((200, 0, 0)), "MPO", save_all=True, append_images=[flat((0, 200, 0))], quality=95),
+        (200, 0, 0),
+    ),
+    "transparent grey of 16 bits": (encoded(sixteen(9 * 257), transparency=9 * 257), (255, 255, 255)),
     "BMP": (encoded(flat((10, 200, 30)), "BMP"), (10, 200, 30)),
 }
 REFUSED = {
@@ -102,7 +107,7 @@ def test_twelve_bits_use_their_own_range(monkeypatch):
 
 def test_suffixes_are_those_of_the_decoders():
     kinds = Image.registered_extensions()
-    expected = {suffix for suffix, kind in kinds.items() if kind in image_files.FORMATS}
+    expected = {suffix for suffix, kind in kinds.items() if kind in (*image_files.FORMATS, "MPO")}
     assert expected - {".pfm"} == image_files.EXTENSIONS
 
 
