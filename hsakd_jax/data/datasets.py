@@ -17,6 +17,7 @@ from hsakd_jax.data import image_tree
 from hsakd_jax.data.builders import BUILDERS, image_folder
 from hsakd_jax.data.builders.prepare import is_prepared, place, prepare
 from hsakd_jax.data.dataset import Dataset
+from hsakd_jax.data.image_files import MAX_PIXELS
 from hsakd_jax.data.sampling import stratified
 from hsakd_jax.data.streaming import Photos
 from hsakd_jax.data.tfds_reader import Encoded, class_names, encoded, open_builder, photographs
@@ -171,13 +172,14 @@ def _find(name: str, data_dir: str, image_size: int, max_pixels: int) -> Any:
     if image_size and name != "image_folder":
         raise UserError(f"image_size is for image_folder, {name} comes in one size: leave it 0")
     if name in BUILDERS:
-        ours = _builder(name, data_dir, image_size, max_pixels)
-        for line in ours[-1].notes if ours[-1] else ():
+        kind, folder, tree = _builder(name, data_dir, image_size, max_pixels)
+        for line in tree.notes if tree else ():
             print(line, file=sys.stderr)
-        path = prepare(*ours)
+        builder = open_builder(path := prepare(kind, folder, tree))
+        if tree:
+            _note_too_large(tree, builder)
     else:
-        path = _prepared(name, root_of(data_dir))
-    builder = open_builder(path)
+        builder = open_builder(path := _prepared(name, root_of(data_dir)))
     if tfds.core.FileFormat.ARRAY_RECORD not in builder.info.available_file_formats():
         raise UserError(
             f"{path} is prepared as {builder.info.file_format.value}, which only TensorFlow reads: where that is "
@@ -185,6 +187,13 @@ def _find(name: str, data_dir: str, image_size: int, max_pixels: int) -> Any:
             + (", or give another data_dir to prepare it anew" if name in BUILDERS else "")
         )
     return builder
+
+
+def _note_too_large(tree: image_folder.Tree, builder: Any) -> None:
+    for split, images in tree.files.items():
+        if missing := sum(map(len, images.values())) - builder.info.splits[split].num_examples:
+            limit = tree.max_pixels or MAX_PIXELS
+            print(f"{tree.root}, {split}: without {missing} of more than {limit:,} pixels", file=sys.stderr)
 
 
 def root_of(data_dir: str) -> Path:

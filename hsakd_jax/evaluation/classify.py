@@ -52,10 +52,12 @@ def find(words: Sequence[str]) -> list[Path]:
             paths.append(path)
             continue
         found = find_images(path)
+        left_out = summary(found.left_out)
         if not found.files:
-            raise UserError(f"no images in {path}: there should be files of {', '.join(sorted(EXTENSIONS))}")
-        if found.left_out:
-            print(f"{path}: {summary(found.left_out)}", file=sys.stderr)
+            kinds, why = ", ".join(sorted(EXTENSIONS)), f" ({left_out})" if left_out else ""
+            raise UserError(f"no images in {path}{why}: there should be files of {kinds}")
+        if left_out:
+            print(f"{path}: {left_out}", file=sys.stderr)
         paths += [path / name for name in found.files]
     return paths
 

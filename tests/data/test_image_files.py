@@ -3,12 +3,16 @@
 import io
 import os
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
+from run_configs import run_config
 
+from hsakd_jax.core.errors import UserError
 from hsakd_jax.data import image_files
 from hsakd_jax.data.image_files import centre_crop, decode, fit, open_image, read_file, unreadable
+from hsakd_jax.runs.directory import RunDirectory
 
 SIZE = (6, 4)
 
@@ -103,6 +107,15 @@ def test_twelve_bits_use_their_own_range(monkeypatch):
     with open_image(content) as image:
         image.tag_v2[258] = (12,)
         assert decode(image).getpixel((0, 0)) == 255
+
+
+def test_a_run_names_its_rule(tmp_path):
+    config = msgspec.to_builtins(run_config())
+    assert config["data"]["decoding"] == image_files.DECODING
+    config["data"]["decoding"] = "upright rgb 2"
+    (tmp_path / "config.json").write_bytes(msgspec.json.encode(config))
+    with pytest.raises(UserError, match=r"config.json is not valid: data.decoding: Invalid enum value 'upright rgb 2'"):
+        RunDirectory(tmp_path).config()
 
 
 def test_suffixes_are_those_of_the_decoders():

@@ -197,8 +197,14 @@ def test_too_large_an_image_is_left_out_of_the_copy(tree, tmp_path, monkeypatch,
     Image.new("RGB", (100, 100)).save(tree / "train/cat/large.png")
     options = {"image_size": 8, "splits": ["train"]}
     assert len(datasets.load("image_folder", str(tree), max_pixels=9999, **options).train.labels) == 6
-    assert f"left out: {tree}/train/cat/large.png has more than 9,999 pixels: scale" in capsys.readouterr().err
+    _, named, counted = lines(capsys)
+    assert named.startswith(f"left out: {tree}/train/cat/large.png has more than 9,999 pixels: scale")
+    assert counted == f"{tree}, train: without 1 of more than 9,999 pixels"
+    datasets.load("image_folder", str(tree), max_pixels=9999, **options)
+    assert lines(capsys) == [counted]
     assert len(datasets.load("image_folder", str(tree), max_pixels=10000, **options).train.labels) == 7
+    with pytest.raises(UserError, match=r"tree, train: all images of cat are too large: .*--config.data.max_pixels"):
+        datasets.load("image_folder", str(tree), max_pixels=3, **options)
     streamed = datasets.load("image_tree", str(tree), max_pixels=9999).train
     with pytest.raises(UserError, match=r"cat/large.png has more than 9,999 pixels: .*--config.data.max_pixels=PIXELS"):
         centre_crops(streamed, np.arange(7), 8, 8)

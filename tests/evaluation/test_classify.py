@@ -157,5 +157,9 @@ def test_find_says_what_it_leaves_out(tmp_path, capsys):
     assert capsys.readouterr().err == (
         f"{tmp_path}/a: 2 files left out: 1 device, FIFO or socket (fifo.png), 1 not an image (notes.txt)\n"
     )
-    with pytest.raises(UserError, match="no images in .*/b: there should be files of .apng, .bmp"):
+    (tmp_path / "b/x.avif").touch()
+    with pytest.raises(
+        UserError,
+        match=r"no images in .*/b \(1 file left out: 1 not an image \(x.avif\)\): there should be files of .apng, .bmp",
+    ):
         find([str(tmp_path / "b")])

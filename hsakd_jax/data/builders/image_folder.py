@@ -14,6 +14,7 @@ from typing import cast
 import tensorflow_datasets as tfds
 
 from hsakd_jax.core.console import with_progress
+from hsakd_jax.core.errors import UserError
 from hsakd_jax.data.image_files import DECODING, TooLargeError, fit, read_file, unreadable
 from hsakd_jax.data.image_tree import ImageTree
 
@@ -92,12 +93,20 @@ class ImageFolder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         tree = self._tree
         pairs = [(path, name) for name, paths in tree.files[split].items() for path in paths]
         encoded = _encode([path for path, _ in pairs], tree)
+        kept: set[str] = set()
         for (path, name), png in zip(pairs, with_progress(encoded, f"Preparing {split}", len(pairs)), strict=True):
             if isinstance(png, TooLargeError):
                 print(f"left out: {path} {png}", file=sys.stderr)
                 continue
+            kept.add(name)
             # Bytes, since names of files may be of another encoding than UTF-8.
             yield os.fsencode(os.path.relpath(path, tree.root)), {"image": io.BytesIO(png), "label": name}
+        lost = sorted(set(tree.files[split]) - kept)
+        if lost and (split == "train" or not kept):
+            raise UserError(
+                f"{tree.root}, {split}: all images of {lost[0]} are too large: scale them down, or set "
+                "--config.data.max_pixels=PIXELS"
+            )
 
 
 def _encode(paths: list[str], tree: Tree) -> Iterator[bytes | TooLargeError]:
