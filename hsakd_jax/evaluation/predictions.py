@@ -121,9 +121,11 @@ def _worst(wrong: list[_Mistake], most: int) -> list[_Mistake]:
 
 def _check_comparable(run: Path, config: Config, first: Config) -> None:
     difference = class_difference(config, first.network.num_classes, first.classes)
-    channels, expected = config.network.image_shape[-1], first.network.image_shape[-1]
-    if channels != expected:
-        difference = f"takes images of {channels} channels, not {expected}"
+    shape, expected = config.network.image_shape, first.network.image_shape
+    if shape[-1] != expected[-1]:
+        difference = f"takes images of {shape[-1]} channels, not {expected[-1]}"
+    elif shape != expected and shape[0] != shape[1]:  # others are cropped, to a square
+        difference = f"takes images of {list(shape)}, not {list(expected)}"
     if difference:
         raise UserError(f"{run} {difference}")
 

@@ -10,7 +10,7 @@ from PIL import Image, TiffImagePlugin
 from run_configs import run_config
 
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.data import image_files
+from hsakd_jax.data import image_files, tfds_reader
 from hsakd_jax.data.image_files import centre_crop, decode, fit, open_image, read_file, unreadable
 from hsakd_jax.runs.directory import RunDirectory
 
@@ -107,6 +107,12 @@ def test_twelve_bits_use_their_own_range(monkeypatch):
     with open_image(content) as image:
         image.tag_v2[258] = (12,)
         assert decode(image).getpixel((0, 0)) == 255
+
+
+def test_four_channels_of_a_dataset_are_its_own():
+    content = encoded(flat((10, 20, 30, 0), "RGBA"))
+    assert tfds_reader._pixels(content, "RGBA")[0, 0].tolist() == [10, 20, 30, 0]
+    assert tfds_reader._pixels(content, "RGB")[0, 0].tolist() == [255, 255, 255]
 
 
 def test_a_run_names_its_rule(tmp_path):

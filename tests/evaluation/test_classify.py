@@ -2,6 +2,7 @@
 
 import io
 import os
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +18,7 @@ from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.data.streaming import centre_crops
 from hsakd_jax.evaluation.accuracy import batches_of, make_evaluate, pixels_of, preprocessing
 from hsakd_jax.evaluation.classify import find
+from hsakd_jax.evaluation.predictions import _check_comparable
 from hsakd_jax.models.network import Outputs
 
 CROPPED = {"data__crop": "resized", "data__image_size": 32, "data__resize": 36, "shape": (0, 0, 3)}
@@ -133,6 +135,16 @@ def test_images_that_are_not_square_are_seen_whole():
     assert pixels_of(config)(png(photograph(24, 16))).shape == (8, 12, 1)
     with pytest.raises(ValueError, match=r"images of \(12, 12\), where 8 x 12 are expected"):
         prepare(np.zeros((1, 12, 12, 1), np.uint8), **preprocessing(config))
+
+
+@pytest.mark.parametrize(("shape", "fits"), [((8, 8, 1), True), ((8, 12, 1), True), ((8, 13, 1), False)])
+def test_predictions_of_networks_of_other_shapes(shape, fits):
+    configs = run_config(shape=shape), run_config(shape=(8, 12, 1))
+    if fits:
+        _check_comparable(Path("run"), *configs)
+        return
+    with pytest.raises(UserError, match=r"run takes images of \[8, 13, 1\], not \[8, 12, 1\]"):
+        _check_comparable(Path("run"), *configs)
 
 
 def test_test_images_of_another_size():
