@@ -29,7 +29,7 @@ from PIL import Image, features
 
 from benchmarks import Parser, file_name, warn_if_busy
 from benchmarks.step import save
-from hsakd_jax.data.image_files import EXTENSIONS
+from hsakd_jax.data.image_tree import find_images
 from hsakd_jax.data.streaming import Photos, centre_crops, stream
 from hsakd_jax.runs import provenance
 
@@ -39,7 +39,7 @@ SKIPPED = 4  # batches at the start of a round, which were decoded while the oth
 
 def find(directory: str) -> list[Path]:
     """The image files of a folder, in depth."""
-    return sorted(path for path in Path(directory).rglob("*") if path.suffix.lower() in EXTENSIONS)
+    return [Path(directory, name) for name in find_images(directory).files]
 
 
 def photos_of(paths: list[Path]) -> Photos:

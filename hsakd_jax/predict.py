@@ -2,8 +2,8 @@
 
     python -m hsakd_jax.predict --workdir=RUN IMAGE... [--top=5] [--checkpoint=last|best] [--format=table|csv|json]
 
-IMAGE is a file (JPEG, PNG, WebP, ...) or a folder of them. The middle square of each is brought to the size that
-the run was trained on. Files that can't be read are named and skipped, and the exit status is 2 then.
+IMAGE is a file (JPEG, PNG, WebP, ...) or a folder, which is searched in depth. Each image is cropped and scaled as
+the test images of the run are. Files that can't be read are named and skipped, and the exit status is 2 then.
 """
 
 from absl import flags

@@ -201,6 +201,10 @@ def test_the_commands_are_named(run_command):
 def test_photographs(run_command, call_command, tmp_path):
     """ImageNet's recipe on a tree of JPEGs, which is read where it lies."""
     write_photographs(tmp_path / "tree", {"train": 9, "val": 4}, ("n01", "n02", "n03"), "JPEG")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for path in (tmp_path / "tree/val").glob("*/[01].JPEG"):  # as a phone held upright writes them
+        Image.open(path).save(path, exif=exif)
     before = sorted((tmp_path / "tree").rglob("*"))
     sizes = [f"--config.{n}.{k}={v}" for n in ("teacher", "student") for k, v in (("batch", 8), ("epochs", 2))]
     done = run_command(
@@ -216,6 +220,10 @@ def test_photographs(run_command, call_command, tmp_path):
     assert next(r["lr"] for r in records if "lr" in r) == pytest.approx(0.1 * 8 / 256)
     found = json.loads(call_command("evaluate", f"--workdir={tmp_path}/runs/student", "--json").stdout)
     assert found["top1"] == result["last"]["top1"]
+    args = [f"--workdir={tmp_path}/runs/student", f"{tmp_path}/tree/val", "--format=json", "--top=1"]
+    predicted = json.loads(call_command("predict", *args).stdout)
+    right = [one["classes"] == [Path(one["image"]).parent.name] for one in predicted]
+    assert found["top1"] == pytest.approx(100 * np.mean(right))
 
 
 @pytest.mark.slow

@@ -110,16 +110,24 @@ def normalise(images: Array, mean: Sequence[float], std: Sequence[float], dtype=
     return (images.astype(dtype) / 255 - shift) / scale
 
 
-def prepare(images: Array, *, mean: Sequence[float], std: Sequence[float], size: int, resize: int) -> Array:
-    """What a network sees of test images: of `size`, or scaled (see `centre_crop`), and normalised.
+def prepare(
+    images: Array, *, mean: Sequence[float], std: Sequence[float], shape: tuple[int, int], resize: int
+) -> Array:
+    """What a network sees of test images: those of its own shape whole, others cropped, and normalised.
 
     Args:
       images: uint8 [B, H, W, C].
       mean: see `normalise`.
       std: as `mean`.
-      size: side of the images that the network takes.
-      resize: what the shorter side of others is scaled to; 0 for `size`.
+      shape: height and width of the images that the network takes.
+      resize: what the shorter side of others is scaled to before their middle is cropped; 0 for the side of the crop.
+
+    Raises:
+      ValueError: images of another shape for a network whose images are not square.
     """
-    if images.shape[1:3] != (size, size):
-        images = centre_crop(images, size, resize or size)
+    height, width = shape
+    if images.shape[1:3] != (height, width):
+        if height != width:
+            raise ValueError(f"images of {images.shape[1:3]}, where {height} x {width} are expected")
+        images = centre_crop(images, height, resize or height)
     return normalise(images, mean, std)

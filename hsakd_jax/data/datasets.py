@@ -18,11 +18,13 @@ from hsakd_jax.data import image_tree
 from hsakd_jax.data.builders import BUILDERS, image_folder
 from hsakd_jax.data.builders.prepare import is_prepared, place, prepare
 from hsakd_jax.data.dataset import Dataset
+from hsakd_jax.data.image_files import MAX_PIXELS
 from hsakd_jax.data.sampling import stratified
 from hsakd_jax.data.streaming import Photos
 from hsakd_jax.data.tfds_reader import Encoded, class_names, encoded, open_builder, photographs
 
 IMAGE_TREE = "image_tree"  # needs no builder: nothing is prepared
+STREAMED = (IMAGE_TREE, "imagenet2012")  # come as `Photos`
 
 
 class Source(Protocol):
@@ -34,6 +36,8 @@ class Source(Protocol):
     def dir(self) -> str | None: ...
     @property
     def image_size(self) -> int | None: ...
+    @property
+    def max_pixels(self) -> int | None: ...
     @property
     def fraction(self) -> float: ...
     @property
@@ -54,6 +58,7 @@ def load(
     data_dir: str = "",
     *,
     image_size: int = 0,
+    max_pixels: int = 0,
     fraction: float = 1.0,
     validation: float = 0.0,
     seed: int = 0,
@@ -66,12 +71,13 @@ def load(
     Args:
       name: one of `datasets.BUILDERS`, or any dataset that lies prepared as array_record in `data_dir`
         and has an `image` and a `label` ('NAME/CONFIG' where it has several configs; its newest version
-        is taken). 'imagenet2012' and 'image_tree', a tree DIR/{train,val}/CLASS/* that is read where it
-        lies, come as `Photos`.
+        is taken). 'imagenet2012' and 'image_tree', an `ImageTree` that is read where it lies, come as `Photos`.
       data_dir: where datasets are prepared; '' for TFDS's own default, `$TFDS_DATA_DIR` or
         `~/tensorflow_datasets`. For 'image_folder' and 'image_tree' the tree of images; the copy of
         an 'image_folder' lies in the default.
       image_size: side of the images made of an 'image_folder'; 0 for the others, which come in one size.
+      max_pixels: the greatest number of pixels of an image file that is read; 0 for `image_files.MAX_PIXELS`. An
+        'image_folder' leaves larger images out, with a line.
       fraction: fraction of the training images to keep, 0 < fraction <= 1, taken by `stratified` after the
         validation images have been held out.
       validation: fraction of the training images to hold out, 0 <= validation < 1, taken by `stratified`.
@@ -82,7 +88,7 @@ def load(
       UserError: an unknown name, a dataset that can't be prepared, read or held in memory, images of
         several sizes or not of 8 bits, labels outside the classes, or a local_slice out of range.
     """
-    names, open_split = _open(name, data_dir, image_size)
+    names, open_split = _open(name, data_dir, image_size, max_pixels)
     nothing = Dataset(np.zeros((0, 0, 0, 0), np.uint8), np.zeros(0, np.int32))
     train, held_out, test = nothing, None, nothing
     if "train" in splits:
@@ -116,6 +122,7 @@ def load_source(source: Source, **options: Any) -> Splits:
         source.dir or "",
         # Of other datasets, the size of an image says how it is cropped.
         image_size=source.image_size or 0 if source.name == "image_folder" else 0,
+        max_pixels=source.max_pixels or 0,
         fraction=source.fraction,
         validation=source.validation,
         **options,
@@ -130,19 +137,22 @@ def is_prepared_source(source: Source) -> bool:
     """
     if source.name not in BUILDERS:
         return True
-    return is_prepared(place(*_builder(source.name, source.dir or "", source.image_size or 0)))
+    return is_prepared(place(*_builder(source.name, source.dir or "", source.image_size or 0, source.max_pixels or 0)))
 
 
-def _open(name: str, data_dir: str, image_size: int) -> tuple[tuple[str, ...], Callable[[str], "Encoded | Photos"]]:
+def _open(
+    name: str, data_dir: str, image_size: int, max_pixels: int
+) -> tuple[tuple[str, ...], Callable[[str], "Encoded | Photos"]]:
     """The names of the classes, and what gives the split 'train' or 'test'."""
     if name == IMAGE_TREE:
         if not data_dir or image_size:
             raise UserError("image_tree needs its tree, and no size: give --config.data.dir=DIR")
-        return image_tree.class_names(data_dir), lambda split: _of_tree(data_dir, split)
-    builder = _find(name, data_dir, image_size)
+        tree = image_tree.ImageTree(data_dir)
+        return tree.class_names, lambda split: _of_tree(tree, split, max_pixels)
+    builder = _find(name, data_dir, image_size, max_pixels)
     names = class_names(builder)
-    if name == "imagenet2012":  # a split `test` of it has no labels
-        return names, lambda split: photographs(builder, "validation" if split == "test" else split, names)
+    if name in STREAMED:  # a split `test` of it has no labels
+        return names, lambda split: photographs(builder, "validation" if split == "test" else split, names, max_pixels)
 
     def read(split):
         split = _test_split(builder) if split == "test" else split
@@ -151,17 +161,26 @@ def _open(name: str, data_dir: str, image_size: int) -> tuple[tuple[str, ...], C
     return names, read
 
 
-def _of_tree(data_dir: str, split: str) -> Photos:
-    tree = image_tree.ImageTree(data_dir, split)
-    return Photos(tree, tree.labels, tree.class_names)
+def _of_tree(tree: image_tree.ImageTree, split: str, max_pixels: int) -> Photos:
+    files = image_tree.ImageFiles(tree, split)
+    while tree.notes:
+        note(tree.notes.pop(0))
+    return Photos(files, files.labels, tree.class_names, max_pixels=max_pixels)
 
 
-def _find(name: str, data_dir: str, image_size: int) -> Any:
+def _find(name: str, data_dir: str, image_size: int, max_pixels: int) -> Any:
     """The TFDS builder of the prepared dataset; Any, since TFDS's types know less than its objects do."""
     if image_size and name != "image_folder":
         raise UserError(f"image_size is for image_folder, {name} comes in one size: leave it 0")
-    path = prepare(*_builder(name, data_dir, image_size)) if name in BUILDERS else _prepared(name, root_of(data_dir))
-    builder = open_builder(path)
+    if name in BUILDERS:
+        kind, folder, tree = _builder(name, data_dir, image_size, max_pixels)
+        for line in tree.notes if tree else ():
+            note(line)
+        builder = open_builder(path := prepare(kind, folder, tree))
+        if tree:
+            _note_too_large(tree, builder)
+    else:
+        builder = open_builder(path := _prepared(name, root_of(data_dir)))
     if tfds.core.FileFormat.ARRAY_RECORD not in builder.info.available_file_formats():
         raise UserError(
             f"{path} is prepared as {builder.info.file_format.value}, which only TensorFlow reads: where that is "
@@ -171,12 +190,19 @@ def _find(name: str, data_dir: str, image_size: int) -> Any:
     return builder
 
 
+def _note_too_large(tree: image_folder.Tree, builder: Any) -> None:
+    for split, images in tree.files.items():
+        if missing := sum(map(len, images.values())) - builder.info.splits[split].num_examples:
+            limit = tree.max_pixels or MAX_PIXELS
+            note(f"{tree.root}, {split}: without {missing} of more than {limit:,} pixels")
+
+
 def root_of(data_dir: str) -> Path:
     """The folder of prepared datasets; '' is TFDS's default."""
     return expand(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
-def _builder(name: str, data_dir: str, image_size: int) -> tuple[Any, Path, Any]:
+def _builder(name: str, data_dir: str, image_size: int, max_pixels: int) -> tuple[Any, Path, image_folder.Tree | None]:
     """What `prepare` needs to know of one of our datasets."""
     if name != "image_folder":
         return BUILDERS[name], root_of(data_dir), None
@@ -184,7 +210,7 @@ def _builder(name: str, data_dir: str, image_size: int) -> tuple[Any, Path, Any]
         raise UserError(
             "image_folder needs its tree and a size: give --config.data.dir=DIR and --config.data.image_size=PIXELS"
         )
-    return BUILDERS[name], root_of(""), image_folder.scan(data_dir, image_size)
+    return BUILDERS[name], root_of(""), image_folder.scan(data_dir, image_size, max_pixels)
 
 
 def _prepared(name: str, root: Path) -> Path:

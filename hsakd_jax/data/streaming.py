@@ -7,7 +7,6 @@ so that the workers are threads: none outlives its process, and nothing is copie
 import itertools
 import math
 import os
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,12 +20,9 @@ from hsakd_jax.core.errors import UserError
 from hsakd_jax.data import sampling
 from hsakd_jax.data.augment import AREA, DRAWS, RATIO
 from hsakd_jax.data.dataset import Dataset
-from hsakd_jax.data.image_files import open_image, rgb
+from hsakd_jax.data.image_files import centre_crop, decode, open_image, rgb, unreadable, upright_size
 
 _PIECE = 8  # images a worker takes at a time
-
-# A few photographs of ImageNet have broken EXIF data, of which nothing is used.
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 
 
 class Photos:
@@ -35,6 +31,7 @@ class Photos:
     Attributes:
       labels: int32 [n].
       class_names: of the labels.
+      max_pixels: the greatest number of pixels of an image that is read; 0 for `image_files.MAX_PIXELS`.
     """
 
     def __init__(
@@ -43,6 +40,7 @@ class Photos:
         labels: np.ndarray,
         class_names: tuple[str, ...],
         indices: np.ndarray | None = None,
+        max_pixels: int = 0,
     ):
         """Makes a split.
 
@@ -51,11 +49,13 @@ class Photos:
           labels: int32 [n].
           class_names: of the labels.
           indices: positions in the source, int64 [n]; by default 0 .. n - 1.
+          max_pixels: see the attribute.
         """
         self._read = read
         self._indices = np.arange(len(labels)) if indices is None else indices
         self.labels = labels
         self.class_names = class_names
+        self.max_pixels = max_pixels
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -67,7 +67,7 @@ class Photos:
 
     def take(self, indices: np.ndarray) -> "Photos":
         """The chosen images only, in this order."""
-        return Photos(self._read, self.labels[indices], self.class_names, self._indices[indices])
+        return Photos(self._read, self.labels[indices], self.class_names, self._indices[indices], self.max_pixels)
 
     def with_labels(self, labels: np.ndarray) -> "Photos":
         """The same images with other labels, int32 [n]."""
@@ -82,8 +82,8 @@ def random_crops(photos: Photos, indices: np.ndarray, seed: int, step: int, size
     """Decodes images and scales a random part of each: uint8 [B, size, size, 3].
 
     The part has 8 to 100 % of the area and a ratio of sides from 3/4 to 4/3, as `torchvision`'s RandomResizedCrop.
-    It is a pure function of the seed, the step and the image's index, whichever process or thread decodes it. Colours
-    become RGB as `Image.convert` makes them; the orientation that a camera noted is not applied, as in other pipelines.
+    It is a pure function of the seed, the step and the image's index, whichever process or thread decodes it.
+    `image_files` describes how files become pixels.
 
     Args:
       photos: the training images.
@@ -95,7 +95,8 @@ def random_crops(photos: Photos, indices: np.ndarray, seed: int, step: int, size
     Raises:
       UserError: a file that can't be read as an image.
     """
-    return _fill(_empty(len(indices), size), photos, indices, partial(_random_crop, seed=seed, step=step, size=size))
+    cut = partial(_random_crop, seed=seed, step=step, size=size, max_pixels=photos.max_pixels)
+    return _fill(_empty(len(indices), size), photos, indices, cut)
 
 
 def centre_crops(photos: Photos, indices: np.ndarray, size: int, resize: int) -> np.ndarray:
@@ -112,7 +113,8 @@ def centre_crops(photos: Photos, indices: np.ndarray, size: int, resize: int) ->
     """
     if not 1 <= size <= resize:
         raise UserError(f"a crop of {size} from images of {resize}: give a `resize` of at least the size")
-    return _fill(_empty(len(indices), size), photos, indices, partial(_centre_crop, size=size, resize=resize))
+    cut = partial(_centre_crop, size=size, resize=resize, max_pixels=photos.max_pixels)
+    return _fill(_empty(len(indices), size), photos, indices, cut)
 
 
 def stream(
@@ -150,7 +152,7 @@ def stream(
     def jobs():
         for step in itertools.count(start_step):
             rows = sampling.order(len(photos), batch, seed, step)[local_slice]
-            yield rows, len(rows), partial(_random_crop, seed=seed, step=step, size=size)
+            yield rows, len(rows), partial(_random_crop, seed=seed, step=step, size=size, max_pixels=photos.max_pixels)
 
     for rows, images in _decoded(photos, jobs(), size, workers, ahead):
         yield {"image": images, "label": photos.labels[rows], "index": rows.astype(np.int32)}
@@ -186,10 +188,12 @@ def eval_stream(
         raise UserError(f"a batch of {batch} images: give a batch size of at least 1")
     centre_crops(photos, np.zeros(0, np.int64), size, resize)  # refuses sizes that do not fit
 
+    cut = partial(_centre_crop, size=size, resize=resize, max_pixels=photos.max_pixels)
+
     def jobs():
         for start in range(0, len(photos), batch):
             rows = np.arange(start, start + batch)[local_slice]
-            yield rows[rows < len(photos)], len(rows), partial(_centre_crop, size=size, resize=resize)
+            yield rows[rows < len(photos)], len(rows), cut
 
     for rows, images in _decoded(photos, jobs(), size, workers, ahead):
         mask = np.arange(len(images)) < len(rows)
@@ -263,40 +267,29 @@ def _fill(images: np.ndarray, photos: Photos, indices: np.ndarray, cut: Cut) -> 
         try:
             name, encoded = photos.encoded(index)
             images[i] = np.frombuffer(cut(encoded, index).tobytes(), np.uint8).reshape(images[i].shape)
+        except UserError:
+            raise
         except Exception as error:  # a damaged file can fail anywhere in the decoder
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(f"{name} can't be read as an image ({reason}): mend or replace it") from error
+            raise unreadable(name, error) from error
     return images
 
 
-def _random_crop(encoded: bytes, index: int, *, seed: int, step: int, size: int) -> Image.Image:
-    with open_image(encoded) as image:
-        left, top, width, height = crop_box(np.random.default_rng((seed, step, index)), *image.size)
+def _random_crop(encoded: bytes, index: int, *, seed: int, step: int, size: int, max_pixels: int) -> Image.Image:
+    with open_image(encoded, max_pixels) as image:
+        full = upright_size(image)
+        left, top, width, height = crop_box(np.random.default_rng((seed, step, index)), *full)
         # A JPEG that is larger than needed is decoded at a half, a quarter or an eighth, in a fraction of the time and
         # never coarser than the crop: on photographs the crop differs by 1.4 grey levels of 255 in the mean.
         part = min(width, height) / size
-        full = image.size
-        image.draft(None, (math.ceil(full[0] / part), math.ceil(full[1] / part)))
-        scale = round(full[0] / image.width)
-        box = (left / scale, top / scale, (left + width) / scale, (top + height) / scale)
-        return _scaled(image, (size, size), box)
+        image = decode(image, (math.ceil(full[0] / part), math.ceil(full[1] / part)))
+    scale = round(full[0] / image.width)
+    box = (left / scale, top / scale, (left + width) / scale, (top + height) / scale)
+    return rgb(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
 
 
-def _centre_crop(encoded: bytes, index: int, *, size: int, resize: int) -> Image.Image:
+def _centre_crop(encoded: bytes, index: int, *, size: int, resize: int, max_pixels: int) -> Image.Image:
     del index
-    with open_image(encoded) as image:
-        short, long = min(image.size), int(resize * max(image.size) / min(image.size))
-        width, height = (resize if side == short else long for side in image.size)
-        image = _scaled(image, (width, height), None)
-    left, top = (round((side - size) / 2) for side in image.size)
-    return image.crop((left, top, left + size, top + size))
-
-
-def _scaled(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float] | None) -> Image.Image:
-    if image.mode not in ("RGB", "L"):
-        image = rgb(image)
-    image = image.resize(size, Image.Resampling.BILINEAR, box=box)
-    return image if image.mode == "RGB" else image.convert("RGB")
+    return centre_crop(encoded, size, resize, max_pixels)
 
 
 class Box(NamedTuple):

@@ -21,7 +21,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from hsakd_jax.core.console import Progress
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.data.dataset import Dataset
-from hsakd_jax.data.image_files import open_image
+from hsakd_jax.data.image_files import decode, open_image
 from hsakd_jax.data.streaming import Photos
 
 _CHUNK = 1024  # records read at a time
@@ -113,8 +113,8 @@ def encoded(builder: Any, split: str, classes: int) -> Encoded:
     return Encoded(builder, split, *_read(builder, split, classes))
 
 
-def photographs(builder: Any, split: str, names: tuple[str, ...]) -> Photos:
-    """A split that stays on the disk.
+def photographs(builder: Any, split: str, names: tuple[str, ...], max_pixels: int) -> Photos:
+    """A split that stays on the disk; `max_pixels` as in `Photos`.
 
     Raises:
       UserError: as `encoded`.
@@ -125,7 +125,7 @@ def photographs(builder: Any, split: str, names: tuple[str, ...]) -> Photos:
         where = f"{builder.info.name}, split {split}, example {i}"
         return where, next(_examples(source, range(i, i + 1)))[0]
 
-    return Photos(read, _labels(builder, split, len(names)), names)
+    return Photos(read, _labels(builder, split, len(names)), names, max_pixels=max_pixels)
 
 
 def _source(builder: Any, split: str) -> Any:
@@ -246,6 +246,8 @@ def _decode(builder: Any, split: str, encoded: list[bytes], labels: np.ndarray, 
 
 def _pixels(encoded: bytes, mode: str) -> np.ndarray:
     with open_image(encoded) as image:
+        if mode != "RGBA":  # four channels are the dataset's own, not colours on a page
+            image = decode(image)
         if image.mode != mode:
             image = image.convert(mode)
         # numpy could read the image itself, a third slower

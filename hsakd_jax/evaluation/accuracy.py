@@ -1,6 +1,5 @@
 """Accuracy of a network over every image of a dataset exactly once."""
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from msgspec import structs
 
-from hsakd_jax.core.console import table
+from hsakd_jax.core.console import note, table
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import expand
 from hsakd_jax.core.sharding import Devices
 from hsakd_jax.data import datasets
 from hsakd_jax.data.augment import prepare
 from hsakd_jax.data.dataset import Dataset
+from hsakd_jax.data.image_files import centre_crop, fit, size_of
 from hsakd_jax.data.streaming import Photos, evaluation_batches
 from hsakd_jax.evaluation import metrics
 from hsakd_jax.models.network import Outputs
@@ -67,8 +67,46 @@ def make_evaluate(
 
 def preprocessing(config: Config) -> dict[str, Any]:
     """The arguments of `augment.prepare` for the test images of a run."""
-    data, size = config.data, config.network.image_shape[0]
-    return {"mean": data.mean, "std": data.std, "size": size, "resize": data.resize or size}
+    height, width, _ = config.network.image_shape
+    return {
+        "mean": config.data.mean,
+        "std": config.data.std,
+        "shape": (height, width),
+        "resize": config.data.resize or height,
+    }
+
+
+def pixels_of(config: Config) -> Callable[[bytes], np.ndarray]:
+    """How an image file becomes what the run's evaluation sees of it.
+
+    Where evaluation crops the middle of scaled images, so does this: of images in memory to a grey level, since a
+    device crops those. Otherwise, the greatest part in the middle with the network's ratio of sides is scaled to its
+    shape; an image of that shape stays as it is.
+
+    Returns:
+      A function from the content of a file to uint8 [H, W, C]; it raises what `image_files.fit` does.
+
+    Raises:
+      UserError: images of a number of channels that no image file has.
+    """
+    height, width, channels = config.network.image_shape
+    data, limit = config.data, config.data.max_pixels or 0
+    resize = data.resize or height
+    streamed = data.crop == "resized" and data.name in (None, *datasets.STREAMED)
+    in_memory = data.crop == "resized" and not streamed and data.name != "image_folder"
+    if channels not in (1, 3):
+        raise UserError(f"the network takes images of {channels} channels, which image files do not have: use evaluate")
+
+    def pixels(encoded: bytes) -> np.ndarray:
+        if streamed:
+            image = centre_crop(encoded, height, resize, limit)
+        elif in_memory and size_of(encoded, limit) != (width, height):
+            image = fit(encoded, width, height, limit, margin=(1 - height / resize) / 2)
+        else:
+            image = fit(encoded, width, height, limit)
+        return np.asarray(image if channels == 3 else image.convert("L")).reshape(height, width, channels)
+
+    return pixels
 
 
 def batches_of(
@@ -136,7 +174,7 @@ def relabel(splits: datasets.Splits, path: Path, config: Config, source: str) ->
     if match.difference:
         raise UserError(f"{path} {match.difference} in {source}")
     if match.note:
-        print(match.note, file=sys.stderr)
+        note(match.note)
     if match.order is None:
         return splits.test
     return splits.test.with_labels(np.asarray(match.order, np.int32)[splits.test.labels])

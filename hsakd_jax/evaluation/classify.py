@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from hsakd_jax.core.console import Progress, table
+from hsakd_jax.core.console import Progress, note, table
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import expand
-from hsakd_jax.data.augment import normalise
-from hsakd_jax.data.image_files import EXTENSIONS, square
+from hsakd_jax.data.augment import prepare
+from hsakd_jax.data.image_files import EXTENSIONS, read_file, unreadable
+from hsakd_jax.data.image_tree import find_images, summary
+from hsakd_jax.evaluation.accuracy import pixels_of, preprocessing
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.restore import restore
 
@@ -45,13 +48,17 @@ def find(words: Sequence[str]) -> list[Path]:
     paths = []
     for word in words:
         path = expand(word)
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
-            if not inside:
-                raise UserError(f"no images in {path}: there should be files of {', '.join(sorted(EXTENSIONS))}")
-            paths += inside
-        else:
+        if not os.path.isdir(path):
             paths.append(path)
+            continue
+        found = find_images(path)
+        left_out = summary(found.left_out)
+        if not found.files:
+            kinds, why = ", ".join(sorted(EXTENSIONS)), f" ({left_out})" if left_out else ""
+            raise UserError(f"no images in {path}{why}: there should be files of {kinds}")
+        if left_out:
+            note(f"{path}: {left_out}")
+        paths += [path / name for name in found.files]
     return paths
 
 
@@ -62,7 +69,7 @@ def predict(
 
     Args:
       workdir: a run directory.
-      paths: image files; the middle square of each is brought to the size of the run's images.
+      paths: image files; each is cropped and scaled as the run's test images are (see `accuracy.pixels_of`).
       top: classes an image.
       checkpoint: 'last' or 'best'.
 
@@ -70,37 +77,35 @@ def predict(
       A prediction for each image that could be read, and a line for each that could not.
 
     Raises:
-      UserError: not a run.
+      UserError: not a run, or its images have a number of channels that no file has.
     """
     config = RunDirectory(workdir).config()
     network: Any
     network, variables = restore(workdir, checkpoint)
     network = network.clone(branches=False)
-    size, _, channels = config.network.image_shape
     names = config.classes or [f"class {i}" for i in range(network.num_classes)]
-    mean, std = config.data.mean, config.data.std
+    pixels, preprocess = pixels_of(config), preprocessing(config)
     top = min(top, len(names))
 
     @jax.jit
     def likeliest(images):
-        return jax.lax.top_k(jax.nn.softmax(network.apply(variables, normalise(images, mean, std)).logits), top)
+        return jax.lax.top_k(jax.nn.softmax(network.apply(variables, prepare(images, **preprocess)).logits), top)
 
-    def pixels(path) -> np.ndarray | str:
+    def read_image(path: Path) -> np.ndarray | UserError:
         try:
-            image = square(path, size)
-        except UserError as error:
-            return str(error)
-        return np.asarray(image) if channels == 3 else np.asarray(image.convert("L"))[..., None]
+            return pixels(read_file(path))
+        except Exception as error:  # a damaged file can fail anywhere in the decoder
+            return unreadable(str(path), error)
 
     predictions, skipped = [], []
     with Progress("Predicting", len(paths)) as progress, ThreadPoolExecutor() as pool:
         for i in range(0, len(paths), BATCH):
             chunk = paths[i : i + BATCH]
-            read = list(zip(chunk, pool.map(pixels, chunk), strict=True))
-            skipped += [image for _, image in read if isinstance(image, str)]
-            good = [(path, image) for path, image in read if not isinstance(image, str)]
+            read = list(zip(chunk, pool.map(read_image, chunk), strict=True))
+            skipped += [str(image) for _, image in read if isinstance(image, UserError)]
+            good = [(path, image) for path, image in read if not isinstance(image, UserError)]
             if good:
-                images = np.zeros((BATCH, size, size, channels), np.uint8)  # one shape, compiled once
+                images = np.zeros((BATCH, *config.network.image_shape), np.uint8)  # one shape, compiled once
                 images[: len(good)] = [image for _, image in good]
                 probabilities, classes = (np.asarray(x) for x in likeliest(images))
                 predictions += [

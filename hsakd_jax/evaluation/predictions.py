@@ -125,9 +125,11 @@ def _class_order(run: Path, config: Config, first_run: Path, first: Config) -> t
     Raises:
       UserError: a run of other images or classes.
     """
-    channels, expected = config.network.image_shape[-1], first.network.image_shape[-1]
-    if channels != expected:
-        raise UserError(f"{run} takes images of {channels} channels, not {expected}")
+    shape, expected = config.network.image_shape, first.network.image_shape
+    if shape[-1] != expected[-1]:
+        raise UserError(f"{run} takes images of {shape[-1]} channels, not {expected[-1]}")
+    if shape != expected and shape[0] != shape[1]:  # others are cropped, to a square
+        raise UserError(f"{run} takes images of {list(shape)}, not {list(expected)}")
     match = match_classes(config, run, first.network.num_classes, first.classes, str(first_run))
     if match.difference:
         raise UserError(f"{run} {match.difference}")

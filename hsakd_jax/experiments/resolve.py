@@ -8,6 +8,7 @@ import msgspec
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import expand
 from hsakd_jax.data.datasets import Splits
+from hsakd_jax.data.image_files import DECODING
 from hsakd_jax.experiments.recipes import GIVEN, RECIPES, Recipe, needed, unknown
 from hsakd_jax.runs.config import Objective, RunConfig, typed
 from hsakd_jax.runs.directory import RunDirectory
@@ -57,6 +58,12 @@ def _network(config: dict[str, Any], recipe: Recipe, section: dict[str, Any], sp
             f"{source['name']} has images of many sizes: set --config.data.crop=resized, "
             "--config.data.image_size=PIXELS and --config.data.resize=PIXELS"
         )
+    tests = splits.test.image_shape
+    if source["crop"] == "pad" and len(splits.test.labels) and tests != shape:
+        raise UserError(
+            f"{source['name']} has training images of {list(shape)} and test images of {list(tests)}: prepare it with "
+            "images of one size, or set --config.data.crop=resized and --config.data.image_size=PIXELS"
+        )
     peers = [peer or section["arch"] for peer in config["peers"]] if recipe.objective == "mutual" else []
     if source["crop"] == "pad" and source["pad"] > min(shape[:2]):
         raise UserError(f"data.pad is {source['pad']}, more than the side of the images, {min(shape[:2])}: set less")
@@ -73,8 +80,9 @@ def _network(config: dict[str, Any], recipe: Recipe, section: dict[str, Any], sp
 def _data(source: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     # A resumed run may start in another working directory.
     folder = str(expand(source["dir"]).absolute()) if source["dir"] else None
-    sides = {key: source[key] or None for key in ("image_size", "resize")}
-    return {**source, **sides, "dir": folder, "fraction": source["fraction"] * recipe.fraction}
+    pixels = {key: source[key] or None for key in ("image_size", "resize", "max_pixels")}
+    fraction = source["fraction"] * recipe.fraction
+    return {**source, **pixels, "dir": folder, "fraction": fraction, "decoding": DECODING}
 
 
 def _training(config: dict[str, Any], recipe: Recipe, section: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from hsakd_jax.core.console import Console
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import expand, read_names
+from hsakd_jax.data.image_files import DECODING
 from hsakd_jax.data.statistics import NORMALISATION
 from hsakd_jax.interop import torch_files, torch_weights
 from hsakd_jax.models import create, profile
@@ -149,5 +150,7 @@ def _data(
         "flip": False,
         "fraction": 1.0,
         "validation": 0.0,
+        "decoding": DECODING,
+        "max_pixels": None,
         **normal,
     }

@@ -22,6 +22,7 @@ Warmup = Annotated[int, Meta(ge=0, le=10**6)]  # epochs
 Milestone = Annotated[int, Meta(ge=0, le=10**6)] | Annotated[float, Meta(ge=0, le=1e6)]  # epochs
 Dtype = Literal["float32", "bfloat16"]
 Checkpoint = Literal["last", "best"]
+Decoding = Literal["upright rgb 1"]
 # How a term of an objective is computed: a temperature, a list of branches, a switch.
 Option = bool | int | float | str | tuple[Number, ...]
 
@@ -66,6 +67,9 @@ class Data(Section, frozen=True, kw_only=True):
       std: standard deviation, as `mean`.
       fraction: of the training images that are used.
       validation: fraction of the training images that is held out.
+      decoding: name of the rule by which image files become pixels (see `data.image_files`).
+      max_pixels: the greatest number of pixels of an image file that is read; None for
+        `data.image_files.MAX_PIXELS`.
     """
 
     name: str | None
@@ -79,6 +83,8 @@ class Data(Section, frozen=True, kw_only=True):
     std: Annotated[tuple[Annotated[float, Meta(ge=1e-6, le=1e6)], ...], Meta(min_length=1)]
     fraction: Fraction
     validation: Annotated[float, Meta(ge=0, lt=1)]
+    decoding: Decoding
+    max_pixels: Annotated[int, Meta(ge=1, le=2**40)] | None
 
 
 class Training(Section, frozen=True, kw_only=True):
@@ -222,6 +228,11 @@ class Config(Section, frozen=True, kw_only=True):
                 raise ValueError(
                     f"data.{key} is {numbers}, and the images have {channels} channels: set one number per channel"
                 )
+        side = self.network.image_shape[0]
+        if self.data.crop == "resized" and not side <= (self.data.resize or side):
+            raise ValueError(f"data.resize is {self.data.resize}, below the side of the crops, {side}")
+        if self.data.crop == "resized" and side != self.network.image_shape[1]:
+            raise ValueError(f"network.image_shape is {list(self.network.image_shape)}, and crops are square")
 
 
 class RunConfig(Config, frozen=True, kw_only=True, tag_field="format", tag="hsakd_jax run 1"):

@@ -57,7 +57,8 @@ def make(path, recipe, top1, *, seed=0, classes=CLASSES, trained=False, log=True
     for key, value in options.items():
         *sections, name = key.split("__")
         functools.reduce(dict.__getitem__, sections, command)[name] = value
-    splits = SimpleNamespace(train=SimpleNamespace(image_shape=(8, 8, 1)), class_names=classes)
+    images = SimpleNamespace(image_shape=(8, 8, 1), labels=())
+    splits = SimpleNamespace(train=images, test=images, class_names=classes)
     config = resolve(command, recipe, splits, words)
     path.mkdir(parents=True)
     write_json(path / "config.json", config)

@@ -51,7 +51,8 @@ def make(path, words, last, best=None, *, seed=0, config="cifar100", finished=Tr
     command["student"]["init"] = str(init)
     shape = (224, 224, 3) if config == "imagenet" else (32, 32, 3)
     classes = [str(i) for i in range(CLASSES[command["data"]["name"]])]
-    splits = SimpleNamespace(train=SimpleNamespace(image_shape=shape), class_names=classes)
+    images = SimpleNamespace(image_shape=shape, labels=())
+    splits = SimpleNamespace(train=images, test=images, class_names=classes)
     resolved = change(resolve(command, recipe, splits), **values)
     path.mkdir(parents=True)
     write_json(path / "config.json", resolved)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from conftest import ROOT
-from PIL import Image
+from PIL import Image, ImageOps
 from test_builders import imagenet_archives
 
 from hsakd_jax.core.errors import UserError
@@ -239,13 +239,22 @@ centre_crops(Photos(lambda i: ("a", b.getvalue()), np.zeros(1, np.int32), ("a",)
     assert result.stderr == ""
 
 
-def test_orientation_is_not_applied():
-    """As in every pipeline whose accuracy on ImageNet is published."""
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    image = noise(40, 40)
-    found = [centre_crops(of(encoded(image, **options)), [0], 16, 16) for options in ({}, {"exif": exif})]
-    np.testing.assert_array_equal(*found)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_crops_are_of_the_upright_image(orientation, monkeypatch):
+    """Also where a JPEG is decoded in part: the crop is that of a file whose pixels were turned."""
+    exif, scales = Image.Exif(), set()
+    exif[0x0112] = orientation
+    turned = encoded(noise(1600, 1200, grain=100), exif=exif)
+    upright = encoded(ImageOps.exif_transpose(Image.open(io.BytesIO(turned))), "PNG")
+    np.testing.assert_array_equal(*(centre_crops(of(content), [0], 56, 64) for content in (turned, upright)))
+    transpose = Image.Image.transpose
+    monkeypatch.setattr(
+        Image.Image, "transpose", lambda self, method: scales.add(self.width) or transpose(self, method)
+    )
+    for step in range(6):
+        found, expected = (random_crops(of(content), [0], 0, step, 64) for content in (turned, upright))
+        assert abs(found.astype(int) - expected).mean() < 1
+    assert orientation == 1 or max(scales) < 1600  # what is turned was decoded in part
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", encoded(noise(200, 200))[:3000]], ids=["empty", "other", "cut"])
@@ -258,7 +267,9 @@ def test_an_unreadable_file_is_named(content):
         lambda: list(eval_stream(dataset, 2, 8, 8)),
     ]
     for call in calls:
-        with pytest.raises(UserError, match=r"1.JPEG can't be read as an image \(.+\): mend or replace it") as error:
+        with pytest.raises(
+            UserError, match=r"1.JPEG can't be read as an image \(.+\): mend, replace or delete it"
+        ) as error:
             call()
         assert "\n" not in str(error.value)
     assert not decoding()
@@ -445,7 +456,7 @@ def test_a_tree_with_names_of_any_kind(tree):
 def test_a_file_that_is_gone(tree):
     train = datasets.load("image_tree", str(tree)).train
     (tree / "train/n01440764/n01440764_3.JPEG").unlink()
-    with pytest.raises(UserError, match=r"n01440764_3.JPEG"):
+    with pytest.raises(UserError, match=r"n01440764_3.JPEG is no file: check the path"):
         random_crops(train, np.array([3]), 0, 0, 8)
 
 
@@ -479,7 +490,7 @@ def test_a_tree_needs_a_folder_only(directory, size):
 
 
 def test_a_tree_is_small_in_memory(tree):
-    found = image_tree.ImageTree(str(tree), "train")
+    found = image_tree.ImageFiles(image_tree.ImageTree(tree), "train")
     assert found._names.nbytes <= 20 * 20
 
 

@@ -7,23 +7,15 @@ import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from functools import partial
 from typing import cast
 
 import tensorflow_datasets as tfds
 
-from hsakd_jax.core.console import with_progress
+from hsakd_jax.core.console import note, with_progress
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.files import expand
-from hsakd_jax.data.image_files import square
-from hsakd_jax.data.image_tree import (
-    TEST_FOLDERS,
-    check_classes,
-    class_folders,
-    has_classes,
-    image_entries,
-    test_folder,
-)
+from hsakd_jax.data.image_files import DECODING, TooLargeError, fit, read_file, unreadable
+from hsakd_jax.data.image_tree import ImageTree
 
 _CHUNK = 256  # images decoded ahead of the writer, which bounds the memory
 
@@ -33,62 +25,41 @@ class Tree(tfds.core.BuilderConfig):
     """A tree as it is now; the name of the config is its fingerprint."""
 
     size: int = 0
+    max_pixels: int = 0
     root: str = ""
     files: dict[str, dict[str, list[str]]] = dataclasses.field(default_factory=dict)  # split: class: paths
+    notes: tuple[str, ...] = ()  # see `ImageTree`
 
 
-def scan(directory: str, size: int) -> Tree:
-    """Lists `directory/{train,test}/CLASS/*` without opening an image; `val` or `validation` serve as test.
+def scan(directory: str, size: int, max_pixels: int = 0) -> Tree:
+    """Lists the images of an `ImageTree` without opening one.
 
-    Of a `directory/CLASS/*` every fifth image of a class, in the order of names, is a test image.
-
-    The fingerprint covers the size and each file's path, length and time of change: a tree that changed
-    in any of these gets another name, so that no stale copy is ever read. Copies of earlier states stay
-    where they are until the user deletes them.
+    The fingerprint covers the rule of decoding, the size, the limit, and each file's path, length and time of change: a
+    tree that changed in any of these gets another name, so that no stale copy is ever read. Copies of earlier states
+    stay where they are until the user deletes them.
 
     Args:
       directory: the tree.
       size: side of the square images to make.
+      max_pixels: the greatest number of pixels of an image; larger ones are left out. 0 for `image_files.MAX_PIXELS`.
 
     Raises:
       UserError: no such folder, no or too few images, or a class of the test split that training does not know.
     """
-    root = expand(directory)
-    if not has_classes(root / "train") and not any((root / name).is_dir() for name in TEST_FOLDERS):
-        found = _one_split(root)
-    else:
-        train, tests = root / "train", test_folder(root)
-        found = {"train": _images(train), "test": _images(tests)}
-        check_classes(tests, list(found["test"]), train, tuple(found["train"]))
-    files = {split: {name: [path for path, _, _ in of] for name, of in part.items()} for split, part in found.items()}
-    marks = [
-        (os.path.relpath(path, root), length, changed)
-        for part in found.values()
-        for of in part.values()
-        for path, length, changed in of
-    ]
-    fingerprint = hashlib.sha256(json.dumps([size, marks]).encode()).hexdigest()[:16]
-    return Tree(name=fingerprint, description=str(root), size=size, root=str(root), files=files)
-
-
-File = tuple[str, int, int]  # path, length, time of change
-
-
-def _one_split(root: Path) -> dict[str, dict[str, list[File]]]:
-    """Every fifth image of a class, in the order of names, as a test image."""
-    images = _images(root)
-    test = {name: of[4::5] for name, of in images.items() if of[4::5]}
-    if not test:
-        raise UserError(f"too few images in {root}: add images until a class has 5, every fifth is a test image")
-    return {"train": {name: [one for i, one in enumerate(of, 1) if i % 5] for name, of in images.items()}, "test": test}
-
-
-def _images(folder: Path) -> dict[str, list[File]]:
-    """The files of each class."""
-    return {
-        name: [(e.path, e.stat().st_size, e.stat().st_mtime_ns) for e in image_entries(folder / name)]
-        for name in class_folders(folder)
+    tree = ImageTree(directory)
+    files = {
+        split: {name: [str(tree.folder(split) / name / one) for one in of] for name, of in tree.files(split).items()}
+        for split in ("train", "test")
     }
+    marks = []
+    for path in (path for part in files.values() for of in part.values() for path in of):
+        found = os.stat(path)
+        marks.append((os.path.relpath(path, tree.root), found.st_size, found.st_mtime_ns))
+    fingerprint = hashlib.sha256(json.dumps([DECODING, size, max_pixels, marks]).encode()).hexdigest()[:16]
+    root, notes = str(tree.root), tuple(tree.notes)
+    return Tree(
+        name=fingerprint, description=root, size=size, max_pixels=max_pixels, root=root, files=files, notes=notes
+    )
 
 
 class ImageFolder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -120,18 +91,40 @@ class ImageFolder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _generate_examples(self, split):
         tree = self._tree
         pairs = [(path, name) for name, paths in tree.files[split].items() for path in paths]
-        encoded = _encode([path for path, _ in pairs], tree.size)
+        encoded = _encode([path for path, _ in pairs], tree)
+        kept: set[str] = set()
         for (path, name), png in zip(pairs, with_progress(encoded, f"Preparing {split}", len(pairs)), strict=True):
-            yield os.path.relpath(path, tree.root), {"image": io.BytesIO(png), "label": name}
+            if isinstance(png, TooLargeError):
+                note(f"left out: {path} {png}")
+                continue
+            kept.add(name)
+            # Bytes, since names of files may be of another encoding than UTF-8.
+            yield os.fsencode(os.path.relpath(path, tree.root)), {"image": io.BytesIO(png), "label": name}
+        lost = sorted(set(tree.files[split]) - kept)
+        if lost and (split == "train" or not kept):
+            raise UserError(
+                f"{tree.root}, {split}: all images of {lost[0]} are too large: scale them down, or set "
+                "--config.data.max_pixels=PIXELS"
+            )
 
 
-def _encode(paths: list[str], size: int) -> Iterator[bytes]:
+def _encode(paths: list[str], tree: Tree) -> Iterator[bytes | TooLargeError]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for i in range(0, len(paths), _CHUNK):
-            yield from pool.map(lambda path: _png(path, size), paths[i : i + _CHUNK])
+            yield from pool.map(partial(_png, size=tree.size, max_pixels=tree.max_pixels), paths[i : i + _CHUNK])
 
 
-def _png(path: str, size: int) -> bytes:
+def _png(path: str, size: int, max_pixels: int) -> bytes | TooLargeError:
+    """The image as a PNG file, or why it is too large.
+
+    Raises:
+      UserError: it can't be read as an image.
+    """
     buffer = io.BytesIO()
-    square(path, size).save(buffer, "PNG")
+    try:
+        fit(read_file(path), size, size, max_pixels).save(buffer, "PNG")
+    except TooLargeError as error:
+        return error
+    except Exception as error:  # a damaged file can fail anywhere in the decoder
+        raise unreadable(path, error) from error
     return buffer.getvalue()
