@@ -71,7 +71,7 @@ class Photos:
 
     def with_labels(self, labels: np.ndarray) -> "Photos":
         """The same images with other labels, int32 [n]."""
-        return Photos(self._read, labels, self.class_names, self._indices)
+        return Photos(self._read, labels, self.class_names, self._indices, self.max_pixels)
 
     def encoded(self, i: int) -> tuple[str, bytes]:
         """The name of image `i`, for messages, and its bytes as they lie there."""

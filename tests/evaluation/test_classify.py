@@ -18,7 +18,7 @@ from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.data.streaming import centre_crops
 from hsakd_jax.evaluation.accuracy import batches_of, make_evaluate, pixels_of, preprocessing
 from hsakd_jax.evaluation.classify import find
-from hsakd_jax.evaluation.predictions import _check_comparable
+from hsakd_jax.evaluation.predictions import _class_order
 from hsakd_jax.models.network import Outputs
 
 CROPPED = {"data__crop": "resized", "data__image_size": 32, "data__resize": 36, "shape": (0, 0, 3)}
@@ -141,10 +141,10 @@ def test_images_that_are_not_square_are_seen_whole():
 def test_predictions_of_networks_of_other_shapes(shape, fits):
     configs = run_config(shape=shape), run_config(shape=(8, 12, 1))
     if fits:
-        _check_comparable(Path("run"), *configs)
+        _class_order(Path("run"), configs[0], Path("first"), configs[1])
         return
     with pytest.raises(UserError, match=r"run takes images of \[8, 13, 1\], not \[8, 12, 1\]"):
-        _check_comparable(Path("run"), *configs)
+        _class_order(Path("run"), configs[0], Path("first"), configs[1])
 
 
 def test_test_images_of_another_size():
