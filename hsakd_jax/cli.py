@@ -48,7 +48,7 @@ class Command:
 def start(command: Command) -> None:
     """Runs a command as its own process: sets up the process, runs the command and exits with its status."""
     if not HELP & set(sys.argv[1:]):
-        _set_up_process()
+        set_up_process()
     try:
         status = run(command, sys.argv[1:], own_process=True)
     except BrokenPipeError:  # the reader has seen enough, such as `| head`
@@ -153,7 +153,8 @@ def _explain(error: Exception) -> str:
     return text
 
 
-def _set_up_process() -> None:
+def set_up_process() -> None:
+    """Sets streams, runtime, logging and the output of unhandled errors for a process that runs one command."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # the command was started with a closed output

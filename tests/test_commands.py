@@ -904,6 +904,19 @@ def test_a_workdir_that_is_deleted_while_it_trains(call_command, tmp_path, monke
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_goes_on_with_its_own_images_only(pipeline, call_command, tmp_path, monkeypatch):
+    shutil.copytree(pipeline / "baseline", tmp_path / "run")
+    (tmp_path / "run" / "results.json").unlink()
+    stratified = datasets.stratified
+
+    def without_the_last(labels, fraction, seed):
+        return stratified(labels, fraction, seed)[:-1]
+
+    monkeypatch.setattr(datasets, "stratified", without_the_last)
+    done = call_command("main", f"{CONFIG}:baseline_tiny", f"--workdir={tmp_path}/run")
+    assert_refused(done, "run began with other training images: their number or their labels have changed; restore")
+
+
 def test_a_changed_config_is_found_behind_a_damaged_checkpoint(pipeline, call_command, tmp_path):
     shutil.copytree(pipeline / "baseline", tmp_path / "run")
     (tmp_path / "run" / "results.json").unlink()
@@ -939,7 +952,7 @@ import sys
 from hsakd_jax import cli
 from hsakd_jax.core.console import Console, note, show
 {close}
-cli._set_up_process()
+cli.set_up_process()
 show("Käfer")
 note("甲虫")
 Console().line("\\udcff")  # of a file name that is not UTF-8

@@ -179,10 +179,10 @@ class RunDirectory:
         return found
 
     def check_sources(self, sources: Mapping[str, str]) -> None:
-        """Refuses to go on with a teacher, or from a start, other than the one that the run began with.
+        """Refuses to go on with a teacher, a start or training images other than those that the run began with.
 
         Args:
-          sources: as `sources` returns them.
+          sources: as in `manifest.Manifest`.
 
         Raises:
           UserError: they differ from those of the newest checkpoint.
@@ -190,6 +190,11 @@ class RunDirectory:
         saved = manifest.newest(self.checkpoints)
         for role, content in sources.items():
             if saved and saved.sources.get(role, content) != content:
+                if role == "data":
+                    raise UserError(
+                        f"{self.path} began with other training images: their number or their labels have changed; "
+                        "restore the data, or choose another directory"
+                    )
                 raise UserError(
                     f"{self.path} began with another {role}, whose checkpoint had other content: set the path of that "
                     "run, or choose another directory"

@@ -1,10 +1,12 @@
 """The training loop of one run: config, directory and data in, trained network and results out."""
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from flax import serialization
 
 from hsakd_jax.core.console import Clock, Console
@@ -66,7 +68,9 @@ def run(
     select = evaluate
     if config.evaluation.select_by == "top1":  # without branches, which take most of the time
         select = make_evaluate(network.clone(branches=False), devices, config, config.eval_batch)
-    sources = directory.sources(config)
+    # Each step draws its images by position: with other images, a resumed run would be none that can be repeated.
+    data = hashlib.sha256(np.ascontiguousarray(splits.train.labels)).hexdigest()
+    sources = {**directory.sources(config), "data": data}
     checkpoints = Checkpoints(directory.checkpoints, config=config, sources=sources)
     for line in checkpoints.damaged:
         console.line(f"warning: {line}")

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from hsakd_jax import cli
 from tests.campaign import children
 from tests.campaign.children import Result
 
+# What tells the time in a record, and the checksum over it.
+TIMES = ("images_per_s", "crc32")
 CONFIG = "--config=configs/cifar100.py:baseline_tiny"
 ARGS = (CONFIG, "--config.student.epochs=3", "--config.log_every=4")
 
@@ -20,10 +23,9 @@ def command(name: str, *args: object, timeout: float = 120, memory: int | None =
 
 
 def call(name: str, *args: object) -> int:
-    """A command in this process; returns its exit status."""
-    from hsakd_jax import cli
-
-    return cli.run(importlib.import_module(f"hsakd_jax.{name}").COMMAND, [str(arg) for arg in args])
+    """A command in this process, which does nothing else; returns its exit status."""
+    cli.set_up_process()
+    return cli.run(importlib.import_module(f"hsakd_jax.{name}").COMMAND, [str(arg) for arg in args], own_process=True)
 
 
 def train(workdir: Path, timeout: float = 120) -> Result:
@@ -54,7 +56,7 @@ def _print_digest(workdir: Path) -> int:
         for leaf in jax.tree.leaves(checkpoints.restore(step)):
             total.update(np.ascontiguousarray(leaf).tobytes())
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    records = [{key: value for key, value in line.items() if key != "images_per_s"} for line in lines]
+    records = [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
     results = json.loads((workdir / "results.json").read_text())
     found = [checkpoints.steps(), records, results["last"], results["best"]]
     total.update(json.dumps(found, sort_keys=True).encode())

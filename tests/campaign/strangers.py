@@ -10,6 +10,7 @@ import pickle
 import random
 import shutil
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,10 +86,14 @@ def a_header(whole: Path, draw: random.Random, folder: Path, canary: Path) -> Li
 
 
 def _config(workdir: Path, change: Callable[[Any], None]) -> None:
+    """Changes the config of a run, and forges its checkpoints, so that nothing contradicts the change."""
     path = workdir / "config.json"
     tree = json.loads(path.read_text())
     change(tree)
     path.write_text(json.dumps(tree))
+    for path in workdir.glob("checkpoints/*/manifest.json"):
+        content = json.dumps({**json.loads(path.read_text())["manifest"], "config": tree}).encode()
+        path.write_bytes(b'{"crc32":%d,"manifest":%s}' % (zlib.crc32(content), content))
 
 
 def a_config_module(whole: Path, draw: random.Random, folder: Path, canary: Path) -> Line:
