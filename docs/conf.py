@@ -70,6 +70,7 @@ docs/api
 :caption: Evidence
 
 docs/differences
+docs/promises
 docs/results
 CONTRIBUTING
 ```

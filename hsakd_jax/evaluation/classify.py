@@ -83,6 +83,8 @@ def predict(
     network: Any
     network, variables = restore(workdir, checkpoint)
     network = network.clone(branches=False)
+    if peers := config.network.peers:
+        note(f"{workdir} contains {len(peers)} networks: the first one predicts")
     names = config.classes or [f"class {i}" for i in range(network.num_classes)]
     pixels, preprocess = pixels_of(config), preprocessing(config)
     top = min(top, len(names))
