@@ -47,6 +47,7 @@ SUBSTITUTIONS = [
     (r"(configs/(?:cifar100|digits)\.py:(?!tiny)(?!\w+_tiny)\w+)", r"\1_tiny"),
     # A checkpoint of digits, which are 8x8 and grey.
     (r"(convert \S+)", r"\1 --data=digits"),
+    (r"tests\.campaign .*", "tests.campaign --trials 1 --minutes 5"),
     (r"localhost:1234", lambda _: f"localhost:{free_port()}"),
 ]  # fmt: skip
 # What a `sh` block needs that an installation may lack.
