@@ -8,7 +8,9 @@ import os
 # Before JAX is imported, here and in every command that a test starts.
 os.environ["JAX_PLATFORMS"] = "cpu"
 # `configure_runtime` is for the commands that tests start: its flag makes convolutions in float64 ten times slower.
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+# LLVM's optimisations take a third to a half of the time that XLA compiles, and change no result.
+QUICK = "--xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {QUICK}"
 
 import subprocess
 import sys
@@ -26,9 +28,6 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 ROOT = Path(__file__).parent.parent
-# XLA's options for large programs that run once or twice: without LLVM's optimisations, which take a third to a half of
-# the time to compile and change no result.
-QUICK = {"xla_backend_optimization_level": 0}
 
 
 class Scheduling(LoadScopeScheduling):
@@ -47,8 +46,7 @@ def environment(devices=1):
 
     The same for all, since results that are compared bit for bit need programs that are compiled alike.
     """
-    flags = [f"--{name}={value}" for name, value in QUICK.items()]
-    return {**os.environ, "XLA_FLAGS": " ".join([f"--xla_force_host_platform_device_count={devices}", *flags])}
+    return {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {QUICK}"}
 
 
 def pytest_xdist_make_scheduler(config, log):

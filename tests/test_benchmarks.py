@@ -12,12 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, environment
 from PIL import Image
 
 from benchmarks import cores, loop, programs, scale, step, warn_if_busy
 from benchmarks import input as photographs
-from hsakd_jax.core.sharding import Devices
 from hsakd_jax.models import create
 
 WITHOUT_TORCH, WITHOUT_LIBTPU = (importlib.util.find_spec(name) is None for name in ("torch", "libtpu"))
@@ -63,17 +62,23 @@ ENTRY %main (a: f32[8]) -> f32[8] {
     assert programs.operations(program[program.index("\nENTRY") :].replace("body=%body.1", "")) == [("negate", 64)]
 
 
+@pytest.mark.slow
 def test_a_program_is_compiled_from_shapes_alone():
     """Of one step: each kernel is used by the teacher once, and by the student forward and in two derivatives."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as in a command
-        found = programs.operations(programs.compiled("resnet8:resnet8", 16, "float32", Devices()).as_text())
+    code = """
+from benchmarks import programs
+from hsakd_jax.core.sharding import Devices
+found = programs.operations(programs.compiled("resnet8:resnet8", 16, "float32", Devices()).as_text())
+print(sum(kind in ("convolution", "dot") for kind, _ in found))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(8), capture_output=True, text=True)
+    products = int(done.stdout)
     shapes = jax.eval_shape(create("resnet8", 100).init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     kernels = sum(path[-1].key == "kernel" for path, _ in jax.tree_util.tree_leaves_with_path(shapes["params"]))
-    products = sum(kind in ("convolution", "dot") for kind, _ in found)
     assert products >= 4 * kernels - 1  # the images have no derivative
 
 
-@pytest.mark.parametrize("groups", [1, 8])
+@pytest.mark.parametrize("groups", [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_step_on_eight_devices_sends_no_more_than_it_must(groups):
     """Gradients once, and BatchNorm's sums, both together in each direction.
 

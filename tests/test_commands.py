@@ -151,6 +151,7 @@ def test_tiny_recipes(recipe, pipeline, run_command, tmp_path):
         assert network.apply(variables, np.zeros((1, 8, 8, 1), np.float32)).logits.shape == (1, 10)
 
 
+@pytest.mark.slow
 def test_recipes_with_what_they_need(run_command, tmp_path):
     """An objective with memory, one that takes a part over from its teacher's run, unlike peers, and a probe."""
     runs = "('crd_25', 'sskd', 'student_frozen', 'mutual')"
@@ -936,8 +937,10 @@ def run_python(code, **env):
 @pytest.mark.parametrize(("argv", "usual"), [(["-m"], False), (["script.py"], True), ([], True)])
 def test_ctrl_c_ends_a_command_without_a_traceback_from_its_first_import_on(argv, usual):
     """Where others import the package, Ctrl-C stays as it is."""
+    # A job in a shell's background ignores Ctrl-C, and so do all that it starts.
     code = f"""
 import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.argv = {argv}
 import hsakd_jax
 assert (signal.getsignal(signal.SIGINT) is signal.default_int_handler) == {usual}

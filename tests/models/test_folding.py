@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import QUICK, ROOT
+from conftest import ROOT
 from flax.traverse_util import flatten_dict
 
 from benchmarks.exports import random_variables
+from hsakd_jax.core import sharding
 from hsakd_jax.core.console import Console
 from hsakd_jax.experiments import pipeline
 from hsakd_jax.interop import importing, torch_weights
@@ -27,7 +28,7 @@ def images(*shape):
 
 
 def answers(network, variables, x):
-    return jax.tree.leaves(jax.jit(network.apply, compiler_options=QUICK)(variables, x))
+    return jax.tree.leaves(jax.jit(network.apply)(variables, x))
 
 
 def error(found, true):
@@ -159,6 +160,8 @@ def test_a_student_of_a_folded_teacher(monkeypatch, tmp_path):
     command = runpy.run_path(str(ROOT / "configs/cifar100.py"))["get_config"]("student_tiny")
     command.teacher.workdir = str(tmp_path / "teacher")
     command.student.epochs, command.student.milestones, command.log_every = 1, (), 1
+    # Rounding grows from step to step: it must be that of XLA's own form of a program.
+    monkeypatch.setattr(sharding, "_compiler_options", lambda platform: {"xla_backend_optimization_level": 3})
     losses, forms = [], []
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as in a command
         for kind in ("plain", "folded"):

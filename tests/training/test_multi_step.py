@@ -5,9 +5,8 @@ import runpy
 import jax
 import numpy as np
 import pytest
-from conftest import QUICK, ROOT
+from conftest import ROOT
 
-from hsakd_jax.core import sharding
 from hsakd_jax.core.console import Console
 from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.experiments import pipeline
@@ -34,7 +33,6 @@ def test_a_step_is_traced_once_for_its_rehearsal_and_its_run(recipe, monkeypatch
     for section in (command.teacher, command.student):
         section.epochs, section.milestones = 1, ()
     traced, augment = [], build.augment
-    monkeypatch.setattr(sharding, "_compiler_options", lambda platform: QUICK)
     monkeypatch.setattr(build, "augment", lambda key, images, **crop: traced.append(1) or augment(key, images, **crop))
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as in a command
         results = pipeline.execute(command.to_dict(), str(tmp_path), Console(silent=True))

@@ -138,7 +138,8 @@ def test_sigterm_saves_and_the_same_command_continues(uninterrupted, tmp_path):
     assert_same(workdir, uninterrupted)
 
 
-@pytest.mark.parametrize("what", ["crd", pytest.param("photographs", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["crd", "photographs"])
 def test_what_else_a_run_remembers(what, run_command, tmp_path):
     """CRD's memory between micro-batches, and the decoding of photographs: stopped and continued, bit for bit."""
     if what == "crd":

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import QUICK
 from run_configs import run_config
 
 from hsakd_jax import create
@@ -23,8 +22,6 @@ from hsakd_jax.runs.restore import initialise
 from hsakd_jax.training import build, optim
 from hsakd_jax.training.step import NEVER, Batch, TrainStep
 
-jit = partial(jax.jit, compiler_options=QUICK)
-
 
 class Small(NamedTuple):
     """A step of a small network, variables to start from, and a rotated batch of 16 images."""
@@ -35,7 +32,7 @@ class Small(NamedTuple):
 
     def run(self):
         """The state after one step."""
-        return jit(self.step)(self.step.init(self.variables), None, self.batch)
+        return jax.jit(self.step)(self.step.init(self.variables), None, self.batch)
 
 
 def small(*, branches=False, train=True, accumulate=1, remat=False):
@@ -53,7 +50,7 @@ def test_what_is_not_trainable_is_fixed():
     step, variables, batch = small(branches=True, train="^branch")
     state = step.init(variables)
     for _ in range(2):
-        state = jit(step)(state, None, batch)
+        state = jax.jit(step)(state, None, batch)
     for collection, tree in variables.items():
         for part, before in tree.items():
             after = state.variables[collection][part]
@@ -90,7 +87,7 @@ def test_a_weight_may_follow_the_step():
     optimizer = optim.sgd(0.0, 0.0, 0.0, False)
     step = TrainStep(network, objectives.baseline, {"task": lambda step: (step + 1) / 2}, optimizer)
     images, labels = jnp.asarray(g.normal(size=(4, 8, 8, 1)), jnp.float32), jnp.zeros(4, jnp.int32)
-    state = jit(step)(step.init(initialise(network, (8, 8, 1), 0)), None, Batch(images, labels))
+    state = jax.jit(step)(step.init(initialise(network, (8, 8, 1), 0)), None, Batch(images, labels))
     assert state.metrics.sums["loss"] == pytest.approx(float(state.metrics.sums["task"]) / 2)
 
 
@@ -114,7 +111,7 @@ def test_an_objective_may_have_parameters_and_memory_of_its_own():
     }
     step = TrainStep(network, Doubled(), {"task": 1.0}, optim.sgd(0.1, 0.9, 0.0, False), accumulate=2)
     images, labels = jnp.asarray(g.normal(size=(4, 8, 8, 1)), jnp.float32), jnp.zeros(4, jnp.int32)
-    state = jit(step)(
+    state = jax.jit(step)(
         step.init(variables), None, Batch(images, labels, Sample(jnp.arange(4), labels, jax.random.key(0)))
     )
     assert state.batch_stats["objective"]["seen"] == 6
@@ -126,7 +123,7 @@ def test_micro_batches_average_the_gradient():
     results = []
     for accumulate in (1, 2, 4):
         step, variables, batch = small(train="head/fc/bias", accumulate=accumulate)
-        state = jit(step)(step.init(variables), None, batch)
+        state = jax.jit(step)(step.init(variables), None, batch)
         results.append(jax.device_get((state.params, state.metrics.sums)))
     for other in results[1:]:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), results[0], other)
@@ -137,14 +134,14 @@ def test_computing_activations_again_gives_the_same_and_keeps_less():
     for remat in (False, True):
         step, variables, batch = small(branches=True, remat=remat)
         kept.append(profile.activation_bytes(create("resnet8_quarter", 10).clone(remat=remat), (8, 8, 1), 64))
-        results.append(jax.device_get(jit(step)(step.init(variables), None, batch).params))
+        results.append(jax.device_get(jax.jit(step)(step.init(variables), None, batch).params))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *results)
     assert kept[1] < kept[0] / 2
 
 
 def test_the_first_step_that_is_not_finite_is_remembered_by_term():
     step, variables, batch = small()
-    state, step = step.init(variables), jit(step)
+    state, step = step.init(variables), jax.jit(step)
     state = step(state, None, batch)
     assert {int(at) for at in state.metrics.first_non_finite.values()} == {NEVER}
     state.params["head"]["fc"]["bias"] = state.params["head"]["fc"]["bias"].at[0].set(jnp.nan)
