@@ -35,9 +35,6 @@ def main(values: flags.FlagValues) -> None:
 
     root = expand(values.workdir)
     runs = [root] if (root / "config.json").exists() else runs_inside(root) or [root]
-    if runs != [root]:
-        for other in sorted({path.parent for path in root.glob("*/config.json")} - {*runs}):
-            note(f"{other}: config.json of another program, left out")
     if len(runs) > 1:  # the teacher first, as in the table of the training
         order = {recipe: i for i, recipe in enumerate(RECIPES)}
         runs.sort(key=lambda run: (order.get(RunDirectory(run).config().recipe, -1), run.name))

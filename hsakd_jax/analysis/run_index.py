@@ -15,7 +15,7 @@ from hsakd_jax.evaluation.accuracies import mean, mean_top1
 from hsakd_jax.experiments.recipes import GIVEN, RECIPES, SLOW
 from hsakd_jax.runs.compare import MAY_DIFFER, differences, flatten
 from hsakd_jax.runs.config import AnyConfig, RunConfig
-from hsakd_jax.runs.directory import RunDirectory, resolve_path, warn
+from hsakd_jax.runs.directory import RunDirectory, is_run, resolve_path
 from hsakd_jax.runs.results import Accuracies, Results, TaughtBy
 
 # Settings that do not distinguish one training from another; the recipe implies what selects the best epoch.
@@ -126,14 +126,10 @@ def find(folders: Sequence[str]) -> tuple[list[Run], list[Path]]:
         for where, inside, files in os.walk(root, onerror=_refuse, followlinks=True):
             seen.add(os.path.realpath(where))
             inside[:] = sorted(name for name in inside if os.path.realpath(os.path.join(where, name)) not in seen)
-            if "config.json" not in files:
-                continue
-            if config := _read_config(Path(where)):
+            if "config.json" in files and is_run(Path(where)):
                 inside.clear()
-                if isinstance(config, RunConfig):
+                if isinstance(config := RunDirectory(where).config(), RunConfig):
                     configs.setdefault(Path(where).resolve(), (Path(where), config))
-            else:
-                warn(f"{where} is passed over, since its config.json is of another program")
     finished, unfinished = [], []
     for path, config in configs.values():
         if results := RunDirectory(path).results():

@@ -29,7 +29,7 @@ def explain(error: Exception) -> str | None:
       error: of any kind.
 
     Returns:
-      One line, or None of a programming error, whose traceback is worth more.
+      One line; None for a programming error, which keeps its traceback.
     """
     text = " ".join(str(error).split())
     if isinstance(error, OSError):

@@ -170,14 +170,25 @@ def read_json(path: Path, kind: Any) -> Any:
       UserError: the file can't be read.
     """
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MOST:
-            raise InvalidContent(f"{path} is not valid: it is no file of at most {MOST >> 20} MiB; restore the file")
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return msgspec.json.decode(read_regular(path), type=kind)
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}") from error
     except NOT_VALID as error:
         raise InvalidContent(f"{path} is not valid: {explain(error)}; restore the file") from error
+
+
+def read_regular(path: Path, most: int | None = None) -> bytes:
+    """The content of a regular file of at most `most` bytes, by default `MOST`; the file may be a stranger's.
+
+    Raises:
+      InvalidContent: it is a device, a FIFO or a folder, or has more than `most` bytes.
+      OSError: it can't be read.
+    """
+    most = most or MOST
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > most:
+        raise InvalidContent(f"{path} is not valid: it is no file of at most {most >> 20} MiB; restore the file")
+    return path.read_bytes()
 
 
 def write_sealed(path: Path, value: Any) -> None:

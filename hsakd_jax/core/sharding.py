@@ -218,7 +218,8 @@ def _count(env: Mapping[str, str], *names: str) -> int:
 def _initialize(processes: int, where: str, options: Sequence[Any] = ()) -> None:
     """Waits for the other processes of a run; all that are not in `options` JAX finds in the environment."""
     others = "1 other process" if processes == 2 else f"{processes - 1} other processes"
-    note(f"waiting for {others} at {where}, for up to {TIMEOUT} s")
+    if processes > 1:
+        note(f"waiting for {others} at {where}, for up to {TIMEOUT} s")
     # XLA would end the process with a page of C++ addresses.
     watch = threading.Timer(TIMEOUT, _give_up, [others, where])
     watch.daemon = True

@@ -55,7 +55,7 @@ def _check(key: str, value: Any, kind: Any) -> None:
 
 
 def remedy(kind: inspect.Type) -> str:
-    """What to set, in words: 'give a whole number from 1 to 65536', 'choose last or best'."""
+    """What to set, in words: 'set a whole number from 1 to 65536', 'choose last or best'."""
     if isinstance(kind, inspect.UnionType):
         kinds = [k for k in kind.types if not isinstance(k, inspect.NoneType)]
         number = [k for k in kinds if isinstance(k, inspect.FloatType)]  # a whole number is a number
@@ -64,8 +64,8 @@ def remedy(kind: inspect.Type) -> str:
         return f"choose {' or '.join(map(str, kind.values))}"
     if isinstance(kind, inspect.VarTupleType):
         least = f"at least {kind.min_length} of them" if kind.min_length else "or none"
-        return f"give values in brackets, {least}, each {_noun(kind.item_type)}"
-    return f"give {_noun(kind)}"
+        return f"set values in brackets, {least}, each {_noun(kind.item_type)}"
+    return f"set {_noun(kind)}"
 
 
 def _noun(kind: inspect.Type) -> str:

@@ -18,7 +18,7 @@ from hsakd_jax.data import image_tree
 from hsakd_jax.data.builders import BUILDERS, image_folder
 from hsakd_jax.data.builders.prepare import is_prepared, place, prepare
 from hsakd_jax.data.dataset import Dataset
-from hsakd_jax.data.image_files import MAX_PIXELS
+from hsakd_jax.data.image_files import MAX_BYTES, MAX_PIXELS
 from hsakd_jax.data.sampling import stratified
 from hsakd_jax.data.streaming import Photos
 from hsakd_jax.data.tfds_reader import Encoded, class_names, encoded, open_builder, photographs
@@ -42,6 +42,22 @@ class Source(Protocol):
     def fraction(self) -> float: ...
     @property
     def validation(self) -> float: ...
+
+
+class Part(NamedTuple):
+    """Some images of a split, still encoded."""
+
+    whole: Encoded
+    indices: np.ndarray  # int64 [n]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int32 [n]."""
+        return self.whole.labels[self.indices]
+
+    def take(self, indices: np.ndarray) -> Dataset:
+        """The chosen images only, in this order."""
+        return self.whole.take(self.indices[indices])
 
 
 class Splits(NamedTuple):
@@ -82,7 +98,8 @@ def load(
         validation images have been held out.
       validation: fraction of the training images to hold out, 0 <= validation < 1, taken by `stratified`.
       seed: fixes which images are kept and held out.
-      splits: 'train', 'test' or both. A dataset without 'test' is tested on its 'validation' split.
+      splits: 'train', 'test' or both. A dataset without 'test' is tested on its 'validation' split,
+        and one without either on a fifth of its training images, which are left out of these.
 
     Raises:
       UserError: an unknown name, a dataset that can't be prepared, read or held in memory, images of
@@ -142,7 +159,7 @@ def is_prepared_source(source: Source) -> bool:
 
 def _open(
     name: str, data_dir: str, image_size: int, max_pixels: int
-) -> tuple[tuple[str, ...], Callable[[str], "Encoded | Photos"]]:
+) -> tuple[tuple[str, ...], Callable[[str], "Encoded | Part | Photos"]]:
     """The names of the classes, and what gives the split 'train' or 'test'."""
     if name == IMAGE_TREE:
         if not data_dir or image_size:
@@ -154,11 +171,7 @@ def _open(
     if name in STREAMED:  # a split `test` of it has no labels
         return names, lambda split: photographs(builder, "validation" if split == "test" else split, names, max_pixels)
 
-    def read(split):
-        split = _test_split(builder) if split == "test" else split
-        return encoded(builder, split, len(names))
-
-    return names, read
+    return names, lambda split: _read_split(builder, split, len(names))
 
 
 def _of_tree(tree: image_tree.ImageTree, split: str, max_pixels: int) -> Photos:
@@ -194,7 +207,8 @@ def _note_too_large(tree: image_folder.Tree, builder: Any) -> None:
     for split, images in tree.files.items():
         if missing := sum(map(len, images.values())) - builder.info.splits[split].num_examples:
             limit = tree.max_pixels or MAX_PIXELS
-            note(f"{tree.root}, {split}: without {missing} of more than {limit:,} pixels")
+            sizes = f"more than {limit:,} pixels, or {MAX_BYTES:,} bytes"
+            note(f"{tree.root}, {split}: without {missing} that are too large ({sizes})")
 
 
 def root_of(data_dir: str) -> Path:
@@ -235,6 +249,23 @@ def _prepared(name: str, root: Path) -> Path:
         + f": hsakd_jax prepares {', '.join(BUILDERS)} and reads {IMAGE_TREE}; "
         f"in {root} lie {', '.join(sorted(found)) or 'no others'}"
     )
+
+
+def _read_split(builder: Any, split: str, classes: int) -> "Encoded | Part":
+    """A split; of a dataset that has nothing to test on, the test images are a share of the training images."""
+    if {"test", "validation"} & set(builder.info.splits):
+        return encoded(builder, _test_split(builder) if split == "test" else split, classes)
+    whole = encoded(builder, "train", classes)
+    # As of a tree of images: each fifth one of a class.
+    part = [np.flatnonzero(whole.labels == l)[image_tree.HOLD_OUT - 1 :: image_tree.HOLD_OUT] for l in range(classes)]
+    held_out = np.sort(np.concatenate(part))
+    if split == "test":
+        note(
+            f"{builder.info.name} has a split `train` only: every fifth image of a class is a test image, "
+            f"{len(held_out):,} of {len(whole.labels):,}"
+        )
+        return Part(whole, held_out)
+    return Part(whole, np.setdiff1d(np.arange(len(whole.labels)), held_out))
 
 
 def _test_split(builder: Any) -> str:

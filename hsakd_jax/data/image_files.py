@@ -9,6 +9,7 @@ import io
 import math
 import os
 import stat
+import threading
 import warnings
 from pathlib import Path
 
@@ -30,6 +31,9 @@ EXTENSIONS = {
 # Pillow warns of images with half as many pixels and refuses those with more, unless its limit is raised.
 MAX_PIXELS = 178_956_970
 MAX_BYTES = 2**31  # of a file
+# Pixels above which images are decoded one at a time: threads would take gigabytes each.
+_ALONE = 2**24
+_LARGE = threading.Lock()
 # A large JPEG is decoded at this many times the size needed at least, a photograph of 12 megapixels in a tenth
 # of the time; the result differs from a full decoding by less than one grey level of 255 in the mean.
 _FINER = 4
@@ -164,8 +168,10 @@ def decode(image: Image.Image, least: tuple[int, int] | None = None) -> Image.Im
     orientation = _orientation(image)
     if least:
         image.draft(None, (least[1], least[0]) if orientation in _SIDEWAYS else least)
-    image.load()
-    image = _eight_bits(image)
+    large = image.width * image.height > _ALONE
+    with _LARGE if large else contextlib.nullcontext():
+        image.load()
+        image = _eight_bits(image)
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
@@ -184,7 +190,7 @@ def unreadable(name: str, error: Exception) -> UserError:
         reason = "of an unknown kind, or damaged"
     else:
         reason = getattr(error, "strerror", None) or (str(error).strip() or type(error).__name__).splitlines()[0]
-    return UserError(f"{name} can't be read as an image ({reason}): mend, replace or delete it")
+    return UserError(f"{name} can't be read as an image ({reason}): fix, replace or delete it")
 
 
 def _orientation(image: Image.Image) -> int:

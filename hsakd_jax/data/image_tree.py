@@ -194,7 +194,8 @@ class ImageTree:
         if not whole:
             raise UserError(
                 f"no folder of test images in {self.root}: a tree contains train/CLASS/*.jpg and one of "
-                f"{', '.join(f'{name}/CLASS/*.jpg' for name in TEST_FOLDERS)}"
+                f"{', '.join(f'{name}/CLASS/*.jpg' for name in TEST_FOLDERS)}; to hold out every fifth image, set "
+                f"--config.data.dir={self.root / 'train'}"
             )
         for folder in present:
             if folder not in whole:

@@ -20,6 +20,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from hsakd_jax.core.console import Progress
 from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.files import read_regular
 from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.data.image_files import decode, open_image
 from hsakd_jax.data.streaming import Photos
@@ -47,7 +48,7 @@ def open_builder(path: Path) -> Any:
       UserError: another class is named, or the folder can't be read.
     """
     try:
-        _refuse_classes(path, json.loads((path / "features.json").read_text()))
+        _refuse_classes(path, json.loads(read_regular(path / "features.json")))
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS's banner about TensorFlow, where a file is damaged
             return tfds.builder_from_directory(path)
     except UserError:

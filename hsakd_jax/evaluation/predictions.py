@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from msgspec import structs
 
-from hsakd_jax.core.console import Progress
+from hsakd_jax.core.console import Progress, note
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.data import datasets
 from hsakd_jax.data.augment import prepare
@@ -133,6 +133,8 @@ def _class_order(run: Path, config: Config, first_run: Path, first: Config) -> t
     match = match_classes(config, run, first.network.num_classes, first.classes, str(first_run))
     if match.difference:
         raise UserError(f"{run} {match.difference}")
+    if match.note:
+        note(match.note)
     return match.order
 
 

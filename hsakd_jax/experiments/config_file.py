@@ -82,7 +82,7 @@ def check_overrides(config: ConfigDict, argv: Sequence[str]) -> None:
     for path in _overridden(argv):
         section, key = _find(config, path)
         # No milestones are what another schedule has.
-        if key in ("milestones", "gamma") and section[key] and section["schedule"] != "multi_step":
+        if key in ("milestones", "gamma") and section[key] and section.get("schedule", "multi_step") != "multi_step":
             where = path.removesuffix(f".{key}")
             raise UserError(
                 f"{path} has no effect with {where}.schedule={section['schedule']}: leave it out, or set "

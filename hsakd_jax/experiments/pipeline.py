@@ -17,7 +17,7 @@ from hsakd_jax.experiments.recipes import RECIPES
 from hsakd_jax.experiments.resolve import recipes_of, resolve, section_of, teacher_recipe
 from hsakd_jax.experiments.validate import check, check_types
 from hsakd_jax.runs.config import Config, RunConfig
-from hsakd_jax.runs.directory import RunDirectory, resolve_path
+from hsakd_jax.runs.directory import RunDirectory, resolve_path, runs_inside
 from hsakd_jax.runs.results import Results
 from hsakd_jax.training import loop
 from hsakd_jax.training.build import Program, dry_run
@@ -71,7 +71,7 @@ def _directories(root: Path, names: Sequence[str]) -> dict[str, Path]:
     Raises:
       UserError: the folder of several runs is a run.
     """
-    if len(names) == 1 and not any(root.glob("*/config.json")):
+    if len(names) == 1 and not runs_inside(root):
         return {names[0]: root}
     if (root / "config.json").exists():
         raise UserError(f"{root} is a run, and {', '.join(names)} need a folder for several: choose another directory")

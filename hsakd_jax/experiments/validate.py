@@ -111,7 +111,7 @@ def _check_networks(config: dict[str, Any], name: str, section: dict[str, Any]) 
 
 def _check_milestones(milestones: Sequence[float], where: str) -> None:
     if any(later <= earlier for earlier, later in itertools.pairwise(milestones)):
-        raise UserError(f"{where}.milestones is {milestones}: give epochs in ascending order, such as (150, 180, 210)")
+        raise UserError(f"{where}.milestones is {milestones}: set epochs in ascending order, such as (150, 180, 210)")
 
 
 def _check_batch(config: dict[str, Any], name: str, section: dict[str, Any]) -> None:

@@ -106,7 +106,7 @@ class Checkpoints:
         path = self._directory / str(step)
         results = path.parents[1] / "results.json"
         done = f"delete {results} and " if results.exists() else ""
-        remedy = f"name a run that has a whole one, or {done}give again the command that made it"
+        remedy = f"use a run that has a whole one, or {done}run the command that made it again"
         saved = manifest.read_whole(self._directory, step)
         if saved is None:
             raise UserError(f"checkpoint {path} is damaged or absent: {remedy}")
@@ -214,6 +214,9 @@ class Checkpoints:
         shutil.rmtree(old, ignore_errors=True)
 
     def _read(self, path: Path) -> Any:
+        # Orbax opens what lies there, and the manifest of a stranger may name nothing.
+        if strange := [p for p in path.rglob("*") if p.is_symlink() or not (p.is_file() or p.is_dir())]:
+            raise ValueError(f"{strange[0].name} is no regular file")
         with _plain(path) as plain:
             metadata = self._handler.metadata(plain)
             metadata = getattr(metadata, "tree", metadata)

@@ -87,6 +87,13 @@ def match_classes(config: Config, path: Path, count: int, names: Sequence[str], 
         return ClassMatch(f"has {config.network.num_classes} classes, not {count}")
     if not ours or not names:
         unknown, known = (other, str(path)) if ours else (str(path), other)
+        named = list(ours or names)
+        if all(name.isdecimal() for name in named) and named != sorted(named, key=int):
+            # Such as folders in alphabetic order: 0, 1, 10, 2. Networks are trained on 0, 1, 2, ..., 10.
+            return ClassMatch(
+                f"may have another order of classes: those of {known} are {', '.join(named[:3])}, ..., and those of "
+                f"{unknown} have no names; convert the checkpoint with --classes=FILE"
+            )
         note = f"the class names of {unknown} are not known: their order is taken as that of {known} (0, 1, 2, ...)"
         return ClassMatch(note=note)
     if tuple(names) == ours:

@@ -1,5 +1,6 @@
 """A run directory: config.json, metrics.jsonl, checkpoints/ and results.json."""
 
+import contextlib
 import os
 import re
 import secrets
@@ -17,6 +18,7 @@ from hsakd_jax.core.files import (
     expand,
     lock,
     read_json,
+    read_regular,
     read_sealed,
     write_json,
     write_sealed,
@@ -28,6 +30,7 @@ from hsakd_jax.runs.config import AnyConfig, Config, RunConfig
 from hsakd_jax.runs.results import Record, Results
 
 FORMAT = "hsakd_jax "  # how 'format' begins in a config.json of this package
+MOST_RECORDS = 2**30  # bytes of metrics.jsonl, of some five million records
 MOST_SHOWN = 8  # differing settings that an error names
 
 
@@ -152,7 +155,7 @@ class RunDirectory:
     def identity(self) -> str:
         """Eight letters and digits that stay the run's own when it is killed, resumed or moved."""
         path = self.path / ".identity"
-        found = path.read_text(errors="replace") if path.exists() else ""
+        found = read_regular(path).decode(errors="replace") if path.exists() else ""
         if not re.fullmatch("[0-9a-f]{8}", found):
             found = secrets.token_hex(4)
             self._try(write_text, path, found)
@@ -242,7 +245,7 @@ class RunDirectory:
         """The records, and the lines that are none. A last line that a kill cut off is neither."""
         entries: list[Record] = []
         damaged: list[bytes] = []
-        lines = self._metrics.read_bytes().split(b"\n") if self._metrics.exists() else []
+        lines = read_regular(self._metrics, MOST_RECORDS).split(b"\n") if self._metrics.exists() else []
         for i, line in enumerate(lines):
             try:
                 entries += [Record.from_json(line)] if line else []
@@ -294,12 +297,20 @@ def in_words(found: Mapping[str, tuple[Any, Any]], first: str, second: str) -> l
 
 
 def runs_inside(folder: Path) -> list[Path]:
-    """The run directories in a folder, not deeper, in the order of their names; those of other programs are left out.
+    """The run directories in a folder, not deeper, in the order of their names.
 
-    Raises:
-      UserError: a config.json can't be read as JSON.
+    Those of other programs are left out, with a warning.
     """
-    return sorted(p.parent for p in folder.glob("*/config.json") if RunDirectory(p.parent).is_ours())
+    return [path.parent for path in sorted(folder.glob("*/config.json")) if is_run(path.parent)]
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder that contains a config.json is a run directory; if not, a warning says that it is left out."""
+    with contextlib.suppress(InvalidContent):
+        if RunDirectory(folder).is_ours():
+            return True
+    warn(f"{folder} is left out: its config.json is damaged or of another program")
+    return False
 
 
 def resolve_path(path: Path, other: str) -> Path:

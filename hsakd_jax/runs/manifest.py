@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.files import NOT_VALID, write_files
+from hsakd_jax.core.files import NOT_VALID, InvalidContent, read_regular, write_files
 from hsakd_jax.runs.config import AnyConfig
 
 NAME = "manifest.json"
@@ -57,9 +57,9 @@ def steps(folder: Path) -> list[int]:
 def read(folder: Path, step: int) -> Manifest | None:
     """The manifest of a checkpoint; None if it is absent, damaged or that of another step."""
     try:
-        sealed = msgspec.json.decode((folder / str(step) / NAME).read_bytes(), type=_Sealed)
+        sealed = msgspec.json.decode(read_regular(folder / str(step) / NAME), type=_Sealed)
         found = msgspec.json.decode(sealed.manifest, type=Manifest)
-    except (OSError, *NOT_VALID):
+    except (OSError, InvalidContent, *NOT_VALID):
         return None
     return found if found.step == step and zlib.crc32(sealed.manifest) == sealed.crc32 else None
 
@@ -70,10 +70,10 @@ def read_whole(folder: Path, step: int) -> Manifest | None:
     if found is None:
         return None
     try:
-        sums = checksums(folder / str(step))
+        whole = all(_crc32_inside(folder / str(step), name) == crc for name, crc in found.files.items())
     except OSError:
         return None
-    return found if found.files.items() <= sums.items() else None
+    return found if whole else None
 
 
 def newest(folder: Path) -> Manifest | None:
@@ -131,6 +131,13 @@ def checksums(path: Path) -> dict[str, int]:
     files = (Path(where, name) for where, _, names in os.walk(path) for name in names)
     regular = (f for f in files if f.is_file() and not f.is_symlink())
     return {str(f.relative_to(path)): _crc32(f) for f in regular if f.name != NAME}
+
+
+def _crc32_inside(folder: Path, name: str) -> int | None:
+    """CRC-32 of a regular file in a folder; None for a link, or a name that leads out of the folder."""
+    path = folder / name
+    inside = ".." not in path.parts and not os.path.isabs(name)
+    return _crc32(path) if inside and path.is_file() and not path.is_symlink() else None
 
 
 def _crc32(path: Path) -> int:

@@ -75,8 +75,7 @@ def run(
     for line in checkpoints.damaged:
         console.line(f"warning: {line}")
     # Only now is the newest checkpoint a whole one, which can be compared.
-    directory.check(config)
-    directory.check_sources(sources)
+    run_in_first_process(lambda: _check(directory, config, sources), str(directory.path))
     steps = config.training.epochs * config.training.steps_per_epoch(len(splits.train.labels))
     clock = Clock(config.training.batch, steps)
     session = Session(config, directory, devices, splits, console, built, checkpoints, evaluate, select, clock)
@@ -85,6 +84,12 @@ def run(
     with catch_stop_signals() as requests, tracking.follow(config.logging.tracking, directory, console.line) as track:
         state = _train(replace(session, track=track), state, teacher_variables, requests)
     return final_results(session, state)
+
+
+def _check(directory: RunDirectory, config: RunConfig, sources: dict[str, str]) -> None:
+    """Refuses to go on with another config, other runs or other images than the newest checkpoint's."""
+    directory.check(config)
+    directory.check_sources(sources)
 
 
 def _train(session: Session, state: State, teacher_variables: Any, requests: list[int]) -> State:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from hsakd_jax.core.console import Clock, Console
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.sharding import Devices, broadcast_from_first
+from hsakd_jax.core.sharding import Devices, broadcast_from_first, is_first_process
 from hsakd_jax.data.datasets import Splits
 from hsakd_jax.evaluation import accuracies
 from hsakd_jax.models import profile
@@ -142,7 +142,7 @@ def check_finite(metrics: MetricAccumulator) -> None:
 def final_results(session: Session, state: State) -> Results:
     """Measures the last and the best epoch on the test images, and writes results.json."""
     config, directory, splits = session.config, session.directory, session.splits
-    best_step = broadcast_from_first(session.checkpoints.best())
+    best_step = broadcast_from_first(session.checkpoints.best() if is_first_process() else 0)
     best_variables = state.variables
     if best_step != int(state.step):
         saved = session.checkpoints.restore(best_step)

@@ -360,7 +360,7 @@ def test_the_command(tmp_path, run_command):
     (tmp_path / "runs/foreign/config.json").write_text('{"format": "of another program"}')
     shown = run_command("results", tmp_path / "runs")
     assert shown.returncode == 0, shown.stderr
-    passed = "is passed over, since its config.json is of another program"
+    passed = "is left out: its config.json is damaged or of another program"
     assert shown.stderr == f"warning: {tmp_path}/runs/foreign {passed}\n"
     assert shown.stdout.endswith(f"1 unfinished and not shown: {tmp_path}/runs/seed0/kd\n")
     assert "configs/cifar100.py:RECIPE/resnet56/resnet20" in shown.stdout

@@ -1,6 +1,6 @@
 """Attacks the software as a machine and a stranger would, and counts what it did.
 
-    python -m tests.campaign [--seed S] [--minutes M] [--trials N] [--only KIND ...] [--jobs J]
+    python -m tests.campaign [--seed S] [--minutes M] [--trials N] [--first I] [--only KIND ...]
 
 KIND: kill, disk-error, damage, config-file, command-line, stranger. Trials of all kinds alternate until the minutes are
 over, or each kind has N. The last line counts trials and faults; the exit status is 1 where there is a fault. A fault

@@ -50,7 +50,7 @@ def run(work: Callable[[], int], timeout: float = 120, memory: int | None = None
     Args:
       work: what to do; its result is the exit status.
       timeout: seconds until the child is killed.
-      memory: bytes of address space that the child may use; None for no limit.
+      memory: bytes of address space that the child may use beyond its parent's; None for no limit.
     """
     with tempfile.TemporaryFile("w+b") as out, tempfile.TemporaryFile("w+b") as err:
         child = os.fork()
@@ -73,7 +73,8 @@ def _become(work: Callable[[], int], out: int, err: int, memory: int | None) -> 
         os.dup2(err, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
         if memory:
-            resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+            limit = memory + int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         status = work()
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else 1

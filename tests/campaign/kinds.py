@@ -17,6 +17,7 @@ from typing import Any
 from tests.campaign import children, runs, strangers
 from tests.campaign.children import HUNG, Operations, Result
 
+MEMORY = 6 * 2**30  # bytes that a command on a stranger's files may use beyond those of the campaign itself
 # Keys of config.json that may change without a word, since no number depends on them (see `runs.compare`).
 FREE = ("command", "data.dir", "training.remat", "logging.tracking")
 # Values of no meaning, each of which every key gets.
@@ -199,6 +200,8 @@ def damage(scene: Scene, draw: random.Random, folder: Path) -> str:
 
 
 def _judge_evaluation(scene: Scene, done: Result, what: str) -> str:
+    if "not enough memory" in done.err:
+        raise Fault(f"{what}: takes all memory")
     if done.is_refusal and not done.has_traceback:
         return "refused"
     if done.status or done.has_traceback:
@@ -226,7 +229,7 @@ def config_file(scene: Scene, draw: random.Random, folder: Path) -> str:
     else:
         section[key] = draw.choice(STRANGE)
     path.write_text(json.dumps(tree))
-    done = runs.command("evaluate", f"--workdir={workdir}", "--json", memory=2**35)
+    done = runs.command("evaluate", f"--workdir={workdir}", "--json", memory=MEMORY)
     what = f"{name} ({kind} -> {str(section.get(key) if isinstance(section, dict) else section)[:80]})"
     verdict = _judge_evaluation(scene, done, what)
     if verdict != "refused" and json.dumps(tree) != before and not name.startswith(FREE):
@@ -256,7 +259,7 @@ def command_line(scene: Scene, draw: random.Random, folder: Path) -> str:
     done = runs.command("main", *line, timeout=300)
     what = f"--config.{name}={value[:40]}"
     if done.is_refusal and not done.has_traceback:
-        if scene.folder.joinpath("run").exists():
+        if (folder / "run").exists():
             raise Fault(f"{what}: refused, but {folder}/run was made")
         return "refused"
     if done.status or done.has_traceback:
@@ -269,7 +272,9 @@ def stranger(scene: Scene, draw: random.Random, folder: Path) -> str:
     canary = folder / "canary"
     attack = draw.choice(strangers.ATTACKS)
     line = attack(scene.whole, draw, folder, canary)
-    done = runs.command(*line, timeout=120, memory=2**35)
+    done = runs.command(*line, timeout=120, memory=MEMORY)
+    if "not enough memory" in done.err:
+        raise Fault(f"{attack.__name__}: takes all memory")
     if canary.exists():
         raise Fault(f"{attack.__name__}: code of the stranger was executed")
     if done.status == HUNG:

@@ -217,8 +217,8 @@ def an_image(whole: Path, draw: random.Random, folder: Path, canary: Path) -> Li
 def a_link(whole: Path, draw: random.Random, folder: Path, canary: Path) -> Line:
     """Links where files of a run should be."""
     workdir = _copy(whole, folder)
-    names = ["config.json", "results.json", "metrics.jsonl", "checkpoints"]
-    path = workdir / draw.choice(names)
+    names = ["config.json", "results.json", "metrics.jsonl", ".identity", "checkpoints", "checkpoints/*/manifest.json"]
+    path = draw.choice([*workdir.glob(draw.choice(names)), workdir / "config.json"])
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     target = draw.choice(["/dev/zero", "/etc/passwd", str(path), str(workdir), "/nowhere"])
     if draw.random() < 0.2 and path.name != "checkpoints":

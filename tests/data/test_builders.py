@@ -789,7 +789,7 @@ def test_an_unreadable_image_is_named(tree, default_dir, content):
     save(path, Image.effect_noise((64, 64), 50), quality=95)
     path.write_bytes(path.read_bytes()[:500] if content == "cut" else content)
     with pytest.raises(
-        UserError, match=r"train/dog/broken.jpg can't be read as an image .*: mend, replace or delete it"
+        UserError, match=r"train/dog/broken.jpg can't be read as an image .*: fix, replace or delete it"
     ) as error:
         datasets.load("image_folder", str(tree), image_size=8)
     assert "\n" not in str(error.value)

@@ -243,6 +243,22 @@ def test_no_label(copy):
         datasets.load("toy", str(copy))
 
 
+def test_a_fifth_of_a_dataset_with_one_split_is_held_out(copy, capsys):
+    path = copy / "toy/one/1.9.0/dataset_info.json"
+    info = json.loads(path.read_text())
+    info["splits"] = [split for split in info["splits"] if split["name"] == "train"]
+    path.write_text(json.dumps(info))
+    found = datasets.load("toy", str(copy))
+    assert (len(found.train.labels), len(found.test.labels)) == (50, 10)
+    both = [*found.train.images[:, 0, 0, 0].tolist(), *found.test.images[:, 0, 0, 0].tolist()]
+    assert sorted(both) == [4 * i for i in range(60)]
+    assert set(found.test.labels) == set(range(CLASSES))
+    assert capsys.readouterr().err == (
+        "toy has a split `train` only: every fifth image of a class is a test image, 10 of 60\n"
+    )
+    assert len(datasets.load("toy", str(copy), splits=("test",)).test.labels) == 10
+
+
 def test_no_training_split(copy):
     path = copy / "toy/one/1.9.0/dataset_info.json"
     info = json.loads(path.read_text())

@@ -99,7 +99,7 @@ def test_what_has_no_certain_meaning_is_refused(kind):
         line = str(unreadable("a/b.tif", error.value))
         assert line.startswith("a/b.tif can't be read as an image (")
         assert reason in line
-        assert line.endswith("): mend, replace or delete it")
+        assert line.endswith("): fix, replace or delete it")
 
 
 def test_twelve_bits_use_their_own_range(monkeypatch):

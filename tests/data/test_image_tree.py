@@ -199,7 +199,7 @@ def test_too_large_an_image_is_left_out_of_the_copy(tree, tmp_path, monkeypatch,
     assert len(datasets.load("image_folder", str(tree), max_pixels=9999, **options).train.labels) == 6
     _, named, counted = lines(capsys)
     assert named.startswith(f"left out: {tree}/train/cat/large.png has more than 9,999 pixels: scale")
-    assert counted == f"{tree}, train: without 1 of more than 9,999 pixels"
+    assert counted == f"{tree}, train: without 1 that are too large (more than 9,999 pixels, or 2,147,483,648 bytes)"
     datasets.load("image_folder", str(tree), max_pixels=9999, **options)
     assert lines(capsys) == [counted]
     assert len(datasets.load("image_folder", str(tree), max_pixels=10000, **options).train.labels) == 7

@@ -268,7 +268,7 @@ def test_an_unreadable_file_is_named(content):
     ]
     for call in calls:
         with pytest.raises(
-            UserError, match=r"1.JPEG can't be read as an image \(.+\): mend, replace or delete it"
+            UserError, match=r"1.JPEG can't be read as an image \(.+\): fix, replace or delete it"
         ) as error:
             call()
         assert "\n" not in str(error.value)

@@ -1,14 +1,18 @@
 """Runs measured on data whose classes have another order."""
 
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
+from msgspec import structs
 from run_configs import run_config
 
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.evaluation import predictions
 from hsakd_jax.evaluation.accuracy import evaluate_run
 from hsakd_jax.runs.checkpoint import Checkpoints
+from hsakd_jax.runs.compare import match_classes
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.restore import build_network, initialise, reorder_classes
 
@@ -50,6 +54,18 @@ def test_classes_in_another_order_are_matched_by_name(variables, tmp_path, capsy
         np.take(ORDER, first.by_network["student"].classes), found.by_network["student"].classes
     )
     assert list(first.misclassified) == list(found.misclassified)
+
+
+@pytest.mark.parametrize(
+    ("names", "refused"), [("012", False), (("a", "c", "b"), False), (("0", "10", "2"), True), (("2", "0", "1"), True)]
+)
+def test_classes_without_names_are_not_matched_with_numbers_out_of_order(names, refused):
+    """A network of classes 0, 1, 2, ..., 10 and folders in alphabetic order: 0, 1, 10, 2."""
+    unnamed = structs.replace(run_config(classes=names), classes=())
+    found = match_classes(unnamed, Path("run"), 3, tuple(names), "photos")
+    assert (found.difference is not None, found.order) == (refused, None)
+    assert "photos" in (found.difference if refused else found.note)
+    assert (match_classes(run_config(classes=names), Path("run"), 3, (), "net").difference is not None) == refused
 
 
 def test_other_classes_are_refused(variables, tmp_path):

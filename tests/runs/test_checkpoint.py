@@ -1,11 +1,13 @@
 import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from msgspec import structs
 from run_configs import run_config
 
 from hsakd_jax.core.errors import UserError
@@ -150,6 +152,28 @@ def test_foreign_files_do_not_matter_and_leftovers_of_a_kill_are_deleted(tmp_pat
     checkpoints = Checkpoints(folder)
     assert checkpoints.damaged == []
     assert sorted(p.name for p in folder.iterdir()) == [".DS_Store", "00", "1", "2", "7"]
+
+
+def test_only_files_that_were_written_are_read(tmp_path, monkeypatch):
+    """Those of others may be large or closed; a link or a device that a forged manifest hides is not opened."""
+    folder = pair(tmp_path)
+    (folder / "2" / "theirs").write_text("x")
+    read, opened = manifest._crc32, []
+    monkeypatch.setattr(manifest, "_crc32", lambda path: opened.append(path.name) or read(path))
+    assert manifest.read_whole(folder, 2)
+    assert opened
+    assert "theirs" not in opened
+    found = manifest.read(folder, 2)
+    outside = structs.replace(found, files={"../1/manifest.json": read(folder / "1" / "manifest.json")})
+    manifest.write(folder / "2", outside)
+    assert manifest.read_whole(folder, 2) is None
+    manifest.write(folder / "2", structs.replace(found, files={}))
+    os.mkfifo(folder / "2" / "d" / "fifo")
+    with pytest.raises(UserError, match=r"checkpoint .*2 .*fifo is no regular file"):
+        Checkpoints(folder, write=False).restore(2)
+    (folder / "2" / "manifest.json").unlink()
+    (folder / "2" / "manifest.json").symlink_to("/dev/zero")
+    assert manifest.read(folder, 2) is None
 
 
 @pytest.mark.parametrize("name", ["[x]", "a*b?", "back\\slash", "line\nbreak", "ü %20 #&'\""])

@@ -40,6 +40,18 @@ def save(directory, config, *steps, sources=None, score=1.0):
     checkpoints.close()
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", ".identity", "config.json", "results.json"])
+def test_a_device_in_a_run_is_not_read(name, tmp_path):
+    run = RunDirectory(tmp_path)
+    (tmp_path / name).symlink_to("/dev/zero")
+    read = {"metrics.jsonl": run.records, ".identity": run.identity, "config.json": run.config}
+    if name == "results.json":
+        assert run.results() is None
+        return
+    with pytest.raises(UserError, match=rf"{name} is not valid: it is no file of at most \d+ MiB"):
+        read[name]()
+
+
 @pytest.mark.parametrize(
     "theirs",
     [
