@@ -134,6 +134,7 @@ class Checkpoints:
             best = manifest.best(self._directory)
             damaged = [step for step in self.steps() if not manifest.read_whole(self._directory, step)]
             self.damaged = [self._set_aside(step) + ("; it was the best" if step == best else "") for step in damaged]
+            self._delete_old()
         except OSError as error:
             raise UserError(
                 f"can't write to {self._directory}: {error.strerror}; free some space or check the permissions"
@@ -202,6 +203,10 @@ class Checkpoints:
         sync_folder(draft)
         os.rename(draft, self._directory / str(step))
         sync_folder(self._directory)
+        self._delete_old()
+
+    def _delete_old(self) -> None:
+        """Deletes the checkpoints that are neither among the latest nor the best."""
         best = manifest.best(self._directory)
         for old in self.steps()[:-LATEST]:
             if old != best:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from flax import serialization
 
 from hsakd_jax.core.console import Clock, Console
@@ -69,7 +68,7 @@ def run(
     if config.evaluation.select_by == "top1":  # without branches, which take most of the time
         select = make_evaluate(network.clone(branches=False), devices, config, config.eval_batch)
     # Each step draws its images by position: with other images, a resumed run would be none that can be repeated.
-    data = hashlib.sha256(np.ascontiguousarray(splits.train.labels)).hexdigest()
+    data = hashlib.sha256(splits.train.labels.tobytes()).hexdigest()
     sources = {**directory.sources(config), "data": data}
     checkpoints = Checkpoints(directory.checkpoints, config=config, sources=sources)
     for line in checkpoints.damaged:

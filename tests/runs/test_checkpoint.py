@@ -154,6 +154,21 @@ def test_foreign_files_do_not_matter_and_leftovers_of_a_kill_are_deleted(tmp_pat
     assert sorted(p.name for p in folder.iterdir()) == [".DS_Store", "00", "1", "2", "7"]
 
 
+def test_a_checkpoint_that_a_kill_kept_is_deleted(tmp_path):
+    """Between the last one's name and the deletion of what it makes superfluous."""
+    folder = pair(tmp_path)
+    shutil.copytree(folder / "1", tmp_path / "1")
+    checkpoints = Checkpoints(folder)
+    for step in (3, 4):
+        checkpoints.save(step, {**STATE, "step": np.int32(step)}, 100.0)
+    checkpoints.close()
+    kept = checkpoints.steps()
+    assert kept == [3, 4]
+    shutil.move(tmp_path / "1", folder / "1")
+    assert Checkpoints(folder, write=False).steps() == [1, 3, 4]
+    assert Checkpoints(folder).steps() == kept
+
+
 def test_only_files_that_were_written_are_read(tmp_path, monkeypatch):
     """Those of others may be large or closed; a link or a device that a forged manifest hides is not opened."""
     folder = pair(tmp_path)
