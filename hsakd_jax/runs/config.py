@@ -145,8 +145,8 @@ class Term(Section, frozen=True, kw_only=True):
     """
 
     weight: NotNegative
-    warmup: Warmup = 0
-    options: dict[str, Option] = {}
+    warmup: Warmup
+    options: dict[str, Option]
 
 
 class Objective(Section, frozen=True, kw_only=True):
@@ -172,9 +172,9 @@ class Teacher(Section, frozen=True, kw_only=True):
     """
 
     workdir: str
-    checkpoint: Checkpoint = "last"
-    peer: Count = 1
-    dtype: Dtype | None = None
+    checkpoint: Checkpoint
+    peer: Count
+    dtype: Dtype | None
 
 
 class Evaluation(Section, frozen=True, kw_only=True):
@@ -256,7 +256,7 @@ class RunConfig(Config, frozen=True, kw_only=True, tag_field="format", tag="hsak
     teacher: Teacher | None
     evaluation: Evaluation
     logging: Logging
-    command: tuple[str, ...] | None = None
+    command: tuple[str, ...] | None
 
 
 class ConvertedConfig(Config, frozen=True, kw_only=True, tag_field="format", tag="hsakd_jax checkpoint 1"):
@@ -270,7 +270,7 @@ class ConvertedConfig(Config, frozen=True, kw_only=True, tag_field="format", tag
 
     source: str
     sha256: str
-    part: str | None = None
+    part: str | None
 
     @property
     def recipe(self) -> str:

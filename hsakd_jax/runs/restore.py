@@ -91,9 +91,11 @@ def network_variables(directory: RunDirectory, checkpoint: str) -> dict[str, Any
     variables = read_variables(directory, checkpoint)
     variables = {c: {k: v for k, v in tree.items() if k != OBJECTIVE} for c, tree in variables.items()}
     image = jax.ShapeDtypeStruct((1, *described.image_shape), jnp.float32)
-    expected: dict[tuple[str, ...], Any] = flatten_dict(
-        initialiser(build_network(described)).eval_shape(jax.random.key(0), image)
-    )
+    try:
+        shapes = initialiser(build_network(described)).eval_shape(jax.random.key(0), image)
+    except ValueError as error:
+        raise UserError(f"{directory.path}/config.json describes no network ({error}): restore the file") from error
+    expected: dict[tuple[str, ...], Any] = flatten_dict(shapes)
     found: dict[tuple[str, ...], Any] = flatten_dict(variables)
     for path in sorted(expected.keys() | found.keys()):
         theirs, ours = (list(tree[path].shape) if path in tree else "absent" for tree in (found, expected))

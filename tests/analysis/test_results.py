@@ -355,7 +355,7 @@ def test_the_command(tmp_path, run_command):
     make(tmp_path / "runs/seed0/kd", "kd/resnet56/resnet20", 0.0, finished=False)
     file = make(tmp_path / "runs/seed0/converted", "teacher/resnet56", 0.0, finished=False) / "config.json"
     parts = {key: getattr(read_json(file, RunConfig), key) for key in Config.__struct_fields__}
-    write_json(file, ConvertedConfig(**parts, source="net.pth", sha256="00"))
+    write_json(file, ConvertedConfig(**parts, source="net.pth", sha256="00", part=None))
     (tmp_path / "runs/foreign").mkdir()
     (tmp_path / "runs/foreign/config.json").write_text('{"format": "of another program"}')
     shown = run_command("results", tmp_path / "runs")
