@@ -84,7 +84,11 @@ def unwrap(content: Content, label: str, part: str = "") -> tuple[StateDict, lis
     if prefix:
         chosen = {key: value for key, value in kept.items() if key.startswith(f"{prefix}.")}
         if not chosen:
-            raise UserError(f"{label} has no part {prefix!r}; its first tensors are {listed(tensors)}: check --part")
+            parts = [name for name in (content.section, *content.others) if name]
+            held = f"it has {listed(parts)}; " if parts else ""
+            raise UserError(
+                f"{label} has no part {prefix!r}: {held}its first tensors are {listed(tensors)}; check --part"
+            )
         foreign += [key for key in kept if key not in chosen]
         kept = _without_wrappers({key.removeprefix(f"{prefix}."): value for key, value in chosen.items()})
     foreign += [key for key in kept if key.startswith(FOREIGN)]
