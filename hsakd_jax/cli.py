@@ -19,7 +19,7 @@ from hsakd_jax.core.errors import Stopped, UserError
 
 HELP = {"--help", "-h", "-help"}
 # Python's reasons for refusing a word as a number, and what a person can do.
-REMEDIES = {"invalid literal for int()": "give a whole number", "could not convert string to float": "give a number"}
+REMEDIES = {"invalid literal for int()": "set a whole number", "could not convert string to float": "set a number"}
 
 
 @dataclass(frozen=True)
