@@ -1,6 +1,6 @@
 """Datasets by name: arrays in memory, or photographs that stay on the disk.
 
-TensorFlow is never imported: TFDS finds and reads array_record without it (see `records`).
+TensorFlow is never imported: TFDS finds and reads array_record without it (see `tfds_reader`).
 """
 
 import os
@@ -103,7 +103,7 @@ def load(
 
     Raises:
       UserError: an unknown name, a dataset that can't be prepared, read or held in memory, images of
-        several sizes or not of 8 bits, labels outside the classes, or a local_slice out of range.
+        several sizes or not of 8 bits, labels outside the classes, or a fraction out of range.
     """
     names, open_split = _open(name, data_dir, image_size, max_pixels)
     nothing = Dataset(np.zeros((0, 0, 0, 0), np.uint8), np.zeros(0, np.int32))

@@ -47,6 +47,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
+_JPEG = ("JPEG", "MPO")
 _COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # bands by the photometric interpretation of a TIFF
 _ALPHA = ((1,), (2,))
 
@@ -165,11 +166,11 @@ def decode(image: Image.Image, least: tuple[int, int] | None = None) -> Image.Im
       ValueError: an image whose bands or range of values have no certain meaning.
       Exception: of any kind, for a damaged file.
     """
-    orientation = _orientation(image)
-    if least:
-        image.draft(None, (least[1], least[0]) if orientation in _SIDEWAYS else least)
+    if least and image.format in _JPEG:  # no other decoder has a draft
+        image.draft(None, (least[1], least[0]) if _orientation(image) in _SIDEWAYS else least)
     large = image.width * image.height > _ALONE
     with _LARGE if large else contextlib.nullcontext():
+        orientation = _orientation(image)  # which decodes all but a JPEG
         image.load()
         image = _eight_bits(image)
     return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
@@ -195,7 +196,7 @@ def unreadable(name: str, error: Exception) -> UserError:
 
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation: 1 upright, 2 to 8 as in `_TURNS`."""
-    if image.format not in ("JPEG", "MPO"):
+    if image.format not in _JPEG:
         image.load()  # Pillow finds the EXIF data of a PNG behind its pixels, and turns a TIFF itself
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1)

@@ -98,8 +98,8 @@ def select(folder: Path, checkpoint: str) -> int:
     for step in found:
         if read(folder, step) is None and (folder / str(step)).is_dir():
             raise UserError(
-                f"checkpoint {folder / str(step)} is damaged, and may be the best: use the last, or give again the "
-                "command that made it"
+                f"checkpoint {folder / str(step)} is damaged, and may be the best: use the last, or run the "
+                "command that made it again"
             )
     if (step := best(folder)) is None:
         raise UserError(f"{folder.parent} has no best checkpoint (no evaluation is on record): use the last")

@@ -34,13 +34,7 @@ def a_pickle(whole: Path, draw: random.Random, folder: Path, canary: Path) -> Li
     """Code in a checkpoint, in PyTorch's old form, in its zip, or under another suffix."""
     content = pickle.dumps({"state_dict": {"fc.weight": _Touch(canary)}}, protocol=draw.choice([0, 2, 4]))
     file = folder / draw.choice(["net.pt", "net.pth", "net.safetensors", "net.bin"])
-    if draw.random() < 0.5:
-        file.write_bytes(content)
-    else:
-        with zipfile.ZipFile(file, "w") as archive:
-            archive.writestr("net/data.pkl", content)
-            archive.writestr("net/version", "3")
-    return ("convert", file, f"--output={folder}/out")
+    return _checkpoint(draw, file, content)
 
 
 def a_nested_pickle(whole: Path, draw: random.Random, folder: Path, canary: Path) -> Line:
@@ -48,13 +42,18 @@ def a_nested_pickle(whole: Path, draw: random.Random, folder: Path, canary: Path
     depth = draw.choice([10**4, 10**6])
     content = b"\x80\x02" + b"]" * depth + b"a" * (depth - 1) + b"."
     file = folder / "net.pt"
+    return _checkpoint(draw, file, content)
+
+
+def _checkpoint(draw: random.Random, file: Path, content: bytes) -> Line:
+    """Writes a pickle raw, or in PyTorch's zip."""
     if draw.random() < 0.5:
         file.write_bytes(content)
     else:
         with zipfile.ZipFile(file, "w") as archive:
             archive.writestr("net/data.pkl", content)
             archive.writestr("net/version", "3")
-    return ("convert", file, f"--output={folder}/out")
+    return ("convert", file, f"--output={file.parent}/out")
 
 
 def a_bomb(whole: Path, draw: random.Random, folder: Path, canary: Path) -> Line:
