@@ -117,9 +117,6 @@ def parse(command: Command, argv: Sequence[str]) -> tuple[flags.FlagValues, list
     except (flags.Error, ValueError) as error:
         raise UserError(_explain(error)) from error
     if config is not None:
-        from hsakd_jax.experiments import config_file
-
-        config_file.check_overrides(config, argv)
         values["config"].value = config
     most = len(words) if command.words.endswith("...") else bool(command.words)
     if len(words) > most:

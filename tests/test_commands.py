@@ -125,7 +125,7 @@ def test_restore(pipeline):
 
 
 @pytest.mark.parametrize("recipe", ["kd", "student", "mutual"])
-def test_tiny_recipes(recipe, pipeline, run_command, tmp_path):
+def test_tiny_recipes(recipe, pipeline, run_command, call_command, tmp_path):
     args = [f"--config.teacher.workdir={pipeline}/teacher"] if recipe in ("kd", "student") else []
     other = ["--config.teacher.inference_dtype=bfloat16", "--config.data.mean=(0.9,)", "--config.data.std=(0.1,)"]
     args += {"kd": other, "mutual": ["--config.student.remat=True"]}.get(recipe, [])
@@ -149,6 +149,8 @@ def test_tiny_recipes(recipe, pipeline, run_command, tmp_path):
         assert {"peer1/top1", "peer2/joint_3"} <= set(results["last"])
         network, variables = hsakd_jax.restore(tmp_path / "run")
         assert network.apply(variables, np.zeros((1, 8, 8, 1), np.float32)).logits.shape == (1, 10)
+        args = [f"--workdir={tmp_path}/run", "--format=safetensors", f"--output={tmp_path}/file"]
+        assert "contains 2 networks: the first one is exported" in call_command("export", *args).stderr
 
 
 @pytest.mark.slow
@@ -191,6 +193,9 @@ def test_the_log_names_every_term():
     assert line.startswith("epoch 1.00/120, step 2/8, loss 3.000 (")
     assert set(line.partition("(")[2].partition(")")[0].split(", ")) == {"crd 1.000", "task 2.000", "kl 4.000"}
     assert line.endswith("), top-1 50.0 %, 10 images/s, 5 s left")
+    values["images_per_s"] = None  # of the first steps of a run, or after a resume
+    line = session.progress_line(run_config("crd"), 8, Record(step=2, epoch=1.0, values=values), "?")
+    assert line.endswith("), top-1 50.0 %")
 
 
 def test_the_commands_are_named(run_command):
@@ -283,7 +288,7 @@ def test_validation_images_choose_the_best_epoch(run_command, tmp_path):
         "--config.student.accumulate=2", "--config.student.milestones=(1,2,3)",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    warned = done.stdout.index(f"{tmp_path}/kd: no step comes after milestone 2, milestone 3, the run has 2 epochs")
+    warned = done.stdout.index(f"{tmp_path}/kd: milestone 2, milestone 3 have no effect, since the run has 2 epochs")
     assert warned < done.stdout.index("epoch ")  # before its teacher is trained
     results = json.loads((tmp_path / "kd" / "results.json").read_text())
     assert results["selected_by"] == "top-1 on validation"
@@ -293,7 +298,7 @@ def test_validation_images_choose_the_best_epoch(run_command, tmp_path):
 
 BAD = {
     "unknown section": (["--config.studnet.arch=resnet20"], ["unknown config key 'studnet': did you mean 'student'?"]),
-    "unknown key": (["--config.student.eposh=2"], ["unknown config key 'eposh': docs/config.md has them all"]),
+    "unknown key": (["--config.student.eposh=2"], ["key 'student.eposh': did you mean 'student.epochs'?"]),
     "unknown top key": (["--config.sed=1"], ["unknown config key 'sed': did you mean 'seed'?"]),
     "student of a pipeline": ([f"{CONFIG}:tiny", "--config.student.arch=resnet_20"], ["did you mean 'resnet20'"]),
     "unknown recipe": ([f"{CONFIG}:studnet"], ["unknown recipe 'studnet'", "did you mean 'student'"]),
@@ -316,7 +321,10 @@ BAD = {
     "unknown dtype": (["--config.student.dtype=float16"], ["float16", "bfloat16"]),
     "seed of 33 bits": (["--config.seed=4294967296"], ["seed is 4294967296: set a whole number from 0 to 4294967295"]),
     "batch and devices": (["--config.student.batch=12"], ["student.batch is 12", "8 devices"]),
-    "batch and dataset": (["--config.student.batch=800"], ["baseline: a batch of 800 from ", "training images"]),
+    "batch and dataset": (
+        ["--config.student.batch=800"],
+        ["student.batch is 800, more than the 179 training images of baseline at data.fraction=0.2: set less"],
+    ),
     "no epochs": (["--config.student.epochs=0"], ["student.epochs is 0"]),
     "momentum": (["--config.student.momentum=1"], ["student.momentum is 1.0: set a number from 0 to below 1"]),
     "temperature": (
@@ -471,8 +479,18 @@ BAD = {
     "objective as a whole": (["--config.objective=x"], ["--config.objective can't be set as a whole"]),
     "unknown option": (
         [f"{CONFIG}:kd_tiny", "--config.objective.kd.kl.temprature=2"],
-        ["unknown config key 'temprature': did you mean 'temperature'?"],
+        ["unknown config key 'objective.kd.kl.temprature': did you mean 'objective.kd.kl.temperature'?"],
     ),
+    "section of no trained network": (
+        [f"{CONFIG}:baseline_tiny", "--config.teacher.lr=0.1"],
+        ["teacher.lr has no effect, since baseline does not use it: leave it out"],
+    ),
+    "epochs of a teacher that is not trained": (
+        [f"{CONFIG}:kd_tiny", "--config.teacher.workdir=elsewhere", "--config.teacher.epochs=1"],
+        ["teacher.epochs has no effect, since kd does not use it"],
+    ),
+    "like no key": (["--config.student.foobar=2"], ["'student.foobar': there are accumulate, arch, "]),
+    "key of a value": (["--config.seed.x=2"], ["unknown config key 'seed.x': seed is a value, not a section"]),
     "yes or no": (["--config.student.remat=maybe"], ["--config.student.remat=maybe"]),
     "no number": (["--config.student.epochs=three"], ["--config.student.epochs=three: set a whole number"]),
     "term of another recipe": (
@@ -641,6 +659,7 @@ def test_convert_bad_input_writes_nothing(call_command, tmp_path):
     assert_refused(call_command("convert", *args), "x.safetensors is a damaged safetensors file")
     assert_refused(call_command("convert", *args, "--arch=resnet_20"), "unknown network 'resnet_20'")
     assert_refused(call_command("convert", *args, "--mean=a,b,c"), "--mean and --std are numbers")
+    assert_refused(call_command("convert", *args, "--data=cifra100"), "no dataset 'cifra100': did you mean 'cifar100'?")
     assert_refused(call_command("convert", f"--output={tmp_path}/run"), "CHECKPOINT is missing")
     assert not (tmp_path / "run").exists()
 
@@ -1001,7 +1020,7 @@ def test_a_config_file_that_makes_no_config(call_command, tmp_path):
 
 def test_a_config_of_ones_own_has_every_key_and_no_other(call_command, tmp_path):
     for change, line in (
-        ("config.student.wramup = 3", "unknown config key 'student.wramup': did you mean 'warmup'?"),
+        ("config.student.wramup = 3", "unknown config key 'student.wramup': did you mean 'student.warmup'?"),
         ("config.sedd = 3", "unknown config key 'sedd': did you mean 'seed'?"),
         ("del config.student.epochs", "student.epochs is missing: add it to the config file"),
         ("config.data = 3", "data is 3: it must be a section"),

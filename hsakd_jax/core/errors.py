@@ -23,16 +23,30 @@ class Stopped(Exception):
         self.signal = signal
 
 
-def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """A hint for the message about an unknown name.
 
     Args:
       name: the unknown name.
       known: the names that exist.
-      cutoff: the least similarity of a suggestion, 0 to 1 (see `difflib.get_close_matches`).
 
     Returns:
       "did you mean 'resnet20'?" with the most similar known name, or '' if none is similar.
     """
-    similar = difflib.get_close_matches(name, list(known), 1, cutoff)
+    similar = difflib.get_close_matches(name, list(known), 1)
     return f"did you mean {similar[0]!r}?" if similar else ""
+
+
+def unknown(noun: str, name: str, known: Iterable[str], prefix: str = "") -> str:
+    """The message about an unknown name, with the most similar known name, or all of them where none is similar.
+
+    Args:
+      noun: what the name is of, such as 'network'.
+      name: the unknown name.
+      known: the names that exist.
+      prefix: what stands before each of them, such as 'student.' of keys.
+    """
+    known = list(known)
+    hint = did_you_mean(name, known)
+    hint = hint.replace("'", f"'{prefix}", 1) if hint else f"there are {', '.join(known)}"
+    return f"unknown {noun} {prefix + name!r}: {hint}"

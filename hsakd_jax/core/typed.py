@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect, structs
 
-from hsakd_jax.core.errors import UserError, did_you_mean
+from hsakd_jax.core.errors import UserError, unknown
 
 
 def field_types(struct: type[msgspec.Struct]) -> dict[str, Any]:
@@ -32,8 +32,7 @@ def check_section(section: Any, types: Mapping[str, Any], where: str = "") -> No
     prefix = f"{where}." if where else ""
     for key in section:
         if key not in types:
-            hint = did_you_mean(key, types) or f"there are {', '.join(types)}"
-            raise UserError(f"unknown config key {prefix + key!r}: {hint}")
+            raise UserError(unknown("config key", key, types, prefix))
     for key, kind in types.items():
         if key not in section:
             raise UserError(f"{prefix}{key} is missing: add it to the config file")

@@ -166,6 +166,9 @@ def _open(
             raise UserError("image_tree needs its tree, and no size: give --config.data.dir=DIR")
         tree = image_tree.ImageTree(data_dir)
         return tree.class_names, lambda split: _of_tree(tree, split, max_pixels)
+    root = root_of(data_dir)
+    if root.name == name and any(root.glob("*/dataset_info.json")):
+        raise UserError(f"{root} is the folder of {name} itself: set data.dir to the folder above it, {root.parent}")
     builder = _find(name, data_dir, image_size, max_pixels)
     names = class_names(builder)
     if name in STREAMED:  # a split `test` of it has no labels
@@ -209,6 +212,22 @@ def _note_too_large(tree: image_folder.Tree, builder: Any) -> None:
             limit = tree.max_pixels or MAX_PIXELS
             sizes = f"more than {limit:,} pixels, or {MAX_BYTES:,} bytes"
             note(f"{tree.root}, {split}: without {missing} that are too large ({sizes})")
+
+
+def check_name(name: str, data_dir: str = "") -> None:
+    """Refuses a name that is probably a mistyped one: it is similar to a known name, and no such data is there.
+
+    Args:
+      name: of a dataset.
+      data_dir: see `load`.
+
+    Raises:
+      UserError: with the similar name.
+    """
+    known = [*BUILDERS, IMAGE_TREE]
+    hint = did_you_mean(name, known)
+    if hint and name not in known and not (root_of(data_dir) / name).is_dir():
+        raise UserError(f"no dataset {name!r}: {hint}")
 
 
 def root_of(data_dir: str) -> Path:

@@ -10,7 +10,7 @@ from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags.tuple_parser import TupleParser
 
-from hsakd_jax.core.errors import UserError, did_you_mean
+from hsakd_jax.core.errors import UserError, unknown
 from hsakd_jax.core.files import expand
 
 PARSERS = {
@@ -60,7 +60,7 @@ def define_overrides(values: flags.FlagValues, config: ConfigDict, argv: Sequenc
     Raises:
       UserError: an unknown key, or one whose value no flag can have.
     """
-    for path in _overridden(argv):
+    for path in overridden(argv):
         section, key = _find(config, path)
         if path == "recipe":
             raise UserError("--config.recipe can't be set: put the recipe behind the file, --config=FILE:RECIPE")
@@ -69,28 +69,7 @@ def define_overrides(values: flags.FlagValues, config: ConfigDict, argv: Sequenc
         flags.DEFINE_flag(_Override(f"config.{path}", section, key), values)
 
 
-def check_overrides(config: ConfigDict, argv: Sequence[str]) -> None:
-    """Refuses an override that another key makes ineffective.
-
-    Args:
-      config: with the overrides.
-      argv: words such as '--config.student.lr=0.1'.
-
-    Raises:
-      UserError: milestones or gamma of a section whose schedule has none.
-    """
-    for path in _overridden(argv):
-        section, key = _find(config, path)
-        # No milestones are what another schedule has.
-        if key in ("milestones", "gamma") and section[key] and section.get("schedule", "multi_step") != "multi_step":
-            where = path.removesuffix(f".{key}")
-            raise UserError(
-                f"{path} has no effect with {where}.schedule={section['schedule']}: leave it out, or set "
-                f"--config.{where}.schedule=multi_step"
-            )
-
-
-def _overridden(argv: Sequence[str]) -> list[str]:
+def overridden(argv: Sequence[str]) -> list[str]:
     """The paths of the keys that words of a command line set, such as 'student.lr'."""
     paths = (re.match(r"--?(?:no)?config\.([^=]+)", word) for word in argv)
     return list(dict.fromkeys(match[1] for match in paths if match))
@@ -114,10 +93,11 @@ def _find(config: ConfigDict, path: str) -> tuple[ConfigDict, str]:
     *sections, last = path.split(".")
     found: Any = config
     section = config
-    for name in (*sections, last):
-        section, known = found, list(found) if isinstance(found, ConfigDict) else []
-        if name not in known:
-            hint = did_you_mean(name, known, 0.75) or "docs/config.md has them all"
-            raise UserError(f"unknown config key {name!r}: {hint}")
-        found = section[name]
+    for depth, name in enumerate((*sections, last)):
+        above = ".".join(sections[:depth])
+        if not isinstance(found, ConfigDict):
+            raise UserError(f"unknown config key {path!r}: {above} is a value, not a section; see docs/config.md")
+        if name not in found:
+            raise UserError(unknown("config key", name, found, above and f"{above}."))
+        section, found = found, found[name]
     return section, last

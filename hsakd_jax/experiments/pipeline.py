@@ -42,7 +42,7 @@ def execute(
     """
     check_types(config)
     names = recipes_of(config)
-    check(config, {name: section_of(config, name) for name in names})
+    check(config, {name: section_of(config, name) for name in names}, command or ())
     root = expand(workdir)
     paths = _directories(root, names)
     if root not in paths.values():
@@ -102,7 +102,13 @@ def _check_run(
     directory.check(config)
     if directory.results():
         return None
-    training = config.training
+    training, images = config.training, len(splits.train.labels)
+    if training.batch > images:
+        section, part = RECIPES[name].schedule or RECIPES[name].network, config.data.fraction
+        few = f" at data.fraction={part:g}" if part < 1 else ""
+        raise UserError(
+            f"{section}.batch is {training.batch}, more than the {images} training images of {name}{few}: set less"
+        )
     try:
         if training.init:
             start = resolve_path(directory.path, training.init)
@@ -115,7 +121,8 @@ def _check_run(
     late += [f"warmup of {training.warmup}"] if training.warmup >= training.epochs else []
     if late:
         console.line(
-            f"warning: {directory.path}: no step comes after {', '.join(late)}, the run has {training.epochs} epochs"
+            f"warning: {directory.path}: {', '.join(late)} {'has' if len(late) == 1 else 'have'} no effect, since the "
+            f"run has {training.epochs} epochs: change epochs or milestones of its section"
         )
     return program
 

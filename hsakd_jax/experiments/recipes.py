@@ -1,12 +1,12 @@
 """What each recipe is: an objective, on which network, taught by whom; the numbers are in `configs/`."""
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from hsakd_jax.core.errors import did_you_mean
+from hsakd_jax.core.errors import did_you_mean, unknown
 from hsakd_jax.data.statistics import NORMALISATION
 
 
@@ -212,7 +212,9 @@ def make(
     name = "hsakd_tiny" if recipe == "tiny" else recipe
     base = name.removesuffix("_tiny")
     if base not in (PIPELINE, *RECIPES):
-        raise ValueError(f"{unknown(recipe, (PIPELINE, *RECIPES), tiny=True)}, each also with _tiny behind it")
+        known = (PIPELINE, *RECIPES)
+        tiny = [f"{name}_tiny" for name in known]
+        raise ValueError(unknown("recipe", recipe, (*known, *tiny) if did_you_mean(recipe, tiny) else known))
     runs = runs if base == PIPELINE else (base,)
     started = {
         "trainable": "",  # what learns, a pattern searched for in the paths of parameters; '' for what the row says
@@ -243,14 +245,6 @@ def make(
         _make_tiny(config)
     _name_networks(config, base, networks)
     return ConfigDict(config)
-
-
-def unknown(recipe: str, known: Iterable[str], tiny: bool = False) -> str:
-    """What an error says of a recipe that is not among those that are known; `tiny`: each may have _tiny behind it."""
-    known = list(known)
-    hint = did_you_mean(recipe, [*known, *(f"{name}_tiny" for name in known)])
-    hint = hint if tiny else hint.replace("_tiny'", "'")
-    return f"unknown recipe {recipe!r}: {f'{hint} There' if hint else 'there'} are {', '.join(known)}"
 
 
 def parents(recipe: str) -> tuple[str, ...]:

@@ -5,11 +5,11 @@ from typing import Any
 
 import msgspec
 
-from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.errors import UserError, unknown
 from hsakd_jax.core.files import expand
 from hsakd_jax.data.datasets import Splits
 from hsakd_jax.data.image_files import DECODING
-from hsakd_jax.experiments.recipes import GIVEN, RECIPES, Recipe, needed, unknown
+from hsakd_jax.experiments.recipes import GIVEN, RECIPES, Recipe, needed
 from hsakd_jax.runs.config import Objective, RunConfig, typed
 from hsakd_jax.runs.directory import RunDirectory
 
@@ -135,7 +135,9 @@ def recipes_of(config: dict[str, Any]) -> list[str]:
     """
     for name in (*config["runs"], *filter(None, [config["teacher"]["run"]])):
         if name not in RECIPES:
-            raise UserError(unknown(name, RECIPES))
+            full = name.removesuffix("_tiny")
+            hint = f"unknown recipe {name!r}: did you mean {full!r}?" if full in RECIPES else ""
+            raise UserError(hint or unknown("recipe", name, RECIPES))
     given, taught_by = config["teacher"]["workdir"], config["teacher"]["run"]
     if taught_by and RECIPES[taught_by].teacher and not given:
         raise UserError(

@@ -10,6 +10,7 @@ from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.sharding import Devices
 from hsakd_jax.core.typed import check_section, field_types
 from hsakd_jax.distillation.methods import option_types
+from hsakd_jax.experiments.config_file import overridden
 from hsakd_jax.experiments.recipes import GIVEN, RECIPES
 from hsakd_jax.models import create
 from hsakd_jax.runs import config as typed
@@ -67,12 +68,13 @@ def _term_types(term: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return {key: known[key] for key in options}
 
 
-def check(config: dict[str, Any], sections: Mapping[str, dict[str, Any]]) -> None:
+def check(config: dict[str, Any], sections: Mapping[str, dict[str, Any]], command: Sequence[str] = ()) -> None:
     """Refuses what can be refused before the data is loaded, for every run of a config.
 
     Args:
       config: of the command, which `check_types` has checked.
       sections: network and training settings of each recipe to run, by its name.
+      command: its arguments.
 
     Raises:
       UserError: an unknown network, a batch that does not fit the devices, no teacher or start where one is needed,
@@ -81,6 +83,8 @@ def check(config: dict[str, Any], sections: Mapping[str, dict[str, Any]]) -> Non
     _check_data(config["data"])
     tracking.check(config["tracking"])
     _refuse_unused(config, list(sections))
+    for path in overridden(command):
+        _refuse_without_effect(config, list(sections), path)
     for name, section in sections.items():
         _check_networks(config, name, section)
         _check_milestones(section["milestones"], RECIPES[name].schedule or RECIPES[name].network)
@@ -122,6 +126,24 @@ def _check_batch(config: dict[str, Any], name: str, section: dict[str, Any]) -> 
         raise UserError(
             f"batch_norm_groups is {config['batch_norm_groups']}, which does not divide a batch of {rows}: "
             "take a divisor"
+        )
+
+
+def _refuse_without_effect(config: dict[str, Any], names: Sequence[str], path: str) -> None:
+    """Refuses a key of the command line that changes nothing in these recipes."""
+    section, _, key = path.partition(".")
+    if section not in ("teacher", "student", "frozen"):
+        return
+    trained = {section for name in names for section in (RECIPES[name].network, RECIPES[name].schedule)}
+    taught = section == "teacher" and key in _TAUGHT and any(RECIPES[name].teacher for name in names)
+    if section not in trained and not taught:
+        raise UserError(f"{path} has no effect, since {', '.join(names)} does not use it: leave it out")
+    schedule = config[section].get("schedule")
+    # No milestones are what another schedule has.
+    if key in ("milestones", "gamma") and config[section][key] and schedule not in (None, "multi_step"):
+        raise UserError(
+            f"{path} has no effect with {section}.schedule={schedule}: leave it out, or set "
+            f"--config.{section}.schedule=multi_step"
         )
 
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hsakd_jax.core.console import note
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import check_folder, expand
 from hsakd_jax.data.augment import normalise
@@ -101,6 +102,8 @@ def export(
     config = RunDirectory(workdir).config()
     # ONNX runtimes have no convolution in bfloat16 on CPU.
     dtype = "float32" if file_format == "onnx" else config.network.dtype
+    if peers := config.network.peers:
+        note(f"{workdir} contains {len(peers)} networks: the first one is exported")
     network, variables = restore(workdir, checkpoint, dtype)
     if branches and not network.branches:
         raise UserError(f"{workdir} has no branches: leave out --with-branches")

@@ -8,6 +8,7 @@ from typing import Any
 from hsakd_jax.core.console import Console
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import expand, read_names
+from hsakd_jax.data.datasets import check_name
 from hsakd_jax.data.image_files import DECODING
 from hsakd_jax.data.statistics import NORMALISATION
 from hsakd_jax.interop import torch_files, torch_weights
@@ -53,6 +54,7 @@ def convert(
     directory = RunDirectory(output)
     if arch:
         create(arch, 2)  # refuses an unknown name before the file is read
+    check_name(data, data_dir)
     content = torch_files.read(checkpoint, part)
     tensors, foreign = torch_weights.unwrap(content, str(checkpoint), part)
     found = torch_weights.recognise(tensors, arch, str(checkpoint))

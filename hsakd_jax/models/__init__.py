@@ -5,7 +5,7 @@ from functools import cache
 
 import jax.numpy as jnp
 
-from hsakd_jax.core.errors import UserError, did_you_mean
+from hsakd_jax.core.errors import UserError, unknown
 from hsakd_jax.models import mobilenet, resnet, shufflenet, vgg, wrn
 from hsakd_jax.models.network import Architecture, Network
 
@@ -32,8 +32,7 @@ def create(name: str, num_classes: int, branches: bool = True, dtype: str = "flo
       UserError: unknown name or dtype, or fewer than two classes.
     """
     if name not in NETWORKS:
-        hint = did_you_mean(name, NETWORKS)
-        raise UserError(f"unknown network {name!r}: {f'{hint} There' if hint else 'there'} are {', '.join(NETWORKS)}")
+        raise UserError(unknown("network", name, NETWORKS))
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"unknown compute dtype {dtype!r}: choose float32 or bfloat16")
     if num_classes < 2:

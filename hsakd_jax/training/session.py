@@ -98,8 +98,9 @@ def progress_line(config: RunConfig, steps: int, entry: Record, left: str) -> st
     terms = ", ".join(f"{name} {values[name]:.3f}" for name in config.objective.terms if name in values)
     return (
         f"epoch {entry.epoch:.2f}/{config.training.epochs}, step {entry.step}/{steps}, "
-        f"loss {values['loss']:.3f} ({terms}), top-1 {100 * (values['top1'] or 0):.1f} %, "
-        f"{values['images_per_s'] or 0:,.0f} images/s, {left} left"
+        f"loss {values['loss']:.3f} ({terms}), top-1 {100 * (values['top1'] or 0):.1f} %"
+        # The first steps, which compile, have no rate.
+        + (f", {rate:,.0f} images/s, {left} left" if (rate := values["images_per_s"]) else "")
     )
 
 

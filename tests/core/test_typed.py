@@ -62,7 +62,7 @@ def test_a_wrong_value_is_named(key, value, line):
 
 def test_keys_are_neither_unknown_nor_missing():
     types = {"s": field_types(Section)}
-    with pytest.raises(UserError, match=r"unknown config key 's.epoch': did you mean 'epochs'\?"):
+    with pytest.raises(UserError, match=r"unknown config key 's.epoch': did you mean 's.epochs'\?"):
         check_section({"s": {**RIGHT, "epoch": 1}}, types)
     with pytest.raises(UserError, match=r"s.lr is missing: add it to the config file"):
         check_section({"s": {key: value for key, value in RIGHT.items() if key != "lr"}}, types)

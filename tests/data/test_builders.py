@@ -71,6 +71,8 @@ def test_preparing_says_one_line_once(tmp_path, capfd):
     assert first.err == f"Preparing digits in {tmp_path}/digits/1.0.0\n"
     datasets.load("digits", str(tmp_path))
     assert capfd.readouterr() == ("", "")
+    with pytest.raises(UserError, match="set data.dir to the folder above it"):
+        datasets.load("digits", f"{tmp_path}/digits")
 
 
 def test_the_default_folder(default_dir):
