@@ -204,6 +204,7 @@ def test_the_commands_are_named(run_command):
     assert set(re.findall(r"python -m hsakd_jax\.(\w+) +\S", done.stdout)) == commands
 
 
+@pytest.mark.slow
 def test_photographs(run_command, call_command, tmp_path):
     """ImageNet's recipe on a tree of JPEGs, which is read where it lies."""
     write_photographs(tmp_path / "tree", {"train": 9, "val": 4}, ("n01", "n02", "n03"), "JPEG")
@@ -250,6 +251,7 @@ def alone(run_command, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_frozen_teacher_starts_from_a_baseline_and_keeps_its_backbone(
     alone, pipeline, run_command, call_command, tmp_path
 ):

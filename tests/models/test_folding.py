@@ -46,7 +46,12 @@ def scales(variables):
 # How many BatchNorms there are, and how many follow no convolution: of a wide block the first one.
 @pytest.mark.parametrize(
     ("name", "norms", "left"),
-    [("resnet8", 20, 0), ("wrn_16_1", 32, 18), ("vgg8_bn", 16, 0), ("ShuffleV2_0_5", 127, 0)],
+    [
+        ("resnet8", 20, 0),
+        ("wrn_16_1", 32, 18),
+        ("vgg8_bn", 16, 0),
+        pytest.param("ShuffleV2_0_5", 127, 0, marks=pytest.mark.slow),
+    ],
 )
 def test_a_folded_network_is_the_network(name, norms, left):
     network, x = create(name, 10), images(2, 32, 32, 3)
@@ -150,6 +155,7 @@ def test_a_network_without_batch_norm():
     assert error(answers(Folded(network), given, x), answers(network, variables, x)) == 0
 
 
+@pytest.mark.slow
 def test_a_student_of_a_folded_teacher(monkeypatch, tmp_path):
     """A run on accelerators, where teachers are folded: the same losses as without."""
     teacher = create("resnet8_half", 10)

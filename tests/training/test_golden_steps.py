@@ -35,6 +35,8 @@ SLOW = {
     "student/resnet20_aux<-resnet56_aux",
     "student/ShuffleV2_aux<-resnet32x4_aux",
     "teacher/resnet56_aux",
+    "teacher/vgg13_bn_aux",
+    "teacher_frozen/wrn_40_2_aux",
     "teacher/wrn_40_2_aux",
     "mutual/wrn_40_2_aux",
     "mutual/ShuffleV2_aux",
@@ -114,7 +116,7 @@ def traced_anew():
     jax.clear_caches()
 
 
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize("backend", ["cpu", pytest.param("gpu", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("traced_anew")
 def test_first_golden_step_in_float32(monkeypatch, backend):
     """One run through the tolerances of golden/README.md; the others are covered in float64.

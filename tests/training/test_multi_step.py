@@ -25,7 +25,8 @@ def test_accelerators_make_many_steps_a_call_where_the_images_fit(monkeypatch, b
     assert multi_step.make_multi_step(None, dataset, None, 1, 0) is many
 
 
-@pytest.mark.parametrize("recipe", ["kd_tiny", pytest.param("student_online_tiny", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["kd_tiny", "student_online_tiny"])
 def test_a_step_is_traced_once_for_its_rehearsal_and_its_run(recipe, monkeypatch, tmp_path):
     """Of a run with a teacher too, whose network comes from a config first and from a checkpoint then."""
     command = runpy.run_path(str(ROOT / "configs/cifar100.py"))["get_config"](recipe)
