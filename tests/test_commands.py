@@ -30,7 +30,7 @@ from hsakd_jax.models import profile
 from hsakd_jax.runs import restore
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.directory import RunDirectory
-from hsakd_jax.runs.results import Record
+from hsakd_jax.runs.metrics_log import MetricsLog, Record
 from hsakd_jax.training import session, teachers
 
 CONFIG = "--config=configs/cifar100.py"
@@ -912,14 +912,14 @@ def test_other_programs_folders_beside_runs(pipeline, call_command, tmp_path):
 
 
 def test_a_workdir_that_is_deleted_while_it_trains(call_command, tmp_path, monkeypatch):
-    recorded = RunDirectory.record
+    append = MetricsLog.append
 
-    def record(self, entry):
+    def append_to_nothing(self, entry):
         if entry.split:
-            shutil.rmtree(self.path)
-        recorded(self, entry)
+            shutil.rmtree(tmp_path / "run")
+        append(self, entry)
 
-    monkeypatch.setattr(RunDirectory, "record", record)
+    monkeypatch.setattr(MetricsLog, "append", append_to_nothing)
     done = call_command("main", f"{CONFIG}:baseline_tiny", f"--workdir={tmp_path}/run")
     assert_refused(done, "run was moved or deleted while it was used: nothing more is written")
     assert not (tmp_path / "run").exists()

@@ -22,7 +22,7 @@ from hsakd_jax.core.files import read_names
 from hsakd_jax.evaluation.accuracies import mean
 from hsakd_jax.evaluation.predictions import Checkpoint, predict_all
 from hsakd_jax.runs.directory import RunDirectory, resolve_path
-from hsakd_jax.runs.results import Record
+from hsakd_jax.runs.metrics_log import Record
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 IMAGES = 24  # misclassified ones that are shown
@@ -259,7 +259,7 @@ def _compare(points: float, more: str, less: str) -> str:
 
 def _records(path: Path) -> Sequence[Record]:
     try:
-        return RunDirectory(path).records()
+        return RunDirectory(path).metrics.read()
     except (OSError, ValueError) as error:
         raise UserError(f"{path}/metrics.jsonl can't be read ({error}): leave the run out") from error
 

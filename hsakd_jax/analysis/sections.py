@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from hsakd_jax.analysis import plots
 from hsakd_jax.analysis.grouping import Group
 from hsakd_jax.evaluation.accuracies import mean
-from hsakd_jax.runs.results import Record
+from hsakd_jax.runs.metrics_log import Record
 
 COLOURS = ("c2", "c3", "c4", "c5", "c7")  # of terms
 NOT_TERMS = {"loss", "grad_norm", "top1", "lr", "images_per_s"}

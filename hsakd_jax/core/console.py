@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Self, TextIO, TypeVar
 
 T = TypeVar("T")
@@ -43,6 +44,12 @@ def show(text: str) -> None:
 def note(text: str) -> None:
     """Writes a note to stderr at once; nothing where stderr is gone."""
     Console(sys.stderr).line(text)
+
+
+@cache
+def warn(line: str) -> None:
+    """Writes a warning to stderr, once."""
+    note(f"warning: {line}")
 
 
 def duration(seconds: float) -> str:

@@ -15,6 +15,8 @@ MAY_DIFFER = frozenset({"command", "data.dir", "training.remat", "logging.tracki
 # Paths of other runs, by the part that they play: where the content of the other run is known, it decides instead.
 RUNS = {"teacher": "teacher.workdir", "init": "training.init"}
 
+MOST_SHOWN = 8  # differing settings that a message names
+
 
 def flatten(config: Config) -> dict[str, Any]:
     """All settings of a config by their path, such as 'training.lr' or 'objective.kl_aux.temperature'.
@@ -107,3 +109,15 @@ def match_classes(config: Config, path: Path, count: int, names: Sequence[str], 
         return ClassMatch("has the classes in another order, and some have the same name: rename these")
     order = tuple(ours.index(name) for name in names)
     return ClassMatch(order=order, note=f"{path} has the classes of {other} in another order: matched by name")
+
+
+def in_words(found: Mapping[str, tuple[Any, Any]], first: str, second: str) -> list[str]:
+    """Differing settings, such as 'seed (0 there, 1 asked for)', at most `MOST_SHOWN` of them.
+
+    Args:
+      found: the two values, by key.
+      first: the word for the first value.
+      second: the word for the second value.
+    """
+    words = [f"{key} ({a} {first}, {b} {second})" for key, (a, b) in list(found.items())[:MOST_SHOWN]]
+    return [*words, f"{len(found) - MOST_SHOWN} more"] if len(found) > MOST_SHOWN else words

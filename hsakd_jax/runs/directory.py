@@ -6,14 +6,12 @@ import re
 import secrets
 import weakref
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hsakd_jax.core.console import note
+from hsakd_jax.core.console import warn
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import (
-    NOT_VALID,
     InvalidContent,
     expand,
     lock,
@@ -25,13 +23,12 @@ from hsakd_jax.core.files import (
     write_text,
 )
 from hsakd_jax.runs import manifest
-from hsakd_jax.runs.compare import RUNS, conflicts
+from hsakd_jax.runs.compare import RUNS, conflicts, in_words
 from hsakd_jax.runs.config import AnyConfig, Config, RunConfig
-from hsakd_jax.runs.results import Record, Results
+from hsakd_jax.runs.metrics_log import MetricsLog, write_or_explain
+from hsakd_jax.runs.results import Results
 
 FORMAT = "hsakd_jax "  # how 'format' begins in a config.json of this package
-MOST_RECORDS = 2**30  # bytes of metrics.jsonl, of some five million records
-MOST_SHOWN = 8  # differing settings that an error names
 
 
 class RunDirectory:
@@ -40,6 +37,12 @@ class RunDirectory:
     Args:
       path: the directory; it need not exist.
       write: False where another process of the run writes its files.
+
+    Attributes:
+      path: as above, expanded.
+      writes: as `write`.
+      checkpoints: the folder of the checkpoints.
+      metrics: the log of the run, metrics.jsonl.
 
     Raises:
       UserError: `path` is the address of a remote place.
@@ -51,8 +54,7 @@ class RunDirectory:
         self.path = expand(path)
         self.checkpoints = self.path / "checkpoints"
         self._config = self.path / "config.json"
-        self._metrics = self.path / "metrics.jsonl"
-        self._damaged_metrics = self.path / "metrics.damaged.jsonl"
+        self.metrics = MetricsLog(self.path / "metrics.jsonl", write)
         self._results = self.path / "results.json"
 
     def check(self, config: Config) -> None:
@@ -106,8 +108,8 @@ class RunDirectory:
             for draft in self.path.glob(".*.draft"):
                 draft.unlink(missing_ok=True)
             if self._config.exists() and self._differing(config):
-                for left in (self._metrics, self._damaged_metrics, self.path / ".identity"):
-                    left.unlink(missing_ok=True)
+                self.metrics.delete()
+                (self.path / ".identity").unlink(missing_ok=True)
             write_json(self._config, config)
         except BlockingIOError as error:
             raise UserError(
@@ -158,7 +160,8 @@ class RunDirectory:
         found = read_regular(path).decode(errors="replace") if path.exists() else ""
         if not re.fullmatch("[0-9a-f]{8}", found):
             found = secrets.token_hex(4)
-            self._try(write_text, path, found)
+            if self.writes:
+                write_or_explain(write_text, path, found)
         return found
 
     def sources(self, config: Config, finished: bool = False) -> dict[str, str]:
@@ -228,72 +231,8 @@ class RunDirectory:
 
     def finish(self, results: Results) -> None:
         """Writes results.json."""
-        self._try(write_sealed, self._results, results)
-
-    def record(self, entry: Record) -> None:
-        """Appends a line to metrics.jsonl."""
-        self._try(_append, self._metrics, entry.to_json().encode() + b"\n")
-
-    def records(self) -> list[Record]:
-        """The lines of metrics.jsonl. One that a kill cut off is left out, and a damaged one with a warning."""
-        entries, damaged = self._read_metrics()
-        if damaged and self.writes:
-            warn(f"{self._metrics} has {_lines(damaged)}, which {'is' if len(damaged) == 1 else 'are'} left out")
-        return entries
-
-    def _read_metrics(self) -> tuple[list[Record], list[bytes]]:
-        """The records, and the lines that are none. A last line that a kill cut off is neither."""
-        entries: list[Record] = []
-        damaged: list[bytes] = []
-        lines = read_regular(self._metrics, MOST_RECORDS).split(b"\n") if self._metrics.exists() else []
-        for i, line in enumerate(lines):
-            try:
-                entries += [Record.from_json(line)] if line else []
-            except NOT_VALID:
-                if i < len(lines) - 1:
-                    damaged.append(line + b"\n")
-        return entries, damaged
-
-    def rewind(self, step: int) -> None:
-        """Drops the records after `step`, which a resumed run writes again, and sets damaged lines aside."""
-        entries, damaged = self._read_metrics()
-        if damaged and self.writes:
-            self._try(_append, self._damaged_metrics, b"".join(damaged))
-            warn(f"{self._metrics} has {_lines(damaged)}, moved to {self._damaged_metrics.name}")
-        kept = (entry.to_json() + "\n" for entry in entries if entry.step <= step)
-        self._try(write_text, self._metrics, "".join(kept))
-
-    def _try(self, write: Any, path: Path, content: Any) -> None:
-        try:
-            if self.writes:
-                write(path, content)
-        except OSError as error:
-            if not self.path.is_dir():
-                raise UserError(
-                    f"{self.path} was moved or deleted while it was used: nothing more is written; move it back, then "
-                    "run the same command to resume"
-                ) from error
-            raise UserError(
-                f"can't write {path}: {error.strerror}; free some space, then run the same command to resume"
-            ) from error
-
-
-@cache
-def warn(line: str) -> None:
-    """Writes a warning to stderr, once."""
-    note(f"warning: {line}")
-
-
-def in_words(found: Mapping[str, tuple[Any, Any]], first: str, second: str) -> list[str]:
-    """Differing settings, such as 'seed (0 there, 1 asked for)', at most `MOST_SHOWN` of them.
-
-    Args:
-      found: the two values, by key.
-      first: the word for the first value.
-      second: the word for the second value.
-    """
-    words = [f"{key} ({a} {first}, {b} {second})" for key, (a, b) in list(found.items())[:MOST_SHOWN]]
-    return [*words, f"{len(found) - MOST_SHOWN} more"] if len(found) > MOST_SHOWN else words
+        if self.writes:
+            write_or_explain(write_sealed, self._results, results)
 
 
 def runs_inside(folder: Path) -> list[Path]:
@@ -316,15 +255,6 @@ def is_run(folder: Path) -> bool:
 def resolve_path(path: Path, other: str) -> Path:
     """The directory of another run; a relative path starts at the run's own directory."""
     return Path(os.path.normpath(path / other))
-
-
-def _append(path: Path, content: bytes) -> None:
-    with path.open("ab") as file:
-        file.write(content)
-
-
-def _lines(damaged: list[bytes]) -> str:
-    return "1 damaged line" if len(damaged) == 1 else f"{len(damaged)} damaged lines"
 
 
 def _visible(path: Path) -> list[Path]:

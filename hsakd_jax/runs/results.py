@@ -1,12 +1,6 @@
-"""The typed results and log records of a run, as results.json and metrics.jsonl store them."""
+"""The typed results of a run, as results.json stores them."""
 
-import zlib
-from typing import Any
-
-import msgspec
 from msgspec import Struct
-
-SEAL = b',"crc32":'  # in front of the checksum of a line of metrics.jsonl
 
 # By name, in percent: 'top1', 'top5', per branch l 'joint_l' and 'class_l', of an online run 'peer1/top1'; and 'epoch'.
 Accuracies = dict[str, float]
@@ -63,42 +57,3 @@ class Results(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     versions: dict[str, str]
     device: str
     git: str | None
-
-
-class Record(Struct, frozen=True, kw_only=True):
-    """One line of metrics.jsonl: means over the steps since the record before, or an evaluation.
-
-    Attributes:
-      step: after which it was made.
-      epoch: the same in epochs.
-      values: 'loss', its terms, 'top1' (0 to 1), 'grad_norm', 'lr' and 'images_per_s'; or accuracies in percent.
-      split: 'validation' or 'test' of an evaluation; None of training.
-      score: of an evaluation, the accuracy that selects the best epoch; None of training.
-    """
-
-    step: int
-    epoch: float
-    values: dict[str, float | None]
-    split: str | None = None
-    score: float | None = None
-
-    def to_json(self) -> str:
-        """The line: all values beside step and epoch, and the CRC-32 of what stands in front of it."""
-        kind = {} if self.split is None else {"split": self.split}
-        score = {} if self.score is None else {"score": self.score}
-        line = msgspec.json.encode({"step": self.step, "epoch": self.epoch, **kind, **self.values, **score})[:-1]
-        return f"{line.decode()}{SEAL.decode()}{zlib.crc32(line)}}}"
-
-    @classmethod
-    def from_json(cls, line: bytes) -> "Record":
-        """Reads a line.
-
-        Raises:
-          msgspec.MsgspecError: it is no record, or not the one that was written.
-        """
-        content, _, checksum = line.rpartition(SEAL)
-        if checksum != b"%d}" % zlib.crc32(content):
-            raise msgspec.DecodeError("the line is not the one that was written")
-        values: dict[str, Any] = msgspec.json.decode(content + b"}", type=dict[str, int | float | str | None])
-        head = {key: values.pop(key, None) for key in ("step", "epoch", "split", "score")}
-        return msgspec.convert({**head, "values": values}, cls)

@@ -175,7 +175,7 @@ def _resume(session: Session) -> tuple[State, Any]:
         session.console.line(f"{directory.path}: resuming at step {done} of {session.steps}")
     elif session.checkpoints.damaged:
         session.console.line(f"{directory.path}: no whole checkpoint is left, starting from the beginning")
-    directory.rewind(done)
+    directory.metrics.rewind(done)
     return session.devices.replicate((state, built.teacher_variables))
 
 

@@ -18,8 +18,9 @@ from hsakd_jax.runs import provenance
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.config import RunConfig
 from hsakd_jax.runs.directory import RunDirectory
+from hsakd_jax.runs.metrics_log import Record
 from hsakd_jax.runs.restore import peer_config
-from hsakd_jax.runs.results import Accuracies, Record, Results, Sizes, TaughtBy
+from hsakd_jax.runs.results import Accuracies, Results, Sizes, TaughtBy
 from hsakd_jax.training.build import Built
 from hsakd_jax.training.step import NEVER, MetricAccumulator, State
 
@@ -73,7 +74,7 @@ class Session:
 
     def record(self, entry: Record) -> None:
         """Writes a record to metrics.jsonl and to the trackers."""
-        self.directory.record(entry)
+        self.directory.metrics.append(entry)
         self.track(entry)
 
 
@@ -150,7 +151,7 @@ def final_results(session: Session, state: State) -> Results:
         best_variables = session.devices.replicate({name: saved[name] for name in best_variables})
     session.checkpoints.close()
     metric = {"joint": "greatest branch joint accuracy", "top1": "top-1"}[config.evaluation.select_by]
-    rates = [rate for entry in directory.records() if (rate := entry.values.get("images_per_s"))]
+    rates = [rate for entry in directory.metrics.read() if (rate := entry.values.get("images_per_s"))]
     sizes = profile.sizes(session.built.program.network, config.network.image_shape)
     results = Results(
         last={"epoch": config.training.epochs, **session.evaluate(state.variables, splits.test)},

@@ -20,7 +20,7 @@ import msgspec
 
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.runs.directory import RunDirectory
-from hsakd_jax.runs.results import Record
+from hsakd_jax.runs.metrics_log import Record
 
 PROJECT = "hsakd_jax"
 PATIENCE = 30.0  # seconds that a tracker has to end
@@ -187,7 +187,7 @@ def follow(
     if not (names and directory.writes):
         yield lambda record: None
         return
-    path, records = directory.path.resolve(), directory.records()
+    path, records = directory.path.resolve(), directory.metrics.read()
     recorded = max((record.step for record in records), default=-1)
     run = Run(
         path,

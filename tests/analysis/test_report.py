@@ -31,8 +31,9 @@ from hsakd_jax.experiments.resolve import resolve
 from hsakd_jax.models import profile
 from hsakd_jax.models.network import Network, Peers
 from hsakd_jax.runs.checkpoint import Checkpoints
+from hsakd_jax.runs.metrics_log import Record
 from hsakd_jax.runs.restore import build_network, initialise
-from hsakd_jax.runs.results import Record, Results, Sizes
+from hsakd_jax.runs.results import Results, Sizes
 
 CLASSES = [str(i) for i in range(10)]
 FIGURES = {"results", "accuracy", "branches", "losses", "schedule", "throughput", "speed"}  # without predictions

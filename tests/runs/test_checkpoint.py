@@ -16,7 +16,7 @@ from hsakd_jax.experiments.recipes import make
 from hsakd_jax.runs import checkpoint, manifest, restore
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.directory import RunDirectory
-from hsakd_jax.runs.results import Record
+from hsakd_jax.runs.metrics_log import Record
 
 STATE = {
     "params": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)},
@@ -290,11 +290,11 @@ def test_a_kill_while_acquiring_leaves_a_directory_that_can_be_acquired(tmp_path
 def test_records_are_rewound_to_the_checkpoint(tmp_path):
     directory = RunDirectory(tmp_path)
     for step in (1, 2, 3):
-        directory.record(Record(step=step, epoch=0.5, values={"loss": 1.5}))
+        directory.metrics.append(Record(step=step, epoch=0.5, values={"loss": 1.5}))
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')
-    assert [e.step for e in directory.records()] == [1, 2, 3]
-    directory.rewind(2)
+    assert [e.step for e in directory.metrics.read()] == [1, 2, 3]
+    directory.metrics.rewind(2)
     assert (tmp_path / "metrics.jsonl").read_text() == "".join(
         f'{{"step":{step},"epoch":0.5,"loss":1.5,"crc32":{crc}}}\n' for step, crc in ((1, 233952060), (2, 1441757716))
     )
@@ -328,14 +328,14 @@ def test_a_run_without_a_checkpoint_gives_its_folder_up(tmp_path):
     first, second, third = (run_config(seed=seed) for seed in range(3))
     directory.acquire(first)
     record = Record(step=1, epoch=0.5, values={"loss": 1.5})
-    directory.record(record)
+    directory.metrics.append(record)
     identity = directory.identity()
     directory.acquire(first)
     assert directory.identity() == identity
-    assert directory.records() == [record]
+    assert directory.metrics.read() == [record]
     directory.acquire(second)
     assert directory.config() == second
-    assert directory.records() == []
+    assert directory.metrics.read() == []
     assert directory.identity() != identity
     (directory.path / "results.json").touch()
     with pytest.raises(UserError, match=r"another config: seed \(1 there, 2 asked for\)"):

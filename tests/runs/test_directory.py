@@ -15,7 +15,8 @@ from hsakd_jax.runs import directory as module
 from hsakd_jax.runs import manifest, restore
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.directory import RunDirectory, runs_inside
-from hsakd_jax.runs.results import Record, Results, Sizes
+from hsakd_jax.runs.metrics_log import Record
+from hsakd_jax.runs.results import Results, Sizes
 
 RESULTS = Results(
     recipe="baseline", arch="resnet8", seed=0, last={"epoch": 1, "top1": 50.0}, best={"epoch": 1, "top1": 50.0},
@@ -44,7 +45,7 @@ def save(directory, config, *steps, sources=None, score=1.0):
 def test_a_device_in_a_run_is_not_read(name, tmp_path):
     run = RunDirectory(tmp_path)
     (tmp_path / name).symlink_to("/dev/zero")
-    read = {"metrics.jsonl": run.records, ".identity": run.identity, "config.json": run.config}
+    read = {"metrics.jsonl": run.metrics.read, ".identity": run.identity, "config.json": run.config}
     if name == "results.json":
         assert run.results() is None
         return
@@ -119,15 +120,15 @@ def test_a_lock_that_was_refused_is_asked_for_again(tmp_path):
 def test_a_damaged_record_costs_itself_only(bad, tmp_path, capsys):
     directory = RunDirectory(tmp_path)
     for step in (1, 2, 3):
-        directory.record(Record(step=step, epoch=0.5, values={"loss": 1.5}))
+        directory.metrics.append(Record(step=step, epoch=0.5, values={"loss": 1.5}))
     lines = (tmp_path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     content = b"".join([lines[0], bad + b"\n", *lines[1:], b'{"step": 4, "lo'])
     (tmp_path / "metrics.jsonl").write_bytes(content)
     for _ in range(2):
-        assert [entry.step for entry in directory.records()] == [1, 2, 3]
+        assert [entry.step for entry in directory.metrics.read()] == [1, 2, 3]
     assert capsys.readouterr().err == f"warning: {tmp_path}/metrics.jsonl has 1 damaged line, which is left out\n"
     assert (tmp_path / "metrics.jsonl").read_bytes() == content
-    directory.rewind(3)
+    directory.metrics.rewind(3)
     assert (tmp_path / "metrics.jsonl").read_bytes() == b"".join(lines)
     assert (tmp_path / "metrics.damaged.jsonl").read_bytes() == bad + b"\n"
     assert "1 damaged line, moved to metrics.damaged.jsonl\n" in capsys.readouterr().err
@@ -243,7 +244,10 @@ def test_a_directory_that_is_deleted_while_it_trains(tmp_path):
     directory = RunDirectory(tmp_path / "run")
     directory.acquire(run_config())
     shutil.rmtree(directory.path)
-    for write in (lambda: directory.record(Record(step=1, epoch=1.0, values={})), lambda: directory.finish(RESULTS)):
+    for write in (
+        lambda: directory.metrics.append(Record(step=1, epoch=1.0, values={})),
+        lambda: directory.finish(RESULTS),
+    ):
         with pytest.raises(UserError, match="run was moved or deleted while it was used: nothing more is written"):
             write()
     assert not directory.path.exists()

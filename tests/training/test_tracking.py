@@ -17,7 +17,7 @@ from run_configs import run_config
 
 from hsakd_jax.core.errors import Stopped, UserError
 from hsakd_jax.runs.directory import RunDirectory
-from hsakd_jax.runs.results import Record
+from hsakd_jax.runs.metrics_log import Record
 from hsakd_jax.training import tracking
 
 CONFIG = run_config("teacher")
@@ -78,7 +78,7 @@ def follow(directory, entries, names=("kept",)):
     said = []
     with tracking.follow(names, directory, said.append) as log:
         for entry in entries:
-            directory.record(entry)
+            directory.metrics.append(entry)
             log(entry)
     return said
 
@@ -88,14 +88,14 @@ def test_a_tracker_gets_what_metrics_has(directory):
     (one,) = opened
     assert one.closed
     assert len(one.points) == len(dict(one.points))
-    assert dict(one.points) == points(directory.records())
+    assert dict(one.points) == points(directory.metrics.read())
     assert one.run[:3] == (directory.path.resolve(), "teacher", "digits")
     assert (one.run.config, one.run.recorded) == (STORED, -1)
 
 
 def test_a_continued_run_is_one_curve_wherever_it_lies(directory, tmp_path):
     follow(directory, records(1, 12))
-    directory.rewind(10)
+    directory.metrics.rewind(10)
     (tmp_path / "digits").rename(tmp_path / "moved")
     moved = RunDirectory(tmp_path / "moved" / "teacher")
     follow(moved, records(11, 20))
@@ -120,7 +120,7 @@ def test_a_tracker_that_fails_is_told_of_once_and_harms_nobody(where, directory,
     monkeypatch.setitem(tracking.TRACKERS, "broken", ("json", type("Broken", (Kept,), {where: fail})))
     said = follow(directory, records(1, 20), ("broken", "kept"))
     assert said == [f"warning: {directory.path}: tracking by broken failed (no space left); metrics.jsonl has them all"]
-    assert dict(opened[-1].points) == points(directory.records()) == points(records(1, 20))
+    assert dict(opened[-1].points) == points(directory.metrics.read()) == points(records(1, 20))
 
 
 def test_a_tracker_that_hangs_holds_nobody_up(directory, monkeypatch):
@@ -130,7 +130,7 @@ def test_a_tracker_that_hangs_holds_nobody_up(directory, monkeypatch):
     )
     (line,) = follow(directory, records(1, 20), ("stuck",))
     assert "tracking by stuck has not ended after 0.1 s" in line
-    assert points(directory.records()) == points(records(1, 20))
+    assert points(directory.metrics.read()) == points(records(1, 20))
 
 
 def test_trackers_that_can_not_be_are_refused(monkeypatch, tmp_path):
@@ -177,7 +177,7 @@ def test_training_hands_over_its_records(monkeypatch, tmp_path):
     assert whole.run.config["network"]["arch"] == "resnet8_half"
     for one in (whole, continued):
         assert len(one.points) == len(dict(one.points))
-        assert dict(one.points) == points(RunDirectory(one.run.directory).records())
+        assert dict(one.points) == points(RunDirectory(one.run.directory).metrics.read())
     assert {"train/loss", "train/lr", "test/top1"} <= {name for name, _ in dict(whole.points)}
     assert 0 < continued.run.recorded < max(step for _, step in dict(continued.points))
 
@@ -198,7 +198,7 @@ def entries():
         time.sleep(1.5)  # so that some of it arrives
         os.kill(os.getpid(), signal.SIGKILL)
 
-directory.rewind(int(first) - 1)
+directory.metrics.rewind(int(first) - 1)
 print(*follow(directory, entries(), (name,)), sep="\\n")
 """
 
