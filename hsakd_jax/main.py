@@ -3,7 +3,7 @@
     python -m hsakd_jax.main --config=configs/cifar100.py[:recipe[/TEACHER/STUDENT]] --workdir=DIR
         [--config.key=value ...] [--coordinator=HOST:PORT --processes=N --process=I]
 
-recipes: hsakd (teacher, student alone and student in one workdir; the default of most files), baseline, kd, teacher,
+recipes: hsakd (teacher, baseline and student in one workdir; the default of most files), baseline, kd, teacher,
 student, mutual, crd and the others that the config file lists; each has a form that ends in seconds, such as
 hsakd_tiny. TEACHER and STUDENT are networks. What a recipe needs, such as its teacher, is trained first, in the same
 workdir.

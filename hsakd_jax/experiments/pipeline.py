@@ -154,13 +154,13 @@ def _write_results(root: Path, results: dict[str, Results]) -> None:
 
 def summary(results: dict[str, Results]) -> str:
     """A table of runs: last epoch, best epoch, and the gain by distillation."""
-    alone = results.get("baseline")
+    baseline = results.get("baseline")
     header = ["run", "network", "parameters", "top-1 last", "top-1 best", "gain", "best branch joint"]
     rows = []
     for recipe, result in results.items():
         top1, best = mean_top1(result.last), mean_top1(result.best)
         student = RECIPES[recipe].network == "student" and recipe != "baseline"
-        gain = f"{top1 - mean_top1(alone.last):+.2f}" if alone and student else ""
+        gain = f"{top1 - mean_top1(baseline.last):+.2f}" if baseline and student else ""
         joint = f"{best_branch(result.last):.2f}" if any("joint_" in name for name in result.last) else ""
         # Of several different networks the size is the first one's, and the accuracy their mean.
         size = "" if "+" in result.arch else f"{result.parameters.backbone:,}"

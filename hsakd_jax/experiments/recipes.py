@@ -75,7 +75,7 @@ OFF = {"weight": 0.0}
 RECIPES = {
     "backbone": Recipe("teacher", "teacher", "baseline", {"task": TASK}),
     "teacher_frozen": Recipe(
-        "teacher, branches alone",
+        "teacher, branches only",
         "teacher",
         "teacher",
         {"task": TASK, "joint": JOINT},
@@ -96,7 +96,7 @@ RECIPES = {
         select_by="joint",
     ),
     "teacher_online": Recipe("teacher, online", "teacher", "mutual", MUTUAL, branches=True, rotated=True),
-    "baseline": Recipe("student alone", "student", "baseline", {"task": TASK}),
+    "baseline": Recipe("baseline", "student", "baseline", {"task": TASK}),
     "kd": Recipe("KD", "student", "kd", {"task": TASK, "kl": {"weight": 1.0, "temperature": 3.0}}, teacher="backbone"),
     "fitnet": _method("FitNet", fitnet={"weight": 100.0, "stage": 2}),
     "at": _method("AT", at={"weight": 1000.0}),
@@ -196,7 +196,7 @@ def make(
 
     Args:
       recipe: a key of `RECIPES`, or 'hsakd' for all of `runs` in one workdir; with '_tiny' behind it, a form that
-        ends in seconds on data that needs no download. 'tiny' alone is 'hsakd_tiny'. Networks may follow:
+        ends in seconds on data that needs no download. 'tiny' means 'hsakd_tiny'. Networks may follow:
         'kd/resnet56/resnet20' names teacher and student, 'baseline/resnet20' the one that it trains.
       data: the dataset and its augmentation.
       teacher: network and schedule of the teacher.

@@ -190,7 +190,7 @@ def test_what_is_missing_is_named(tmp_path):
     make(tmp_path / "run", "baseline", 80.0, log=False)
     page, figures = page_of(tmp_path)
     said = text(page)
-    assert "student alone: resnet8_quarter reaches 80.00 % top-1 on digits" in said
+    assert "baseline: resnet8_quarter reaches 80.00 % top-1 on digits" in said
     assert "than the baseline" not in said
     for part in ("Accuracy over time is", "Branches are", "Losses are", "Predictions for the test images are"):
         assert f"{part} not shown" in said
@@ -496,7 +496,7 @@ def test_the_command(digits, run_command, tmp_path):
     assert done.stdout == f"{output}: 1 run, 7 figures, also in {pngs}\n"
     page = output.read_text()
     check(page)
-    assert "Test images that student alone misclassifies" in page
+    assert "Test images that baseline misclassifies" in page
     names = {"accuracy", "losses", "schedule", "throughput", "speed", "confusions", "misclassified"}
     assert {p.name for p in pngs.iterdir()} == {f"{name}.png" for name in names}
 

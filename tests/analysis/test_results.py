@@ -241,7 +241,7 @@ def test_a_short_run_is_told_from_a_long_one(tmp_path, run_tables):
     shown = list(run_tables().values())
     text = rendering.as_text(shown)
     assert re.search(r"\nmethod +recipe +last, top-1 % +best +runs +epochs\n", text)
-    assert re.search(r"\nstudent alone +baseline +89.00 +89.00 +1 +120\n", text)
+    assert re.search(r"\nbaseline +baseline +89.00 +89.00 +1 +120\n", text)
     assert re.search(r"\nKD +kd +22.00 +22.00 +1 +2\n", text)
     assert "1 run to epoch 2" in rendering.as_markdown(shown)
     assert {row["epochs"] for row in json.loads(rendering.as_json(shown))} >= {2, 120}
