@@ -198,10 +198,9 @@ def write_sealed(path: Path, value: Any) -> None:
 
 
 def read_sealed(path: Path, kind: Any) -> Any:
-    """`read_json`, and InvalidContent if a value is not the one that was written; a file without a checksum is read."""
+    """`read_json`, and InvalidContent if a value is not the one that was written, or the checksum is missing."""
     content = read_json(path, dict[str, Any])
-    written = content.pop(SEAL, None)
-    if written is not None and written != _checksum(content):
+    if content.pop(SEAL, None) != _checksum(content):
         raise InvalidContent(f"{path} is not valid: a value was changed after it was written; restore the file")
     try:
         return msgspec.convert(content, kind)

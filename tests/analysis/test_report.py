@@ -23,7 +23,7 @@ from hsakd_jax import create, restore
 from hsakd_jax.analysis import grouping, plots, run_index, sections
 from hsakd_jax.analysis import page as report
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.files import write_json
+from hsakd_jax.core.files import write_json, write_sealed
 from hsakd_jax.data import datasets
 from hsakd_jax.data.augment import normalise
 from hsakd_jax.evaluation import predictions
@@ -86,7 +86,7 @@ def make(path, recipe, top1, *, seed=0, classes=CLASSES, trained=False, log=True
         device="1 x cpu",
         git="0123456789abcdef0123456789abcdef01234567",
     )
-    write_json(path / "results.json", results)
+    write_sealed(path / "results.json", results)
     if log:
         (path / "metrics.jsonl").write_text("".join(f"{record.to_json()}\n" for record in records(config, seed, top1)))
     if trained:

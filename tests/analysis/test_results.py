@@ -19,7 +19,7 @@ from hsakd_jax.analysis import rendering, run_index, tables
 from hsakd_jax.analysis.paper import TABLES, Column, Number
 from hsakd_jax.analysis.run_index import Agreement, Departures
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.files import read_json, write_json
+from hsakd_jax.core.files import read_json, read_sealed, write_json, write_sealed
 from hsakd_jax.experiments.recipes import RECIPES, needed
 from hsakd_jax.experiments.resolve import resolve
 from hsakd_jax.models import NETWORKS
@@ -83,7 +83,7 @@ def make(path, words, last, best=None, *, seed=0, config="cifar100", finished=Tr
         device="1 x NVIDIA H100 80GB HBM3",
         git="7ff53584",
     )
-    write_json(path / "results.json", results)
+    write_sealed(path / "results.json", results)
     return path
 
 
@@ -225,7 +225,7 @@ def test_a_teacher_that_nothing_names(tmp_path, run_tables):
     """Its run is found as long as it is there, without 'teacher' in results.json."""
     pair(tmp_path, (0,))
     path = tmp_path / "seed0/student/results.json"
-    write_json(path, msgspec.structs.replace(read_json(path, Results), teacher=None))
+    write_sealed(path, msgspec.structs.replace(read_sealed(path, Results), teacher=None))
     (student,) = entries(run_tables()["cifar100"], "student")
     assert student.difference() == pytest.approx(73.2 - 73.73)
     shutil.rmtree(tmp_path / "seed0/teacher")
@@ -391,7 +391,6 @@ def test_bad_input(words, message, tmp_path):
 @pytest.mark.parametrize(
     ("file", "old", "new", "message"),
     [
-        ("results.json", '"top1"', '"top2"', "has no top-1 accuracy"),
         ("config.json", '"lr": 0.05', '"lr": "fast"', "is not valid: training.lr: Expected `float`, got `str`"),
         ("config.json", "hsakd_jax run 1", "hsakd_jax run 9", "is not valid: format: Invalid value 'hsakd_jax run 9'"),
     ],
@@ -403,6 +402,13 @@ def test_a_damaged_run_is_named(file, old, new, message, tmp_path):
         run_index.find([tmp_path])
 
 
+def test_results_without_an_accuracy_are_named(tmp_path):
+    path = make(tmp_path / "run", "baseline/resnet20", 70.0) / "results.json"
+    write_sealed(path, msgspec.structs.replace(read_sealed(path, Results), last={"epoch": 240}))
+    with pytest.raises(UserError, match=re.escape(f"{path} has no top-1 accuracy")):
+        run_index.find([tmp_path])
+
+
 def test_a_config_that_is_not_even_json_is_left_out(tmp_path, capsys):
     path = make(tmp_path / "run", "baseline/resnet20", 70.0)
     (path / "config.json").write_text("{")
@@ -411,7 +417,9 @@ def test_a_config_that_is_not_even_json_is_left_out(tmp_path, capsys):
     assert capsys.readouterr().err == f"warning: {path} is left out: {reason}\n"
 
 
-@pytest.mark.parametrize(("old", "new"), [(r"(?s).*", "{"), (r"(?s).*", "[]"), ('"seed": 0', '"seed": "0"')])
+@pytest.mark.parametrize(
+    ("old", "new"), [(r"(?s).*", "{"), (r"(?s).*", "[]"), ('"seed": 0', '"seed": 1'), ("crc32", "crc")]
+)
 def test_damaged_results_are_those_of_an_unfinished_run(old, new, tmp_path, capsys):
     path = make(tmp_path / "run", "baseline/resnet20", 70.0) / "results.json"
     path.write_text(re.sub(old, new, path.read_text(), count=1))
