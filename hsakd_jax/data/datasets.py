@@ -19,7 +19,7 @@ from hsakd_jax.data.builders import BUILDERS, image_folder
 from hsakd_jax.data.builders.prepare import is_prepared, place, prepare
 from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.data.image_files import MAX_BYTES, MAX_PIXELS
-from hsakd_jax.data.sampling import stratified
+from hsakd_jax.data.sampling import held_out, stratified
 from hsakd_jax.data.streaming import Photos
 from hsakd_jax.data.tfds_reader import Encoded, class_names, encoded, open_builder, photographs
 
@@ -107,13 +107,13 @@ def load(
     """
     names, open_split = _open(name, data_dir, image_size, max_pixels)
     nothing = Dataset(np.zeros((0, 0, 0, 0), np.uint8), np.zeros(0, np.int32))
-    train, held_out, test = nothing, None, nothing
+    train, validation_images, test = nothing, None, nothing
     if "train" in splits:
         whole = open_split("train")
         kept = np.arange(len(whole.labels))
         if validation:
             chosen = stratified(whole.labels, validation, seed)
-            held_out = whole.take(chosen)
+            validation_images = whole.take(chosen)
             kept = np.setdiff1d(kept, chosen)
             if gone := np.setdiff1d(whole.labels, whole.labels[kept]).tolist():
                 raise UserError(
@@ -123,7 +123,7 @@ def load(
     if "test" in splits:
         whole = open_split("test")
         test = whole.take(np.arange(len(whole.labels)))
-    return Splits(train, held_out, test, names)
+    return Splits(train, validation_images, test, names)
 
 
 def load_source(source: Source, **options: Any) -> Splits:
@@ -275,16 +275,15 @@ def _read_split(builder: Any, split: str, classes: int) -> "Encoded | Part":
     if {"test", "validation"} & set(builder.info.splits):
         return encoded(builder, _test_split(builder) if split == "test" else split, classes)
     whole = encoded(builder, "train", classes)
-    # As of a tree of images: each fifth one of a class.
-    part = [np.flatnonzero(whole.labels == l)[image_tree.HOLD_OUT - 1 :: image_tree.HOLD_OUT] for l in range(classes)]
-    held_out = np.sort(np.concatenate(part))
+    members = [np.flatnonzero(whole.labels == l) for l in range(classes)]
+    tests = np.sort(np.concatenate([of[held_out(len(of))] for of in members]))
     if split == "test":
         note(
             f"{builder.info.name} has a split `train` only: every fifth image of a class is a test image, "
-            f"{len(held_out):,} of {len(whole.labels):,}"
+            f"{len(tests):,} of {len(whole.labels):,}"
         )
-        return Part(whole, held_out)
-    return Part(whole, np.setdiff1d(np.arange(len(whole.labels)), held_out))
+        return Part(whole, tests)
+    return Part(whole, np.setdiff1d(np.arange(len(whole.labels)), tests))
 
 
 def _test_split(builder: Any) -> str:

@@ -8,20 +8,20 @@ import os
 import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from hsakd_jax.core.console import Progress
+from hsakd_jax.core.console import Progress, one_line
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import expand
 from hsakd_jax.data.image_files import EXTENSIONS, TooLargeError, read_file, unreadable
+from hsakd_jax.data.sampling import held_out
 
 # The folders that may contain the test images, in order of preference.
 TEST_FOLDERS = ("test", "val", "validation")
-# Of a tree without such folders, each n-th image of a class is a test image.
-HOLD_OUT = 5
 # What systems and archives leave behind, beside hidden files.
 _PASSED_OVER = {"thumbs.db", "desktop.ini", "__macosx", "lost+found"}
 _SHOWN = 3  # names of a reason
@@ -88,14 +88,9 @@ def summary(left_out: LeftOut) -> str:
     count = sum(map(len, left_out.values()))
     parts = []
     for (one, several), names in left_out.items():
-        shown = [escaped(name) for name in names[:_SHOWN]] + ["..."] * (len(names) > _SHOWN)
+        shown = [one_line(name) for name in names[:_SHOWN]] + ["..."] * (len(names) > _SHOWN)
         parts.append(f"{len(names)} {one if len(names) == 1 else several} ({', '.join(shown)})")
     return f"{count} {'file' if count == 1 else 'files'} left out: {', '.join(parts)}"
-
-
-def escaped(name: str) -> str:
-    """A file's name for a line of output: control characters and bytes that are not UTF-8 become escapes."""
-    return name if name.isprintable() else repr(name)[1:-1]
 
 
 class ImageTree:
@@ -148,9 +143,9 @@ class ImageTree:
         if self._has_splits:
             return found
         if split == "train":
-            return {name: [one for i, one in enumerate(of, 1) if i % HOLD_OUT] for name, of in found.items()}
-        held_out = {name: of[HOLD_OUT - 1 :: HOLD_OUT] for name, of in found.items()}
-        return {name: of for name, of in held_out.items() if of}
+            return {name: list(compress(of, ~held_out(len(of)))) for name, of in found.items()}
+        test = {name: list(compress(of, held_out(len(of)))) for name, of in found.items()}
+        return {name: of for name, of in test.items() if of}
 
     def _list(self, folder: Path) -> dict[str, list[str]]:
         names, left_out = _class_folders(folder)
@@ -177,10 +172,11 @@ class ImageTree:
         return found
 
     def _note_held_out(self, found: Mapping[str, Sequence[str]]) -> None:
-        total, tests = (sum(len(of) // n for of in found.values()) for n in (1, HOLD_OUT))
+        total = sum(map(len, found.values()))
+        tests = sum(int(held_out(len(of)).sum()) for of in found.values())
         if not tests:
             raise UserError(
-                f"too few images in {self.root}: add images until a class has {HOLD_OUT}, every fifth is a test image"
+                f"too few images in {self.root}: add images until a class has 5, every fifth is a test image"
             )
         self.notes.append(
             f"{self.root} has no folder train: every fifth image of a class is a test image, {tests} of {total}"

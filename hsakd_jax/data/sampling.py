@@ -9,6 +9,18 @@ from hsakd_jax.core.errors import UserError
 from hsakd_jax.data.dataset import Dataset
 
 
+def held_out(count: int) -> np.ndarray:
+    """Which images of a class are test images, of data without test images: every fifth.
+
+    Args:
+      count: the number of images of the class, n.
+
+    Returns:
+      bool [n].
+    """
+    return np.arange(1, count + 1) % 5 == 0
+
+
 def stratified(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Chooses a fraction of each class: round(fraction * count) of its images, at least one.
 
