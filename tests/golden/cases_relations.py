@@ -1,0 +1,3 @@
+"""Golden cases of methods that compare relations."""
+
+CASES = {}
