@@ -2,7 +2,7 @@
 
     python -m tests.golden.methods [--golden DIR]
 
-DIR contains methods.json and methods.npz (README.md there: how inputs and parameters are drawn); by default this folder.
+DIR contains methods.json and methods.npz, by default this folder. `Golden.draw` makes inputs and parameters.
 One line per case has its worst relative error over values, gradients and arrays. The last line counts cases and
 failures. The exit status is 1 where a case is outside its tolerance, or no function computes it.
 """
@@ -121,8 +121,8 @@ def table() -> dict[str, Compute]:
 def errors(golden: Golden, case: dict[str, Any], compute: Compute) -> dict[str, float]:
     """The relative error of each value, gradient and array: greatest difference over greatest absolute figure.
 
-    A gradient that the figures do not have must be 0, relative to the greatest gradient of its term. Inputs that no term
-    has a gradient of are constants, as a train step has them.
+    A gradient that the figures do not have must be 0, relative to the greatest gradient of its term. Inputs without a
+    gradient, except the student's, are constants, as a train step has them.
     """
     arrays = golden.arrays(case)
     learned = {*case.get("parameters", {}), *(name for names in case["gradients"].values() for name in names)}
