@@ -5,7 +5,6 @@ from unittest import mock
 import jax.numpy as jnp
 from flax.traverse_util import unflatten_dict
 
-from hsakd_jax.distillation import objectives
 from hsakd_jax.distillation.methods import Methods, Sample, contrastive, relations, self_supervised
 from hsakd_jax.models.network import Outputs
 
