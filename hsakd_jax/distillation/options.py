@@ -1,6 +1,6 @@
 """Types of the options of terms, with their ranges. The signature of a term declares those of its options."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -11,5 +11,7 @@ Small = Annotated[float, Meta(gt=0, le=1e-2)]  # what keeps a logarithm or a var
 Variance = Annotated[float, Meta(ge=0.02, le=100)]
 Width = Annotated[int, Meta(ge=1, le=2**16)]
 Negatives = Annotated[int, Meta(ge=1, le=2**20)]
+Grid = Annotated[int, Meta(ge=1, le=64)]  # cells along each side of a map
+Projector = Literal["regressor", "bottleneck"]
 Stage = Annotated[int, Meta(ge=1, le=100)]
 Branches = tuple[Stage, ...]

@@ -11,7 +11,7 @@ import pytest
 
 from hsakd_jax import create
 from hsakd_jax.distillation import methods
-from hsakd_jax.distillation.methods import Methods, Sample, contrastive, self_supervised
+from hsakd_jax.distillation.methods import Methods, Sample, contrastive, review, self_supervised
 from hsakd_jax.experiments.recipes import RECIPES
 from hsakd_jax.models.network import Outputs
 
@@ -154,6 +154,8 @@ def test_stages_pair_from_the_deepest_and_pool_to_the_smaller():
         ("fitnet", ((8, 3), (3, 5), (2, 6)), {}, "no regressor from a map of 3x3 to one of 4x4"),
         ("fitnet", STUDENT, {"stage": 4}, "stage that has a partner .*: 1, 2, 3"),
         ("fitnet", ((16, 2), *STUDENT), {"stage": 1}, "stage that has a partner .*: 2, 3, 4"),
+        ("wkd_f", ((2, 3),), {"grid": 2}, "a map of 2x2 has cells of one pixel in a grid of 2"),
+        ("wkd_f", ((4, 3),), {"projector": "bottleneck"}, "no bottleneck from a map of 4x4 to one of 2x2"),
     ],
 )
 def test_maps_that_do_not_compare(term, stages, options, message):
@@ -362,7 +364,8 @@ def test_gradients_reach_the_student_alone(terms):
     fixed = learnt["params"]["sskd"].pop("teacher_head") if terms == ["sskd_ss"] else ()
     assert not any(moves(fixed))
     # A bias before BatchNorm has no effect.
-    learnt.get("params", {}).get("fitnet", {"conv": {}})["conv"].pop("bias", None)
+    for term in ("fitnet", "wkd_f"):
+        learnt.get("params", {}).get(term, {"conv": {}})["conv"].pop("bias", None)
     assert all(moves(learnt.get("params", {})))
 
 
@@ -398,6 +401,13 @@ def test_all_methods_on_what_networks_give(rotated):
     found, _ = apply(objective, variables, s, LABELS, t, SAMPLE)
     assert set(found) == {"task", "kl", *names}
     assert all(np.isfinite(x) for x in found.values())
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 6), (8, 12), (3, 9), (7, 4)])
+def test_resize_nearest(height, width):
+    x = np.random.default_rng(0).normal(size=(2, 4, 6, 3)).astype(np.float32)
+    expected = x[:, [i * 4 // height for i in range(height)]][:, :, [i * 6 // width for i in range(width)]]
+    np.testing.assert_array_equal(review.resize_nearest(jnp.asarray(x), height, width), expected)
 
 
 def test_every_term_has_a_recipe_with_its_published_weight():

@@ -1,3 +1,101 @@
-"""Golden cases of methods that compare features."""
+"""Golden cases of methods that compare features, and of those that compare distributions by optimal transport."""
 
-CASES = {}
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from hsakd_jax.distillation.methods import Methods, common, reused_classifier, review, transport
+from hsakd_jax.models.layers import TORCH, LayerFactory
+from hsakd_jax.models.network import Outputs
+
+
+def nested(arrays, case):
+    """The parameters of a case as a tree: 'conv/kernel' is in 'conv'."""
+    return unflatten_dict({name: arrays[name] for name in case.get("parameters", {})}, sep="/")
+
+
+def outputs(arrays, network):
+    """The outputs of 'student' or 'teacher' that a case has."""
+    maps = [arrays[name] for name in sorted(arrays) if name.startswith(f"{network}_feature")]
+    return Outputs(arrays.get(f"{network}_logits"), (), tuple(maps), arrays.get(f"{network}_embedding"))
+
+
+def updated(module, params, *given):
+    """The results of a module whose BatchNorms are in training mode, and its running statistics by name."""
+    found, kept = module.apply({"params": params}, *given, mutable=["batch_stats"])
+    return found, kept.get("batch_stats", {})
+
+
+def term(arrays, name, params, **options):
+    """The loss of a term of both networks' outputs, and its running statistics."""
+    student, teacher = (outputs(arrays, network) for network in ("student", "teacher"))
+    found, kept = updated(Methods({name: options}), {name: params}, student, None, teacher, None)
+    return found[name], flatten_dict(kept.get(name, {}), sep="/")
+
+
+def fitnet(golden, case, arrays):
+    loss, statistics = term(arrays, "fitnet", nested(arrays, case), stage=1)
+    return {"loss": loss}, statistics
+
+
+def at(golden, case, arrays):
+    return {"loss": term(arrays, "at", {})[0]}, {}
+
+
+def vid(golden, case, arrays):
+    params = {f"{stage}_{name}": x for stage, layers in nested(arrays, case).items() for name, x in layers.items()}
+    options = {"variance": case["hyper"]["init_pred_var"], "eps": case["hyper"]["eps"]}
+    return {"loss": term(arrays, "vid", params, **options)[0]}, {}
+
+
+def hcl(golden, case, arrays):
+    maps = zip(outputs(arrays, "student").features, outputs(arrays, "teacher").features, strict=True)
+    return {"loss": sum(review.hcl_loss(*pair) for pair in maps)}, {}
+
+
+def reviewkd(golden, case, arrays):
+    student, teacher = (outputs(arrays, network) for network in ("student", "teacher"))
+    pairs = common.stage_pairs(student, teacher)
+    loss, _ = updated(review.Review(), nested(arrays, case), pairs, student.embedding, teacher.embedding)
+    return {"loss": loss}, {}
+
+
+def simkd(golden, case, arrays):
+    teacher_map, layers = arrays["teacher_feature"], LayerFactory(TORCH, None, True, False)
+    head = reused_classifier.ReusedHead(layers, teacher_map.shape[1:], 10, case["hyper"]["factor"])
+    params = {**nested(arrays, case), "fc": {"kernel": arrays["classifier"], "bias": arrays["classifier_bias"]}}
+    (logits, _, projected), _ = updated(head, params, arrays["student_feature"])
+    return {"loss": reused_classifier.simkd_loss(projected, teacher_map)}, {"prediction": logits}
+
+
+def wkd_f(golden, case, arrays):
+    """The term adds its two parts, so each is computed with and without the means."""
+    options = {name: case["hyper"][name] for name in ("eps", "grid")}
+    if "bottleneck" in case["name"]:
+        options |= {"projector": "bottleneck", "hidden": 8}
+    std, both = (term(arrays, "wkd_f", nested(arrays, case), ratio=ratio, **options)[0] for ratio in (0.0, 1.0))
+    return {"mean": both - std, "std": std}, {}
+
+
+def wkd_l(golden, case, arrays):
+    hyper, labels, extras = case["hyper"], jnp.asarray(arrays["labels"]), {}
+    if "class_features" in arrays:
+        cost = extras["cka_cost"] = transport.cka_cost(arrays["class_features"])
+    else:
+        cost = arrays["cost"] if "cost" in arrays else transport.cosine_cost(arrays["classifier"])
+    cost = extras["sharpened_cost"] = transport.sharpened_cost(cost, hyper["sharpen"]) if hyper["sharpen"] else cost
+    logits = arrays["student_logits"], arrays["teacher_logits"], labels
+    options = (hyper["temperature"], hyper["sinkhorn_lambda"], hyper["sinkhorn_iterations"])
+    moved = transport.transport_loss(*logits, cost, *options)
+    return {"target": transport.target_loss(*logits), "transport": moved}, extras
+
+
+CASES = {
+    "fitnet": fitnet,
+    "at": at,
+    "vid": vid,
+    "hcl": hcl,
+    "reviewkd": reviewkd,
+    "simkd": simkd,
+    "wkd_f": wkd_f,
+    "wkd_l": wkd_l,
+}

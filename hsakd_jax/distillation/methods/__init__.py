@@ -24,6 +24,7 @@ from hsakd_jax.distillation.methods.features import at, fitnet, vid
 from hsakd_jax.distillation.methods.logits import dkd
 from hsakd_jax.distillation.methods.relations import cc, pkt, rkd, sp
 from hsakd_jax.distillation.methods.self_supervised import sskd_head, sskd_kl, sskd_ss
+from hsakd_jax.distillation.methods.transport import wkd_f
 from hsakd_jax.models.network import Outputs
 
 __all__ = ["TERMS", "Methods", "Sample", "option_types"]
@@ -37,6 +38,7 @@ TERMS: dict[str, Callable[..., Array]] = {
     "sp": sp,
     "cc": cc,
     "vid": vid,
+    "wkd_f": wkd_f,
     "rkd": rkd,
     "pkt": pkt,
     "crd": crd,

@@ -1,4 +1,4 @@
-"""Functions that several methods share: the sample, pairs of stages, unit rows, inner products, a linear layer."""
+"""Functions that several methods share: the sample, pairs of stages, cells of maps, inner products, a linear layer."""
 
 from typing import NamedTuple
 
@@ -62,17 +62,31 @@ def equal_size_stage_pairs(outputs: Outputs, teacher: Outputs) -> StagePairs:
 
     def equal_size(student_map: Array, teacher_map: Array) -> tuple[Array, Array]:
         height, width = (min(student_map.shape[axis], teacher_map.shape[axis]) for axis in (1, 2))
-        return _average_pool(student_map, height, width), _average_pool(teacher_map, height, width)
+        return average_pool(student_map, height, width), average_pool(teacher_map, height, width)
 
     return {l: equal_size(*pair) for l, pair in stage_pairs(outputs, teacher).items()}
 
 
-def _average_pool(x: Array, height: int, width: int) -> Array:
-    """[B, H, W, C] -> [B, height, width, C], over windows that do not overlap."""
+def average_pool(x: Array, height: int, width: int) -> Array:
+    """[B, H, W, C] -> [B, height, width, C], over windows that do not overlap.
+
+    Raises:
+      ValueError: `height` does not divide H, or `width` does not divide W.
+    """
     batch, h, w, channels = x.shape
     if h % height or w % width:
         raise ValueError(f"maps of {h}x{w} and {height}x{width} do not compare: one must divide the other")
     return x.reshape(batch, height, h // height, width, w // width, channels).mean((2, 4))
+
+
+def cells(x: Array, grid: int) -> list[Array]:
+    """Splits maps [B, H, W, C] into the grid * grid cells of PyTorch's adaptive pools, row by row.
+
+    Of n pixels, cell i has those from floor(i n / grid) to below ceil((i + 1) n / grid). Cells overlap unless `grid`
+    divides n.
+    """
+    rows, columns = ([slice(i * n // grid, -(-(i + 1) * n // grid)) for i in range(grid)] for n in x.shape[1:3])
+    return [x[:, row, column] for row in rows for column in columns]
 
 
 def unit_rows(x: Array) -> Array:
