@@ -16,7 +16,7 @@ from hsakd_jax.runs.directory import RunDirectory
 # Keys of a section that describe a network or a teacher rather than the training.
 NETWORK_KEYS = ("arch", "dtype", "workdir", "run", "checkpoint", "peer", "inference_dtype")
 # What decides the weight of a term rather than its formula.
-WEIGHTING = ("weight", "warmup")
+WEIGHTING = ("weight", "warmup", "decay")
 
 
 def resolve(config: dict[str, Any], name: str, splits: Splits, command: Sequence[str] | None = None) -> RunConfig:
@@ -112,7 +112,7 @@ def objective_config(kind: str, terms: Mapping[str, Mapping[str, Any]]) -> Objec
 def _objective(kind: str, terms: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     def term(given: Mapping[str, Any]) -> dict[str, Any]:
         options = {key: value for key, value in given.items() if key not in WEIGHTING}
-        return {"warmup": 0, **{key: given[key] for key in WEIGHTING if key in given}, "options": options}
+        return {"warmup": 0, "decay": None, **{key: given[key] for key in WEIGHTING if key in given}, "options": options}
 
     return {"kind": kind, "terms": {name: term(given) for name, given in terms.items()}}
 

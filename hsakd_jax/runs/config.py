@@ -140,12 +140,14 @@ class Term(Section, frozen=True, kw_only=True):
 
     Attributes:
       weight: factor of the term in the loss; 0 leaves the term out.
-      warmup: epochs over which the weight grows linearly.
+      warmup: epochs over which the weight grows linearly; it is constant within an epoch.
+      decay: the epoch after which the weight falls along half a cosine, to 0 in the last epoch; None for no decay.
       options: arguments of the term's function.
     """
 
     weight: NotNegative
     warmup: Warmup
+    decay: Warmup | None
     options: dict[str, Option]
 
 

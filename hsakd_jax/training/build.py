@@ -177,7 +177,11 @@ def make_program(config: RunConfig, network: Any, teacher: Any, train: Dataset |
     update = TrainStep(
         network=network,
         objective=make_objective(config.objective),
-        weights={k: _weight(term, steps_per_epoch) for k, term in config.objective.terms.items() if term.weight},
+        weights={
+            name: term_weight(term, steps_per_epoch, training.epochs)
+            for name, term in config.objective.terms.items()
+            if term.weight
+        },
         optimizer=optim.sgd(schedule, training.momentum, training.weight_decay, training.nesterov),
         train=_train(training),
         teacher=teacher,
@@ -231,9 +235,27 @@ def make_objective(objective: Objective) -> Any:
     return partial(objectives.OBJECTIVES[objective.kind], **{name: on.get(name) for name in objective.terms})
 
 
-def _weight(term: Term, steps_per_epoch: int) -> Any:
-    steps = term.warmup * steps_per_epoch
-    return (lambda step: term.weight * jnp.minimum(1.0, (step + 1) / steps)) if steps else term.weight
+def term_weight(term: Term, steps_per_epoch: int, epochs: int) -> Any:
+    """The weight of a term: a number, or a function of the step; it changes between epochs only.
+
+    Args:
+      term: of a run's config.
+      steps_per_epoch: see `Training.steps_per_epoch`.
+      epochs: of the run.
+    """
+    start = term.decay
+    if not term.warmup and start is None:
+        return term.weight
+
+    def weight(step):
+        epoch = step // steps_per_epoch + 1
+        factor = jnp.minimum(1.0, epoch / term.warmup) if term.warmup else jnp.ones(())
+        if start is not None:
+            progress = jnp.clip((epoch - start) / max(epochs - start, 1), 0.0, 1.0)
+            factor = factor * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+        return term.weight * factor
+
+    return weight
 
 
 def _train(training: Training) -> Train:
