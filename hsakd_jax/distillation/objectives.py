@@ -44,6 +44,7 @@ def _kl_aux(
     teacher: Outputs,
     temperature: Temperature = TEMPERATURE,
     branches: Branches = (),
+    standardise: bool = False,
 ) -> Array:
     """L_kl_q: tau^2 KL(teacher's joint logits || the network's), mean over the 4B rows, sum over branches.
 
@@ -58,7 +59,7 @@ def _kl_aux(
             f"(paired from the deepest backwards): choose branches from {1 - ahead} on"
         )
     pairs = ((teacher.aux_logits[l + ahead], outputs.aux_logits[l]) for l in chosen if l + ahead >= 0)
-    return _sum(losses.kl(p, q, temperature) for p, q in pairs)
+    return _sum(losses.kl(p, q, temperature, standardise) for p, q in pairs)
 
 
 def _kl_final(
@@ -67,12 +68,13 @@ def _kl_final(
     teacher: Outputs,
     temperature: Temperature = TEMPERATURE,
     upright_only: bool = False,
+    standardise: bool = False,
 ) -> Array:
     """L_kl_p: tau^2 KL(teacher's class logits || the network's), mean over all rows or the upright ones."""
     p, q = teacher.logits, outputs.logits
     if upright_only:
         p, q = upright(p, len(labels)), upright(q, len(labels))
-    return losses.kl(p, q, temperature)
+    return losses.kl(p, q, temperature, standardise)
 
 
 def _branch_indices(outputs: Outputs, branches: Sequence[int], term: str) -> Sequence[int]:

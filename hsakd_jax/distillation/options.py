@@ -6,6 +6,7 @@ from msgspec import Meta
 
 Temperature = Annotated[float, Meta(ge=1e-3, le=1e4)]
 Coefficient = Annotated[float, Meta(ge=0, le=1e6)]  # of a part of a term
+Exponent = Annotated[float, Meta(gt=0, le=100)]  # of probabilities
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Small = Annotated[float, Meta(gt=0, le=1e-2)]  # what keeps a logarithm or a variance from 0
 Variance = Annotated[float, Meta(ge=0.02, le=100)]

@@ -74,6 +74,30 @@ def test_student_ablations():
     assert set(objectives.student(s, LABELS, t, kl_final=None)) == {"task", "kl_aux"}
 
 
+def standard(x):
+    x = np.asarray(x, np.float64)
+    return (x - x.mean(-1, keepdims=True)) / x.std(-1, ddof=1, keepdims=True)
+
+
+def test_standardised_logits():
+    s, t = outputs(0), outputs(1)
+    pairs = zip(t.aux_logits, s.aux_logits, strict=True)
+    expected = {
+        "kl_aux": sum(kl(standard(p), standard(q), 3.0) for p, q in pairs),
+        "kl_final": kl(standard(t.logits), standard(s.logits), 3.0),
+    }
+    options = {"standardise": True}
+    check(objectives.student(s, LABELS, t, task=None, kl_aux=options, kl_final=options), expected)
+    found = objectives.kd(s, LABELS, t, task=None, kl=options)["kl"]
+    np.testing.assert_allclose(found, expected["kl_final"], rtol=2e-5)
+
+
+def test_standardised_rows_of_zeros():
+    value, gradient = jax.value_and_grad(lambda x: losses.kl(outputs(1).logits, x, 2.0, True))(jnp.zeros((4 * B, N)))
+    assert np.isfinite(value)
+    assert not np.any(gradient)
+
+
 def test_baseline_and_kd_take_plain_batches():
     s, t = outputs(0, 0, B), outputs(1, 3, B)
     check(objectives.baseline(s, LABELS), {"task": cross_entropy(s.logits, LABELS)})

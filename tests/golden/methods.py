@@ -113,7 +113,7 @@ class Golden:
 
 def table() -> dict[str, Compute]:
     """The function that computes a case, by the part of the case's name in front of '/'."""
-    from tests.golden import cases_features, cases_logits, cases_relations
+    from . import cases_features, cases_logits, cases_relations
 
     return {**cases_logits.CASES, **cases_features.CASES, **cases_relations.CASES}
 

@@ -20,8 +20,9 @@ import jax
 from hsakd_jax.distillation import objectives
 from hsakd_jax.distillation.methods.common import Sample
 from hsakd_jax.distillation.methods.contrastive import crd
+from hsakd_jax.distillation.methods.exits import ofa
 from hsakd_jax.distillation.methods.features import at, fitnet, vid
-from hsakd_jax.distillation.methods.logits import dkd
+from hsakd_jax.distillation.methods.logits import dist, dkd, nkd, rld, ttm, wttm
 from hsakd_jax.distillation.methods.relations import cc, pkt, rkd, sp
 from hsakd_jax.distillation.methods.self_supervised import sskd_head, sskd_kl, sskd_ss
 from hsakd_jax.distillation.methods.transport import wkd_f
@@ -33,6 +34,12 @@ Array = jax.Array
 
 TERMS: dict[str, Callable[..., Array]] = {
     "dkd": dkd,
+    "nkd": nkd,
+    "rld": rld,
+    "ttm": ttm,
+    "wttm": wttm,
+    "dist": dist,
+    "ofa": ofa,
     "fitnet": fitnet,
     "at": at,
     "sp": sp,
