@@ -290,7 +290,7 @@ def test_validation_images_choose_the_best_epoch(run_command, tmp_path):
         "--config.student.accumulate=2", "--config.student.milestones=(1,2,3)",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    warned = done.stdout.index(f"{tmp_path}/kd: milestone 2, milestone 3 have no effect, since the run has 2 epochs")
+    warned = done.stdout.index(f"{tmp_path}/kd: student.milestones has 2, 3, and the run ends at epoch 2: set less")
     assert warned < done.stdout.index("epoch ")  # before its teacher is trained
     results = json.loads((tmp_path / "kd" / "results.json").read_text())
     assert results["selected_by"] == "top-1 on validation"
@@ -313,6 +313,7 @@ BAD = {
         ["unknown recipe 'kdd'", "did you mean 'kd'"],
     ),
     "tiny recipe among several": (["--config.runs=('student_tiny',)"], ["did you mean 'student'?"]),
+    "mistyped tiny recipe among several": (["--config.runs=('kdd_tiny',)"], ["did you mean 'kd'?"]),
     "unknown config": (["--config=configs/cifar1000.py"], ["configs/cifar1000.py"]),
     "wrong type": (["--config.student.epochs=many"], ["epochs"]),
     "unknown flag": (["--confg=x"], ["confg"]),
@@ -485,11 +486,27 @@ BAD = {
     ),
     "section of no trained network": (
         [f"{CONFIG}:baseline_tiny", "--config.teacher.lr=0.1"],
-        ["teacher.lr has no effect, since baseline does not use it: leave it out"],
+        ["teacher.lr has no effect, since baseline can't use it: leave it out"],
     ),
     "epochs of a teacher that is not trained": (
         [f"{CONFIG}:kd_tiny", "--config.teacher.workdir=elsewhere", "--config.teacher.epochs=1"],
-        ["teacher.epochs has no effect, since kd does not use it"],
+        ["teacher.epochs has no effect, since the teacher of teacher.workdir is not trained: leave it out"],
+    ),
+    "teacher of a recipe without one": (
+        [f"{CONFIG}:teacher_tiny", "--config.teacher.workdir=elsewhere"],
+        ["teacher.workdir has no effect, since teacher can't use it"],
+    ),
+    "schedule of a backbone that is kept": (
+        [f"{CONFIG}:teacher_frozen_tiny", "--config.frozen.init=elsewhere", "--config.teacher.epochs=3"],
+        ["teacher.epochs has no effect, since teacher_frozen can't use it"],
+    ),
+    "arch of a probe": (
+        [f"{CONFIG}:probe_tiny", "--config.student.arch=resnet20"],
+        ["student.arch has no effect, since probe can't use it"],
+    ),
+    "teachers of a given teacher": (
+        ["--config.runs=('teacher', 'backbone')", "--config.teacher.workdir=elsewhere"],
+        ["runs has teachers only, and teacher.workdir sets a trained one: leave one of the two out"],
     ),
     "like no key": (["--config.student.foobar=2"], ["'student.foobar': there are accumulate, arch, "]),
     "key of a value": (["--config.seed.x=2"], ["unknown config key 'seed.x': seed is a value, not a section"]),
@@ -661,7 +678,7 @@ def test_convert_bad_input_writes_nothing(call_command, tmp_path):
     assert_refused(call_command("convert", *args), "x.safetensors is a damaged safetensors file")
     assert_refused(call_command("convert", *args, "--arch=resnet_20"), "unknown network 'resnet_20'")
     assert_refused(call_command("convert", *args, "--mean=a,b,c"), "--mean and --std are numbers")
-    assert_refused(call_command("convert", *args, "--data=cifra100"), "no dataset 'cifra100': did you mean 'cifar100'?")
+    assert_refused(call_command("convert", *args, "--data=cifra100"), "no dataset 'cifra100'", "mean 'cifar100'? If the")
     assert_refused(call_command("convert", f"--output={tmp_path}/run"), "CHECKPOINT is missing")
     assert not (tmp_path / "run").exists()
 

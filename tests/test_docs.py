@@ -18,6 +18,8 @@ from test_processes import free_port
 from hsakd_jax import cli
 from hsakd_jax.__main__ import COMMANDS
 from hsakd_jax.core.errors import UserError
+from hsakd_jax.experiments import validate
+from hsakd_jax.experiments.resolve import recipes_of, section_of
 
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text()
@@ -213,8 +215,14 @@ def test_what_is_not_run_is_read_by_its_flags(monkeypatch):
     commands = [words for text in PAGES.values() for words in mentioned(text)]
     assert {"main", "summary"} <= {words[0] for words in commands} <= set(COMMANDS)
     assert sum(words[0] == "main" for words in commands) > 50
+    whole = [words for words in commands if words[0] == "main" and words[1] != "--workdir=DIR"]
+    assert len(whole) > 5
     for words in commands:
-        parse(*words)
+        values, _ = parse(*words)
+        if words in whole:  # its keys have an effect
+            config = values.config.to_dict()
+            validate.check_types(config)
+            validate.check(config, {name: section_of(config, name) for name in recipes_of(config)}, words)
 
 
 def test_flags_and_extras_exist():

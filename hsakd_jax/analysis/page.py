@@ -221,7 +221,7 @@ class Dataset:
         who = f"{subject.label} (seed {run.seeds[0]})" if len(subject.runs) > 1 else subject.label
         colours = {key: self.colour_of(network.run) for key, network in networks.items()}
         return [
-            Section(f"Test images that {who} misclassifies", " ".join([misclassified.count(predictions), *remarks])),
+            Section(f"Misclassified test images: {who}", " ".join([misclassified.count(predictions), *remarks])),
             *misclassified.sections(predictions, self._classes, subject.label, colours),
         ]
 

@@ -23,30 +23,30 @@ class Stopped(Exception):
         self.signal = signal
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     """A hint for the message about an unknown name.
 
     Args:
       name: the unknown name.
       known: the names that exist.
+      prefix: the section that contains the names, such as 'student.'.
 
     Returns:
       "did you mean 'resnet20'?" with the most similar known name, or '' if none is similar.
     """
     similar = difflib.get_close_matches(name, list(known), 1)
-    return f"did you mean {similar[0]!r}?" if similar else ""
+    return f"did you mean {prefix + similar[0]!r}?" if similar else ""
 
 
-def unknown(noun: str, name: str, known: Iterable[str], prefix: str = "") -> str:
+def unknown(kind: str, name: str, known: Iterable[str], prefix: str = "") -> str:
     """The message about an unknown name, with the most similar known name, or all of them where none is similar.
 
     Args:
-      noun: what the name is of, such as 'network'.
+      kind: the kind of name, such as 'network'.
       name: the unknown name.
       known: the names that exist.
-      prefix: what stands before each of them, such as 'student.' of keys.
+      prefix: the section that contains the names, such as 'student.'.
     """
     known = list(known)
-    hint = did_you_mean(name, known)
-    hint = hint.replace("'", f"'{prefix}", 1) if hint else f"there are {', '.join(known)}"
-    return f"unknown {noun} {prefix + name!r}: {hint}"
+    hint = did_you_mean(name, known, prefix) or f"there are {', '.join(known)}"
+    return f"unknown {kind} {prefix + name!r}: {hint}"

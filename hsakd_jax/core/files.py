@@ -201,7 +201,7 @@ def read_sealed(path: Path, kind: Any) -> Any:
     """`read_json`, and InvalidContent if a value is not the one that was written, or the checksum is missing."""
     content = read_json(path, dict[str, Any])
     if content.pop(SEAL, None) != _checksum(content):
-        raise InvalidContent(f"{path} is not valid: a value was changed after it was written; restore the file")
+        raise InvalidContent(f"{path} is not valid: its content and its checksum do not agree; restore the file")
     try:
         return msgspec.convert(content, kind)
     except msgspec.MsgspecError as error:

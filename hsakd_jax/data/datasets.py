@@ -166,8 +166,8 @@ def _open(
             raise UserError("image_tree needs its tree, and no size: give --config.data.dir=DIR")
         tree = image_tree.ImageTree(data_dir)
         return tree.class_names, lambda split: _of_tree(tree, split, max_pixels)
-    root = root_of(data_dir)
-    if root.name == name and any(root.glob("*/dataset_info.json")):
+    root = root_of(data_dir).absolute()
+    if root.name == name and not (root / name).is_dir() and any(root.glob("*/dataset_info.json")):
         raise UserError(f"{root} is the folder of {name} itself: set data.dir to the folder above it, {root.parent}")
     builder = _find(name, data_dir, image_size, max_pixels)
     names = class_names(builder)
@@ -227,7 +227,9 @@ def check_name(name: str, data_dir: str = "") -> None:
     known = [*BUILDERS, IMAGE_TREE]
     hint = did_you_mean(name, known)
     if hint and name not in known and not (root_of(data_dir) / name).is_dir():
-        raise UserError(f"no dataset {name!r}: {hint}")
+        raise UserError(
+            f"no dataset {name!r} in {root_of(data_dir)}: {hint} If the name is right, set the folder that contains it"
+        )
 
 
 def root_of(data_dir: str) -> Path:

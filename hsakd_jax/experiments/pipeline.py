@@ -32,7 +32,7 @@ def execute(
       config: as `recipes.make` makes it.
       workdir: of the run; with several runs, or where it contains some, each has a subdirectory of its name.
       console: where progress is shown.
-      command: arguments of the command, which each run records.
+      command: arguments of the command, which each run records. Keys that they set must have an effect.
 
     Returns:
       Results by recipe.
@@ -103,9 +103,10 @@ def _check_run(
     if directory.results():
         return None
     training, images = config.training, len(splits.train.labels)
+    section = RECIPES[name].schedule or RECIPES[name].network
     if training.batch > images:
-        section, part = RECIPES[name].schedule or RECIPES[name].network, config.data.fraction
-        few = f" at data.fraction={part:g}" if part < 1 else ""
+        fraction = config.data.fraction / RECIPES[name].fraction
+        few = f" at data.fraction={fraction:g}" if fraction < 1 else ""
         raise UserError(
             f"{section}.batch is {training.batch}, more than the {images} training images of {name}{few}: set less"
         )
@@ -117,13 +118,14 @@ def _check_run(
         program = dry_run(config, directory.path, teacher, splits.train, Devices())
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
-    late = [f"milestone {epoch}" for epoch in training.milestones if epoch >= training.epochs]
-    late += [f"warmup of {training.warmup}"] if training.warmup >= training.epochs else []
-    if late:
-        console.line(
-            f"warning: {directory.path}: {', '.join(late)} {'has' if len(late) == 1 else 'have'} no effect, since the "
-            f"run has {training.epochs} epochs: change epochs or milestones of its section"
-        )
+    late = {"milestones": [epoch for epoch in training.milestones if epoch >= training.epochs]}
+    late["warmup"] = [training.warmup] if training.warmup >= training.epochs else []
+    for key, epochs in late.items():
+        if epochs:
+            console.line(
+                f"warning: {directory.path}: {section}.{key} has {', '.join(map(str, epochs))}, and the run ends at "
+                f"epoch {training.epochs}: set less"
+            )
     return program
 
 

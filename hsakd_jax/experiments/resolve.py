@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from hsakd_jax.core.errors import UserError, unknown
+from hsakd_jax.core.errors import UserError, did_you_mean, unknown
 from hsakd_jax.core.files import expand
 from hsakd_jax.data.datasets import Splits
 from hsakd_jax.data.image_files import DECODING
@@ -135,9 +135,9 @@ def recipes_of(config: dict[str, Any]) -> list[str]:
     """
     for name in (*config["runs"], *filter(None, [config["teacher"]["run"]])):
         if name not in RECIPES:
-            full = name.removesuffix("_tiny")
-            hint = f"unknown recipe {name!r}: did you mean {full!r}?" if full in RECIPES else ""
-            raise UserError(hint or unknown("recipe", name, RECIPES))
+            # The tiny forms are those of a command's recipe only.
+            similar = did_you_mean(name, [*RECIPES, *(f"{known}_tiny" for known in RECIPES)]).replace("_tiny'", "'")
+            raise UserError(f"unknown recipe {name!r}: {similar}" if similar else unknown("recipe", name, RECIPES))
     given, taught_by = config["teacher"]["workdir"], config["teacher"]["run"]
     if taught_by and RECIPES[taught_by].teacher and not given:
         raise UserError(
@@ -156,6 +156,8 @@ def recipes_of(config: dict[str, Any]) -> list[str]:
     runs = config["runs"]
     if given and len(runs) > 1:  # a teacher that is given is not trained
         runs = [name for name in runs if RECIPES[name].network != "teacher"]
+        if not runs:
+            raise UserError("runs has teachers only, and teacher.workdir sets a trained one: leave one of the two out")
     return needed(runs, parents)
 
 

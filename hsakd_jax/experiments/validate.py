@@ -11,7 +11,7 @@ from hsakd_jax.core.sharding import Devices
 from hsakd_jax.core.typed import check_section, field_types
 from hsakd_jax.distillation.methods import option_types
 from hsakd_jax.experiments.config_file import overridden
-from hsakd_jax.experiments.recipes import GIVEN, RECIPES
+from hsakd_jax.experiments.recipes import GIVEN, RECIPES, Recipe
 from hsakd_jax.models import create
 from hsakd_jax.runs import config as typed
 from hsakd_jax.training import tracking
@@ -134,10 +134,10 @@ def _refuse_without_effect(config: dict[str, Any], names: Sequence[str], path: s
     section, _, key = path.partition(".")
     if section not in ("teacher", "student", "frozen"):
         return
-    trained = {section for name in names for section in (RECIPES[name].network, RECIPES[name].schedule)}
-    taught = section == "teacher" and key in _TAUGHT and any(RECIPES[name].teacher for name in names)
-    if section not in trained and not taught:
-        raise UserError(f"{path} has no effect, since {', '.join(names)} does not use it: leave it out")
+    if not any(_uses(RECIPES[name], section, key) for name in names):
+        given = section == "teacher" and key not in _TAUGHT and config["teacher"]["workdir"]
+        reason = "the teacher of teacher.workdir is not trained" if given else f"{' and '.join(names)} can't use it"
+        raise UserError(f"{path} has no effect, since {reason}: leave it out")
     schedule = config[section].get("schedule")
     # No milestones are what another schedule has.
     if key in ("milestones", "gamma") and config[section][key] and schedule not in (None, "multi_step"):
@@ -145,6 +145,15 @@ def _refuse_without_effect(config: dict[str, Any], names: Sequence[str], path: s
             f"{path} has no effect with {section}.schedule={schedule}: leave it out, or set "
             f"--config.{section}.schedule=multi_step"
         )
+
+
+def _uses(recipe: Recipe, section: str, key: str) -> bool:
+    """Whether a recipe uses a key of one of the three sections."""
+    if section == "teacher" and key in _TAUGHT:
+        return bool(recipe.teacher)
+    if key == "arch":  # a probe has the network of the run that it starts from
+        return recipe.network == section and recipe.init != GIVEN
+    return (recipe.schedule or recipe.network) == section
 
 
 def _refuse_unused(config: dict[str, Any], names: Sequence[str]) -> None:

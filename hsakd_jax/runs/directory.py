@@ -25,8 +25,9 @@ from hsakd_jax.core.files import (
 from hsakd_jax.runs import manifest
 from hsakd_jax.runs.compare import RUNS, conflicts, in_words
 from hsakd_jax.runs.config import AnyConfig, Config, RunConfig
-from hsakd_jax.runs.metrics_log import MetricsLog, write_or_explain
+from hsakd_jax.runs.metrics_log import MetricsLog
 from hsakd_jax.runs.results import Results
+from hsakd_jax.runs.writing import write_or_explain
 
 FORMAT = "hsakd_jax "  # how 'format' begins in a config.json of this package
 

@@ -1,7 +1,6 @@
 """metrics.jsonl: the log of a run, one record per line."""
 
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,8 @@ import msgspec
 from msgspec import Struct
 
 from hsakd_jax.core.console import warn
-from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import NOT_VALID, read_regular, write_text
+from hsakd_jax.runs.writing import write_or_explain
 
 SEAL = b',"crc32":'  # in front of the checksum of a line
 MOST_BYTES = 2**30  # of the file, with some five million records
@@ -115,30 +114,6 @@ class MetricsLog:
                 if i < len(lines) - 1:
                     damaged.append(line + b"\n")
         return records, damaged
-
-
-def write_or_explain(write: Callable[[Path, Any], None], path: Path, content: Any) -> None:
-    """Writes a file of a run.
-
-    Args:
-      write: the function that writes.
-      path: of the file, in the run directory.
-      content: of the file.
-
-    Raises:
-      UserError: the directory is gone, or can't be written.
-    """
-    try:
-        write(path, content)
-    except OSError as error:
-        if not path.parent.is_dir():
-            raise UserError(
-                f"{path.parent} was moved or deleted while it was used: nothing more is written; move it back, then "
-                "run the same command to resume"
-            ) from error
-        raise UserError(
-            f"can't write {path}: {error.strerror}; free some space, then run the same command to resume"
-        ) from error
 
 
 def _append(path: Path, content: bytes) -> None:

@@ -16,7 +16,6 @@ from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.sharding import Devices
 from hsakd_jax.data.augment import augment, normalise
 from hsakd_jax.data.dataset import Dataset
-from hsakd_jax.data.sampling import order
 from hsakd_jax.data.streaming import Photos
 from hsakd_jax.distillation import methods, objectives
 from hsakd_jax.models.layers import Train, is_trainable
@@ -118,7 +117,6 @@ def dry_run(
     """
     batch = config.training.batch
     _check_steps(config, len(train.labels))
-    order(len(train.labels), batch, config.seed, 0)  # refuses a batch larger than the training set
     teacher = None
     if config.teacher and teacher_config:
         where = resolve_path(path, config.teacher.workdir)

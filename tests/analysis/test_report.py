@@ -496,7 +496,7 @@ def test_the_command(digits, run_command, tmp_path):
     assert done.stdout == f"{output}: 1 run, 7 figures, also in {pngs}\n"
     page = output.read_text()
     check(page)
-    assert "Test images that baseline misclassifies" in page
+    assert "Misclassified test images: baseline" in page
     names = {"accuracy", "losses", "schedule", "throughput", "speed", "confusions", "misclassified"}
     assert {p.name for p in pngs.iterdir()} == {f"{name}.png" for name in names}
 

@@ -211,6 +211,15 @@ def test_tfrecord_needs_a_conversion(copy):
         datasets.load("toy", str(copy))
 
 
+def test_a_name_that_resembles_another(tmp_path):
+    for name in ("cifar10", "image_tree", "galaxies"):
+        datasets.check_name(name, str(tmp_path))
+    with pytest.raises(UserError, match=f"no dataset 'cifar10_1' in {tmp_path}: did you mean 'cifar10'?"):
+        datasets.check_name("cifar10_1", str(tmp_path))
+    (tmp_path / "cifar10_1").mkdir()
+    datasets.check_name("cifar10_1", str(tmp_path))
+
+
 def test_tfrecord_of_our_own_may_be_prepared_anew(tmp_path):
     datasets.load("digits", str(tmp_path))
     path = tmp_path / "digits/1.0.0/dataset_info.json"

@@ -287,19 +287,6 @@ def test_a_kill_while_acquiring_leaves_a_directory_that_can_be_acquired(tmp_path
     assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "config.json"]
 
 
-def test_records_are_rewound_to_the_checkpoint(tmp_path):
-    directory = RunDirectory(tmp_path)
-    for step in (1, 2, 3):
-        directory.metrics.append(Record(step=step, epoch=0.5, values={"loss": 1.5}))
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 4, "lo')
-    assert [e.step for e in directory.metrics.read()] == [1, 2, 3]
-    directory.metrics.rewind(2)
-    assert (tmp_path / "metrics.jsonl").read_text() == "".join(
-        f'{{"step":{step},"epoch":0.5,"loss":1.5,"crc32":{crc}}}\n' for step, crc in ((1, 233952060), (2, 1441757716))
-    )
-
-
 def test_the_best_checkpoint_is_the_latest_of_those_with_the_greatest_score(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     for step, score in ((1, 7.0), (2, 7.0), (3, 5.0), (4, None)):
