@@ -108,6 +108,37 @@ RECIPES = {
     # It takes the place of KD. Its authors tune beta by the pair, 2 for resnet56/resnet20 to 8; 20 epochs of warm-up.
     "dkd": _method("DKD", kl=OFF, dkd={"weight": 1.0, "alpha": 1.0, "beta": 8.0, "temperature": 4.0, "warmup": 20}),
     "crd": _method("CRD", crd={"weight": 0.8, "negatives": 16384, "temperature": 0.07}),
+    # Methods since 2022, without plain KD, each with the weights of its authors' code. Where these differ by pair, they
+    # are those of wrn_40_2/wrn_16_2 if published (DKD + LS), else of resnet32x4/resnet8x4 (WKD-F), vgg13/vgg8 (TTM,
+    # WTTM, which its authors add to CRD) or ResNet34/ResNet18 (NKD).
+    "kd_ls": Recipe(
+        "KD + LS",
+        "student",
+        "kd",
+        {"task": {"weight": 0.1}, "kl": {"weight": 9.0, "temperature": 2.0, "standardise": True}},
+        teacher="backbone",
+    ),
+    "dkd_ls": _method(
+        "DKD + LS",
+        kl=OFF,
+        dkd={"weight": 12.0, "alpha": 1.0, "beta": 2.0, "temperature": 2.0, "standardise": True, "warmup": 20},
+    ),
+    "dist": _method("DIST", kl=OFF, dist={"weight": 2.0, "beta": 1.0, "gamma": 1.0, "temperature": 4.0}),
+    "rld": _method(
+        "RLD",
+        kl=OFF,
+        rld={"weight": 1.0, "alpha": 1.0, "beta": 8.0, "temperature": 4.0, "alpha_temperature": 1.0, "warmup": 20},
+    ),
+    "ttm": _method("TTM", kl=OFF, ttm={"weight": 45.0, "gamma": 0.1}),
+    "wttm": _method(
+        "WTTM + CRD",
+        kl=OFF,
+        wttm={"weight": 4.0, "gamma": 0.2},
+        crd={"weight": 0.8, "negatives": 16384, "temperature": 0.07},
+    ),
+    "nkd": _method("NKD", kl=OFF, nkd={"weight": 1.0, "gamma": 3.5, "temperature": 3.0}),
+    "ofa": _method("OFA", kl=OFF, ofa={"weight": 1.0, "gamma": 1.0, "temperature": 1.0}),
+    "wkd_f": _method("WKD-F", kl=OFF, wkd_f={"weight": 0.08, "ratio": 4.0, "grid": 1, "decay": 150}),
     # Its authors train the head for 60 epochs; here it has the schedule of branches on a frozen backbone.
     "sskd_teacher": Recipe(
         "teacher, SSKD's head",

@@ -112,7 +112,12 @@ def objective_config(kind: str, terms: Mapping[str, Mapping[str, Any]]) -> Objec
 def _objective(kind: str, terms: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     def term(given: Mapping[str, Any]) -> dict[str, Any]:
         options = {key: value for key, value in given.items() if key not in WEIGHTING}
-        return {"warmup": 0, "decay": None, **{key: given[key] for key in WEIGHTING if key in given}, "options": options}
+        return {
+            "warmup": 0,
+            "decay": None,
+            **{key: given[key] for key in WEIGHTING if key in given},
+            "options": options,
+        }
 
     return {"kind": kind, "terms": {name: term(given) for name, given in terms.items()}}
 

@@ -437,14 +437,23 @@ def test_every_term_has_a_recipe_with_its_published_weight():
         "fitnet": 100, "at": 1000, "vid": 1, "rkd": 1, "sp": 3000, "cc": 0.02, "pkt": 30000, "dkd": 1, "crd": 0.8,
         "sskd_kl": 2.7, "sskd_ss": 10, "sskd_head": 1,
     }  # fmt: skip
-    found = {name: term["weight"] for r in RECIPES.values() for name, term in r.terms.items() if name in methods.TERMS}
+    weights |= {"dist": 2, "rld": 1, "ttm": 45, "wttm": 4, "nkd": 1, "ofa": 1, "wkd_f": 0.08}
+    found = {
+        name: term["weight"]
+        for recipe, r in RECIPES.items()
+        for name, term in r.terms.items()
+        if name in methods.TERMS and recipe != "dkd_ls"
+    }
     assert found == weights
-    # As in the paper's table beside plain distillation, whose place DKD takes; SSKD weighs its own.
+    assert RECIPES["dkd_ls"].terms["dkd"]["weight"] == 12
+    # As in the paper's table, methods before 2022 are added to plain distillation. SSKD weighs its own.
     plain = {
         name: r.terms["kl"]["weight"] for name, r in RECIPES.items() if r.objective == "methods" and "kl" in r.terms
     }
-    assert plain == {name: {"dkd": 0, "sskd": 0.9}.get(name.partition("_")[0], 1) for name in plain}
-    assert set(methods.TERMS) - set(weights) == {"nkd", "rld", "ttm", "wttm", "dist", "ofa"}  # no recipe uses these
+    without = ("dkd", "dkd_ls", "dist", "rld", "ttm", "wttm", "nkd", "ofa", "wkd_f")
+    special = {**dict.fromkeys(without, 0), **{name: 0.9 for name in plain if name.startswith("sskd")}}
+    assert plain == {name: special.get(name, 1) for name in plain}
+    assert set(weights) == set(methods.TERMS)
 
 
 def test_every_option_of_a_recipe_has_a_type():

@@ -1,22 +1,12 @@
 """Golden cases of methods that compare features, and of those that compare distributions by optimal transport."""
 
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 
 from hsakd_jax.distillation.methods import Methods, common, reused_classifier, review, transport
 from hsakd_jax.models.layers import TORCH, LayerFactory
-from hsakd_jax.models.network import Outputs
 
-
-def nested(arrays, case):
-    """The parameters of a case as a tree: 'conv/kernel' is in 'conv'."""
-    return unflatten_dict({name: arrays[name] for name in case.get("parameters", {})}, sep="/")
-
-
-def outputs(arrays, network):
-    """The outputs of 'student' or 'teacher' that a case has."""
-    maps = [arrays[name] for name in sorted(arrays) if name.startswith(f"{network}_feature")]
-    return Outputs(arrays.get(f"{network}_logits"), (), tuple(maps), arrays.get(f"{network}_embedding"))
+from .methods import nested, outputs
 
 
 def updated(module, params, *given):

@@ -3,21 +3,10 @@
 from unittest import mock
 
 import jax.numpy as jnp
-from flax.traverse_util import unflatten_dict
 
 from hsakd_jax.distillation.methods import Methods, Sample, contrastive, relations, self_supervised
-from hsakd_jax.models.network import Outputs
 
-
-def nested(arrays, case):
-    """The parameters of a case as a tree: 'fc1/kernel' is in 'fc1'."""
-    return unflatten_dict({name: arrays[name] for name in case["parameters"]}, sep="/")
-
-
-def outputs(arrays, network):
-    """What a case has of the outputs of 'student' or 'teacher'."""
-    maps = tuple(arrays[name] for name in (f"{network}_feature",) if name in arrays)
-    return Outputs(arrays.get(f"{network}_logits"), (), maps, arrays.get(f"{network}_embedding"))
+from .methods import nested, outputs
 
 
 def term(name):

@@ -18,6 +18,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
+
+from hsakd_jax.models.network import Outputs
 
 FOLDER = Path(__file__).parent
 Arrays = Mapping[str, Any]
@@ -116,6 +119,17 @@ def table() -> dict[str, Compute]:
     from . import cases_features, cases_logits, cases_relations
 
     return {**cases_logits.CASES, **cases_features.CASES, **cases_relations.CASES}
+
+
+def nested(arrays: Arrays, case: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of a case as a tree: 'conv/kernel' is in 'conv'."""
+    return unflatten_dict({name: arrays[name] for name in case.get("parameters", {})}, sep="/")
+
+
+def outputs(arrays: Arrays, network: str) -> Outputs:
+    """The outputs of 'student' or 'teacher' that a case has."""
+    maps = tuple(arrays[name] for name in sorted(arrays) if name.startswith(f"{network}_feature"))
+    return Outputs(arrays.get(f"{network}_logits"), (), maps, arrays.get(f"{network}_embedding"))
 
 
 def errors(golden: Golden, case: dict[str, Any], compute: Compute) -> dict[str, float]:
