@@ -678,9 +678,7 @@ def test_convert_bad_input_writes_nothing(call_command, tmp_path):
     assert_refused(call_command("convert", *args), "x.safetensors is a damaged safetensors file")
     assert_refused(call_command("convert", *args, "--arch=resnet_20"), "unknown network 'resnet_20'")
     assert_refused(call_command("convert", *args, "--mean=a,b,c"), "--mean and --std are numbers")
-    assert_refused(
-        call_command("convert", *args, "--data=cifra100"), "no dataset 'cifra100'", "mean 'cifar100'? If the"
-    )
+    assert_refused(call_command("convert", *args, "--data=cifra100"), "no dataset 'cifra100'", "mean 'cifar100'? If")
     assert_refused(call_command("convert", f"--output={tmp_path}/run"), "CHECKPOINT is missing")
     assert not (tmp_path / "run").exists()
 

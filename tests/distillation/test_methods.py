@@ -461,5 +461,5 @@ def test_every_option_of_a_recipe_has_a_type():
     for recipe in RECIPES.values():
         for name, options in recipe.terms.items():
             types = methods.option_types(name)
-            assert options.keys() - {"weight", "warmup"} <= types.keys(), name
+            assert options.keys() - {"weight", "warmup", "decay"} <= types.keys(), name
             assert Any not in types.values()

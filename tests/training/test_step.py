@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import reference
 from run_configs import run_config
 
 from hsakd_jax import create
@@ -18,6 +19,7 @@ from hsakd_jax.distillation import objectives
 from hsakd_jax.distillation.methods import Sample
 from hsakd_jax.models import profile
 from hsakd_jax.models.rotations import rotate
+from hsakd_jax.runs.config import Term
 from hsakd_jax.runs.restore import initialise
 from hsakd_jax.training import build, optim
 from hsakd_jax.training.step import NEVER, Batch, TrainStep
@@ -89,6 +91,22 @@ def test_a_weight_may_follow_the_step():
     images, labels = jnp.asarray(g.normal(size=(4, 8, 8, 1)), jnp.float32), jnp.zeros(4, jnp.int32)
     state = jax.jit(step)(step.init(initialise(network, (8, 8, 1), 0)), None, Batch(images, labels))
     assert state.metrics.sums["loss"] == pytest.approx(float(state.metrics.sums["task"]) / 2)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "examples", "warmup", "decay"),
+    [("linear_warmup", "examples_20", 20, None), ("wkd_cosine", "examples_150_of_240", 0, 150)],
+)
+def test_published_schedules_of_a_weight(schedule, examples, warmup, decay):
+    published = reference.read("methods.json")["schedules"][schedule][examples]
+    weight = build.term_weight(Term(weight=2.0, warmup=warmup, decay=decay, options={}), 7, 240)
+    for epoch, factor in published.items():
+        for step in (7 * (int(epoch) - 1), 7 * int(epoch) - 1):  # constant within an epoch
+            assert float(weight(jnp.asarray(step))) == pytest.approx(2 * factor, abs=1e-6)
+
+
+def test_a_weight_without_schedule_is_a_number():
+    assert build.term_weight(Term(weight=2.0, warmup=0, decay=None, options={}), 7, 240) == 2.0
 
 
 class Doubled(nn.Module):
