@@ -12,7 +12,7 @@ from hsakd_jax.analysis.paper import SETTINGS, SLOW_LR
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import expand
 from hsakd_jax.evaluation.accuracies import mean, mean_top1
-from hsakd_jax.experiments.recipes import GIVEN, RECIPES, SLOW
+from hsakd_jax.experiments.recipes import GIVEN, RECIPES, SLOW, published_terms
 from hsakd_jax.runs.compare import MAY_DIFFER, differences, flatten
 from hsakd_jax.runs.config import AnyConfig, RunConfig
 from hsakd_jax.runs.directory import RunDirectory, is_run, resolve_path
@@ -226,7 +226,7 @@ def _describe(path: Path, config: AnyConfig) -> _Description:
     settings = {key: value for key, value in everything.items() if key not in IGNORED}
     if not isinstance(config, RunConfig):
         return _Description(settings, None, ())
-    reference = _reference(config)
+    reference = _reference(config, _teacher(path, config))
     differing = None if reference is None else differences({key: settings.get(key) for key in reference}, reference)
     seeds = (config.seed,)
     others = {"teacher": config.teacher and config.teacher.workdir, "init": config.training.init}
@@ -268,8 +268,13 @@ def _prefixed(role: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{role}.{key}": value for key, value in values.items()}
 
 
-def _reference(config: RunConfig) -> dict[str, Any] | None:
-    """The paper's settings for a run, by flat key; None where the paper has none for such runs."""
+def _reference(config: RunConfig, teacher: str | None) -> dict[str, Any] | None:
+    """The paper's settings for a run, by flat key; None where the paper has none for such runs.
+
+    Args:
+      config: of the run.
+      teacher: the network of its teacher; None without one.
+    """
     recipe, arch, dataset = RECIPES.get(config.recipe), config.network.arch, _dataset(config)
     if recipe is None:
         return None
@@ -281,7 +286,7 @@ def _reference(config: RunConfig) -> dict[str, Any] | None:
         "data.fraction": recipe.fraction,
         "training.trainable": recipe.trainable or None,
     }
-    for term, options in recipe.terms.items():
+    for term, options in published_terms(config.recipe, dataset, teacher or "", arch).items():
         reference |= {f"objective.{term}.{key}": value for key, value in options.items()}
     if dataset == "cifar100" and arch.startswith(SLOW) and schedule == "full":
         reference["training.lr"] = SLOW_LR

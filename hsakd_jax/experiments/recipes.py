@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from hsakd_jax.core.errors import did_you_mean, unknown
 from hsakd_jax.data.statistics import NORMALISATION
+from hsakd_jax.experiments import published
 
 
 class Recipe(NamedTuple):
@@ -105,12 +106,12 @@ RECIPES = {
     "sp": _method("SP", sp={"weight": 3000.0}),
     "cc": _method("CC", cc={"weight": 0.02}),
     "pkt": _method("PKT", pkt={"weight": 30000.0}),
-    # It takes the place of KD. Its authors tune beta by the pair, 2 for resnet56/resnet20 to 8; 20 epochs of warm-up.
+    # It takes the place of KD. `published.SETTINGS` has beta by pair.
     "dkd": _method("DKD", kl=OFF, dkd={"weight": 1.0, "alpha": 1.0, "beta": 8.0, "temperature": 4.0, "warmup": 20}),
     "crd": _method("CRD", crd={"weight": 0.8, "negatives": 16384, "temperature": 0.07}),
-    # Methods since 2022, without plain KD, each with the weights of its authors' code. Where these differ by pair, they
-    # are those of wrn_40_2/wrn_16_2 if published (DKD + LS), else of resnet32x4/resnet8x4 (WKD-F), vgg13/vgg8 (TTM,
-    # WTTM, which its authors add to CRD) or ResNet34/ResNet18 (NKD).
+    # Methods since 2022, without plain KD, each with the weights of its authors' code. `published.SETTINGS` has those
+    # by pair; for others they are those of resnet32x4/resnet8x4 (WKD-F), vgg13/vgg8 (TTM, and WTTM, which its authors
+    # add to CRD) and ResNet34/ResNet18 (NKD).
     "kd_ls": Recipe(
         "KD + LS",
         "student",
@@ -269,13 +270,31 @@ def make(
         "teacher": {**started, **taught, **teacher},
         "student": {**student, **started},
         "frozen": {**frozen, **started},
-        # Copies: a ConfigDict would keep what recipes share shared.
-        "objective": {run: copy.deepcopy(kind.terms) for run, kind in RECIPES.items()},
     }
     if name.endswith("_tiny"):
         _make_tiny(config)
     _name_networks(config, base, networks)
+    on = (config["data"].get("name", ""), config["teacher"]["arch"], config["student"]["arch"])
+    config["objective"] = {run: published_terms(run, *on) for run in RECIPES}
+    if name.endswith("_tiny"):
+        _make_tiny_objective(config["objective"])
     return ConfigDict(config)
+
+
+def published_terms(recipe: str, dataset: str, teacher: str, student: str) -> dict[str, dict[str, Any]]:
+    """The terms of a recipe, with the values that are published for a dataset and a pair of networks.
+
+    Args:
+      recipe: a key of `RECIPES`.
+      dataset: `data.name` of the config.
+      teacher: the network of the teacher.
+      student: the network of the student.
+    """
+    terms = copy.deepcopy(RECIPES[recipe].terms)  # a ConfigDict would keep what recipes share shared
+    for key, value in published.values(recipe, dataset, teacher, student).items():
+        term, option = key.split(".")
+        terms[term][option] = value
+    return terms
 
 
 def parents(recipe: str) -> tuple[str, ...]:
@@ -311,6 +330,9 @@ def _make_tiny(config: dict[str, Any]) -> None:
     for section, arch in (("teacher", "resnet8_half"), ("student", "resnet8_quarter"), ("frozen", "")):
         schedule = {"epochs": 2, "batch": 16, "milestones": (1,), "warmup": 0}
         config[section].update({**schedule, "arch": arch} if arch else schedule)
-    for terms in config["objective"].values():
-        terms.update({name: {**terms[name], "negatives": 32} for name in terms if "negatives" in terms[name]})
     config.update({"eval_every": 1, "log_every": 5})
+
+
+def _make_tiny_objective(objective: dict[str, dict[str, Any]]) -> None:
+    for terms in objective.values():
+        terms.update({name: {**terms[name], "negatives": 32} for name in terms if "negatives" in terms[name]})

@@ -82,7 +82,7 @@ def check(config: dict[str, Any], sections: Mapping[str, dict[str, Any]], comman
     """
     _check_data(config["data"])
     tracking.check(config["tracking"])
-    _refuse_unused(config, list(sections))
+    _refuse_unused_peers(config, list(sections))
     for path in overridden(command):
         _refuse_without_effect(config, list(sections), path)
     for name, section in sections.items():
@@ -132,6 +132,10 @@ def _check_batch(config: dict[str, Any], name: str, section: dict[str, Any]) -> 
 def _refuse_without_effect(config: dict[str, Any], names: Sequence[str], path: str) -> None:
     """Refuses a key of the command line that changes nothing in these recipes."""
     section, _, key = path.partition(".")
+    if section == "objective" and (name := key.partition(".")[0]) not in names:
+        raise UserError(
+            f"{path} is changed, but {name} is not to run: change objective.{names[-1]}, or name the recipe {name}"
+        )
     if section not in ("teacher", "student", "frozen"):
         return
     if not any(_uses(RECIPES[name], section, key) for name in names):
@@ -156,16 +160,7 @@ def _uses(recipe: Recipe, section: str, key: str) -> bool:
     return (recipe.schedule or recipe.network) == section
 
 
-def _refuse_unused(config: dict[str, Any], names: Sequence[str]) -> None:
-    """Refuses settings of recipes that do not run: they were changed by mistake."""
-    for name, terms in config["objective"].items():
-        for term, options in terms.items() if name not in names else ():
-            # The tiny form has fewer negatives.
-            changed = [k for k, v in options.items() if v != RECIPES[name].terms[term][k] and k != "negatives"]
-            if changed:
-                raise UserError(
-                    f"objective.{name}.{term}.{changed[0]} is changed, but {name} is not to run: change "
-                    f"objective.{names[-1]}, or name the recipe {name}"
-                )
+def _refuse_unused_peers(config: dict[str, Any], names: Sequence[str]) -> None:
+    """Refuses peers where no recipe trains several networks."""
     if any(config["peers"]) and not any(RECIPES[name].objective == "mutual" for name in names):
         raise UserError(f"peers are named, but no recipe of {', '.join(names)} trains several: name mutual")

@@ -3,7 +3,6 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.nn.initializers import lecun_uniform
 
 from hsakd_jax.distillation.methods.common import StagePairs, cells
@@ -48,7 +47,7 @@ def resize_nearest(x: Array, height: int, width: int) -> Array:
         return x
     # Matrices of zeros and ones, since the gradient of indexing adds in no fixed order.
     rows, columns = (
-        jax.nn.one_hot(np.arange(size) * n // size, n, dtype=x.dtype)
+        jax.nn.one_hot(jnp.arange(size) * n // size, n, dtype=x.dtype)
         for n, size in zip(x.shape[1:3], (height, width), strict=True)
     )
     return jnp.einsum("ih,jw,bhwc->bijc", rows, columns, x, precision="highest")
