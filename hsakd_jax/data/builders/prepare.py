@@ -57,10 +57,12 @@ def prepare(
                     download_config=tfds.download.DownloadConfig(try_download_gcs=False),
                 )
     except (OSError, RuntimeError) as error:  # array_record raises RuntimeError where it can't write
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        # TFDS puts an example's own error on the last line.
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = getattr(error, "strerror", None) or " ".join(dict.fromkeys([*lines[:1], *lines[-1:]]))[:300]
         raise UserError(
-            f"{builder_class.name} can't be prepared in {folder} ({reason}): "
-            "free some space or name another data_dir (TFDS_DATA_DIR for an image folder)"
+            f"{builder_class.name} can't be prepared in {folder} ({reason}): fix its files if they are the cause, or "
+            "free some space, or set another data_dir (TFDS_DATA_DIR for an image folder)"
         ) from error
     return path
 
