@@ -259,6 +259,8 @@ def command_line(scene: Scene, draw: random.Random, folder: Path) -> str:
     done = runs.command("main", *line, timeout=300)
     what = f"--config.{name}={value[:40]}"
     if done.is_refusal and not done.has_traceback:
+        if "is not finite" in done.err:  # a rate or decay of 1e30 is a number, and its run ends at once
+            return "diverged"
         if (folder / "run").exists():
             raise Fault(f"{what}: refused, but {folder}/run was made")
         return "refused"
