@@ -12,6 +12,7 @@ from hsakd_jax.analysis.paper import SETTINGS, SLOW_LR
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import expand
 from hsakd_jax.evaluation.accuracies import mean, mean_top1
+from hsakd_jax.experiments import published
 from hsakd_jax.experiments.recipes import GIVEN, RECIPES, SLOW, published_terms
 from hsakd_jax.runs.compare import MAY_DIFFER, differences, flatten
 from hsakd_jax.runs.config import AnyConfig, RunConfig
@@ -172,7 +173,7 @@ def _run(path: Path, config: RunConfig, results: Results) -> Run:
     for accuracies in (results.last, results.best):
         if not {"epoch", "top1"} <= {name.rpartition("/")[2] for name in accuracies}:
             raise UserError(f"{path}/results.json has no top-1 accuracy or no epoch: leave the run out, or repeat it")
-    found = _describe(path, config)
+    found = _describe(path, config, results.teacher)
     if found.settings.get("teacher") == NOT_FOUND and results.teacher:
         found.settings["teacher.recipe"] = same(results.teacher.recipe)
     method, teacher = config.recipe, _teacher(path, config, results.teacher)
@@ -219,14 +220,14 @@ class _Description(NamedTuple):
     seeds: tuple[int, ...]
 
 
-def _describe(path: Path, config: AnyConfig) -> _Description:
-    """Describes a run together with its teacher and the run that it starts from."""
+def _describe(path: Path, config: AnyConfig, stored: TaughtBy | None = None) -> _Description:
+    """Describes a run together with its teacher, which its results store, and the run that it starts from."""
     names = hashlib.sha256(json.dumps(config.classes).encode()).hexdigest()[:8]
     everything = {**flatten(config), "recipe": same(config.recipe), "classes": names}
     settings = {key: value for key, value in everything.items() if key not in IGNORED}
     if not isinstance(config, RunConfig):
         return _Description(settings, None, ())
-    reference = _reference(config, _teacher(path, config))
+    reference = _reference(config, _teacher(path, config, stored))
     differing = None if reference is None else differences({key: settings.get(key) for key in reference}, reference)
     seeds = (config.seed,)
     others = {"teacher": config.teacher and config.teacher.workdir, "init": config.training.init}
@@ -273,7 +274,7 @@ def _reference(config: RunConfig, teacher: str | None) -> dict[str, Any] | None:
 
     Args:
       config: of the run.
-      teacher: the network of its teacher; None without one.
+      teacher: the network of its teacher; None without one, `UNKNOWN` leaves out what is published by pair.
     """
     recipe, arch, dataset = RECIPES.get(config.recipe), config.network.arch, _dataset(config)
     if recipe is None:
@@ -286,8 +287,10 @@ def _reference(config: RunConfig, teacher: str | None) -> dict[str, Any] | None:
         "data.fraction": recipe.fraction,
         "training.trainable": recipe.trainable or None,
     }
+    by_pair = {key for setting in published.SETTINGS if setting.recipe == config.recipe for key in setting.values}
     for term, options in published_terms(config.recipe, dataset, teacher or "", arch).items():
-        reference |= {f"objective.{term}.{key}": value for key, value in options.items()}
+        known = (key for key in options if teacher != UNKNOWN or f"{term}.{key}" not in by_pair)
+        reference |= {f"objective.{term}.{key}": options[key] for key in known}
     if dataset == "cifar100" and arch.startswith(SLOW) and schedule == "full":
         reference["training.lr"] = SLOW_LR
     if recipe.objective == "mutual":

@@ -152,6 +152,15 @@ def test_the_settings_of_the_configs_are_the_papers(config, words, tmp_path):
     assert run.departures.agreement is not Agreement.UNPUBLISHED
 
 
+def test_settings_that_are_published_by_pair(tmp_path):
+    make(tmp_path / "backbone", "backbone/resnet56", 73.0)
+    make(tmp_path / "two", "dkd/resnet56/resnet20", 71.0)
+    make(tmp_path / "eight", "dkd/resnet56/resnet20", 71.0, objective__terms__dkd__options__beta=8.0)
+    runs, _ = run_index.find([tmp_path])
+    found = {run.path.name: run.departures.settings for run in runs}
+    assert (found["two"], found["eight"]) == ({}, {"objective.dkd.beta": (8.0, 2.0)})
+
+
 def test_seeds_of_equal_settings_are_averaged(tmp_path, run_tables):
     pair(tmp_path)
     # Where the data lay, and a smaller memory, are no settings.
