@@ -143,6 +143,9 @@ def _load_config(values: flags.FlagValues, argv: list[str]) -> Any:
 
 def _explain(error: Exception) -> str:
     text = " ".join(str(error).split()).removeprefix("flag ")
+    setting, found, _ = text.partition(": Error while parsing string:")
+    if found:
+        return f"{setting}: set values in brackets, such as (1, 2)"
     for reason, remedy in REMEDIES.items():
         setting, found, _ = text.partition(f": {reason}")
         if found:

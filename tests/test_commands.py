@@ -126,10 +126,11 @@ def test_restore(pipeline):
 
 @pytest.mark.parametrize("recipe", ["kd", "student", "mutual"])
 def test_tiny_recipes(recipe, pipeline, run_command, call_command, tmp_path):
+    """In a workdir that is a path through the folder above."""
     args = [f"--config.teacher.workdir={pipeline}/teacher"] if recipe in ("kd", "student") else []
     other = ["--config.teacher.inference_dtype=bfloat16", "--config.data.mean=(0.9,)", "--config.data.std=(0.1,)"]
     args += {"kd": other, "mutual": ["--config.student.remat=True"]}.get(recipe, [])
-    done = run_command("main", f"{CONFIG}:{recipe}_tiny", f"--workdir={tmp_path / 'run'}", *args)
+    done = run_command("main", f"{CONFIG}:{recipe}_tiny", f"--workdir={tmp_path}/../{tmp_path.name}/run", *args)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["recipe"] == recipe
@@ -290,7 +291,7 @@ def test_validation_images_choose_the_best_epoch(run_command, tmp_path):
         "--config.student.accumulate=2", "--config.student.milestones=(1,2,3)",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    warned = done.stdout.index(f"{tmp_path}/kd: student.milestones has 2, 3, and the run ends at epoch 2: set less")
+    warned = done.stdout.index(f"{tmp_path}/kd: student.milestones has 2, 3, and the run ends at epoch 2: set")
     assert warned < done.stdout.index("epoch ")  # before its teacher is trained
     results = json.loads((tmp_path / "kd" / "results.json").read_text())
     assert results["selected_by"] == "top-1 on validation"
@@ -326,7 +327,7 @@ BAD = {
     "batch and devices": (["--config.student.batch=12"], ["student.batch is 12", "8 devices"]),
     "batch and dataset": (
         ["--config.student.batch=800"],
-        ["student.batch is 800, more than the 179 training images of baseline at data.fraction=0.2: set less"],
+        ["800, more than the 179 training images of baseline: set --config.student.batch to at most 179, or"],
     ),
     "no epochs": (["--config.student.epochs=0"], ["student.epochs is 0"]),
     "momentum": (["--config.student.momentum=1"], ["student.momentum is 1.0: set a number from 0 to below 1"]),
@@ -486,7 +487,7 @@ BAD = {
     ),
     "section of no trained network": (
         [f"{CONFIG}:baseline_tiny", "--config.teacher.lr=0.1"],
-        ["teacher.lr has no effect, since baseline can't use it: leave it out"],
+        ["teacher.lr has no effect, since no recipe of baseline uses it: leave it out"],
     ),
     "epochs of a teacher that is not trained": (
         [f"{CONFIG}:kd_tiny", "--config.teacher.workdir=elsewhere", "--config.teacher.epochs=1"],
@@ -494,20 +495,26 @@ BAD = {
     ),
     "teacher of a recipe without one": (
         [f"{CONFIG}:teacher_tiny", "--config.teacher.workdir=elsewhere"],
-        ["teacher.workdir has no effect, since teacher can't use it"],
+        ["teacher.workdir has no effect, since no recipe of teacher uses it"],
     ),
     "schedule of a backbone that is kept": (
         [f"{CONFIG}:teacher_frozen_tiny", "--config.frozen.init=elsewhere", "--config.teacher.epochs=3"],
-        ["teacher.epochs has no effect, since teacher_frozen can't use it"],
+        ["teacher.epochs has no effect, since no recipe of teacher_frozen uses it"],
     ),
     "arch of a probe": (
         [f"{CONFIG}:probe_tiny", "--config.student.arch=resnet20"],
-        ["student.arch has no effect, since probe can't use it"],
+        ["student.arch has no effect, since no recipe of probe uses it"],
     ),
     "teachers of a given teacher": (
         ["--config.runs=('teacher', 'backbone')", "--config.teacher.workdir=elsewhere"],
         ["runs has teachers only, and teacher.workdir sets a trained one: leave one of the two out"],
     ),
+    "recipes without brackets": (
+        ["--config.runs=kd,baseline"],
+        ["runs is 'kd,baseline': set several recipes in brackets, --config.runs=\"('kd', 'baseline')\""],
+    ),
+    "open bracket": (["--config.student.milestones=(1, 2"], ["--config.student.milestones=(1, 2: set values in brack"]),
+    "folder as config": (["--config=configs"], ["the config file configs can't be loaded (it is a folder): set one"]),
     "like no key": (["--config.student.foobar=2"], ["'student.foobar': there are accumulate, arch, "]),
     "key of a value": (["--config.seed.x=2"], ["unknown config key 'seed.x': seed is a value, not a section"]),
     "yes or no": (["--config.student.remat=maybe"], ["--config.student.remat=maybe"]),

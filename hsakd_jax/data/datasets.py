@@ -134,6 +134,8 @@ def load_source(source: Source, **options: Any) -> Splits:
     """
     if source.name is None:
         raise UserError("the run does not name its data: convert the checkpoint again with --data=NAME")
+    if source.name in ("image_folder", IMAGE_TREE) and source.dir:
+        image_tree.check_classes(source.dir)
     return load(
         source.name,
         source.dir or "",
@@ -190,6 +192,11 @@ def _find(name: str, data_dir: str, image_size: int, max_pixels: int) -> Any:
         raise UserError(f"image_size is for image_folder, {name} comes in one size: leave it 0")
     if name in BUILDERS:
         kind, folder, tree = _builder(name, data_dir, image_size, max_pixels)
+        if not tree and data_dir and not is_prepared(place(kind, folder)) and image_tree.contains_images(folder):
+            raise UserError(
+                f"{folder} is a tree of images, to which nothing is written: set --config.data.name=image_folder to "
+                f"use them, or another data.dir for {name}"
+            )
         for line in tree.notes if tree else ():
             note(line)
         builder = open_builder(path := prepare(kind, folder, tree))

@@ -81,6 +81,29 @@ def find_images(folder: str | Path) -> Scan:
     return Scan(sorted(files, key=os.fsencode), left_out)
 
 
+def check_classes(directory: str | Path) -> None:
+    """Refuses a tree with a single class, such as the folder above a tree.
+
+    Raises:
+      UserError: the line has the folder that may be meant.
+    """
+    tree = ImageTree(directory)
+    if len(tree.class_names) == 1:
+        only = tree.folder("train") / tree.class_names[0]
+        inside = [entry.name for entry in _listing(only) if _is_folder(entry)]
+        hint = f"did you mean {only}?" if len(inside) > 1 else "add one for each other class"
+        raise UserError(f"{only.parent} has one class folder, {only.name}: {hint}")
+
+
+def contains_images(root: Path) -> bool:
+    """Whether a folder has folders with images in them, as a tree of images has; hidden ones do not count."""
+    if not os.path.isdir(root):
+        return False
+    inside = [entry for entry in _listing(root) if _is_folder(entry) and entry.name != "downloads"]
+    inside += [below for entry in inside for below in _listing(Path(entry.path)) if _is_folder(below)]
+    return any(_reason(file) is None for entry in inside for file in _listing(Path(entry.path)) if not _is_folder(file))
+
+
 def summary(left_out: LeftOut) -> str:
     """What a scan left out, as '3 files left out: 2 not images (a.txt, b.txt), 1 dangling link (c.jpg)', or ''."""
     if not left_out:

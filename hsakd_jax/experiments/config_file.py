@@ -36,7 +36,8 @@ def load(name: str) -> ConfigDict:
     installed = Path(__file__).parents[1] / file
     path = installed if file.startswith("configs/") and not expand(file).exists() else expand(file)
     if not path.is_file():
-        raise UserError(f"the config file {file} can't be loaded (no such file): name one of configs/")
+        reason = "it is a folder" if path.is_dir() else "no such file"
+        raise UserError(f"the config file {file} can't be loaded ({reason}): set one, such as configs/cifar100.py")
     try:
         get_config = runpy.run_path(str(path)).get("get_config")
         config = get_config and (get_config(recipe) if colon else get_config())

@@ -106,9 +106,10 @@ def _check_run(
     section = RECIPES[name].schedule or RECIPES[name].network
     if training.batch > images:
         fraction = config.data.fraction / RECIPES[name].fraction
-        few = f" at data.fraction={fraction:g}" if fraction < 1 else ""
+        more = f", or --config.data.fraction above {fraction:g}" if fraction < 1 else ""
         raise UserError(
-            f"{section}.batch is {training.batch}, more than the {images} training images of {name}{few}: set less"
+            f"{section}.batch is {training.batch}, more than the {images} training images of {name}: set "
+            f"--config.{section}.batch to at most {images}{more}"
         )
     try:
         if training.init:
@@ -124,7 +125,7 @@ def _check_run(
         if epochs:
             console.line(
                 f"warning: {directory.path}: {section}.{key} has {', '.join(map(str, epochs))}, and the run ends at "
-                f"epoch {training.epochs}: set less"
+                f"epoch {training.epochs}: set --config.{section}.{key} to less"
             )
     return program
 

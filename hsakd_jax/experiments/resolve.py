@@ -140,6 +140,9 @@ def recipes_of(config: dict[str, Any]) -> list[str]:
     """
     for name in (*config["runs"], *filter(None, [config["teacher"]["run"]])):
         if name not in RECIPES:
+            if "," in name:
+                listed = ", ".join(repr(one.strip()) for one in name.split(","))
+                raise UserError(f'runs is {name!r}: set several recipes in brackets, --config.runs="({listed})"')
             # The tiny forms are those of a command's recipe only.
             similar = did_you_mean(name, [*RECIPES, *(f"{known}_tiny" for known in RECIPES)]).replace("_tiny'", "'")
             raise UserError(f"unknown recipe {name!r}: {similar}" if similar else unknown("recipe", name, RECIPES))

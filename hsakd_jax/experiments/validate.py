@@ -140,7 +140,9 @@ def _refuse_without_effect(config: dict[str, Any], names: Sequence[str], path: s
         return
     if not any(_uses(RECIPES[name], section, key) for name in names):
         given = section == "teacher" and key not in _TAUGHT and config["teacher"]["workdir"]
-        reason = "the teacher of teacher.workdir is not trained" if given else f"{' and '.join(names)} can't use it"
+        reason = (
+            "the teacher of teacher.workdir is not trained" if given else f"no recipe of {', '.join(names)} uses it"
+        )
         raise UserError(f"{path} has no effect, since {reason}: leave it out")
     schedule = config[section].get("schedule")
     # No milestones are what another schedule has.

@@ -62,6 +62,11 @@ def convert(
     data = data or (_usual_data(found.num_classes, big) if found.channels == 3 else "")
     _check_classes(data, found.num_classes)
     normal = _normalisation(data, big, mean, std)
+    if len(normal["mean"]) not in (1, found.channels):
+        raise UserError(
+            f"{checkpoint} takes images of {found.channels} channels: set --data, such as --data=digits of 1, or "
+            f"--mean and --std with {found.channels} numbers"
+        )
     side = image_size or (224 if big else 8 if data == "digits" else 32)
     try:
         sizes = profile.sizes(found.network(), (side, side, found.channels))

@@ -136,7 +136,7 @@ def checksums(path: Path) -> dict[str, int]:
 def _crc32_inside(folder: Path, name: str) -> int | None:
     """CRC-32 of a regular file in a folder; None for a link, or a name that leads out of the folder."""
     path = folder / name
-    inside = ".." not in path.parts and not os.path.isabs(name)
+    inside = ".." not in Path(name).parts and not os.path.isabs(name)
     return _crc32(path) if inside and path.is_file() and not path.is_symlink() else None
 
 

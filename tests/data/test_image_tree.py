@@ -208,3 +208,25 @@ def test_too_large_an_image_is_left_out_of_the_copy(tree, tmp_path, monkeypatch,
     streamed = datasets.load("image_tree", str(tree), max_pixels=9999).train
     with pytest.raises(UserError, match=r"cat/large.png has more than 9,999 pixels: .*--config.data.max_pixels=PIXELS"):
         centre_crops(streamed, np.arange(7), 8, 8)
+
+
+def test_the_folder_above_a_tree(tmp_path):
+    write_photographs(tmp_path, {"photos": 1}, ("red", "green"), "png")
+    with pytest.raises(UserError, match=f"{tmp_path} has one class folder, photos: did you mean {tmp_path}/photos?"):
+        image_tree.check_classes(tmp_path)
+    image_tree.check_classes(tmp_path / "photos")
+    write_photographs(tmp_path / "one", {"train": 1}, ("red",), "png")
+    with pytest.raises(UserError, match="train has one class folder, red: add one for each other class"):
+        image_tree.check_classes(tmp_path / "one")
+
+
+def test_nothing_is_prepared_in_a_tree(tmp_path):
+    write_photographs(tmp_path, {"photos": 1}, ("red", "green"), "png")
+    before = sorted(tmp_path.rglob("*"))
+    for folder in (tmp_path, tmp_path / "photos"):
+        with pytest.raises(
+            UserError, match="is a tree of images, to which nothing is written: set --config.data.name="
+        ):
+            datasets.load("digits", str(folder))
+    assert sorted(tmp_path.rglob("*")) == before
+    assert not image_tree.contains_images(tmp_path / "absent")

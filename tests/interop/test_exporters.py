@@ -151,7 +151,7 @@ def test_a_run_without_branches_has_none_to_export(tmp_path):
         tmp_path / "x",
     )
     with pytest.raises(
-        UserError, match=r"\(--data, --mean, --std, --image_size\): data.mean is .*, and the images have 1 channels"
+        UserError, match="takes images of 1 channels: set --data, such as --data=digits of 1, or --mean"
     ):
         convert(tmp_path / "x", tmp_path / "run", Console())
     assert not (tmp_path / "run").exists()

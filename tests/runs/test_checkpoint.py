@@ -40,6 +40,19 @@ def test_the_two_latest_and_the_best_are_kept_across_processes(tmp_path):
     assert same(Checkpoints(tmp_path / "checkpoints", write=False).restore(1), STATE)
 
 
+def test_a_path_through_the_folder_above(tmp_path):
+    for name in ("other", "run"):
+        (tmp_path / name).mkdir()
+    folder = tmp_path / "other" / ".." / "run" / "checkpoints"
+    for step in (1, 2):
+        checkpoints = Checkpoints(folder)
+        assert not checkpoints.damaged
+        checkpoints.save(step, {**STATE, "step": np.int32(step)}, 1.0)
+        checkpoints.close()
+    assert Checkpoints(folder, write=False).steps() == [1, 2]
+    assert manifest.read_whole(folder, 2)
+
+
 @pytest.mark.parametrize("saved_on", [1, 8])
 def test_saved_on_some_devices_restored_on_others(saved_on, tmp_path):
     few, many = Devices(jax.devices()[:1]), Devices()
