@@ -172,7 +172,7 @@ class Dataset:
         note += "; of several networks, the first one's." if any(r.config.network.peers for r in self._runs) else "."
         pairs = [pair for one in self.groups for pair in one.pairs]
         if pairs:
-            note += f" Gain: over the baseline ({title_of('baseline')}), the same network without a teacher."
+            note += " Gain: over the baseline, the same network without a teacher."
         if any(len(one.runs) > 1 for one in self.groups):
             note += " Several seeds: mean (standard deviation)"
             within = pairs and all(run.seeds[0] == baseline.seeds[0] for run, baseline in pairs)
