@@ -284,8 +284,8 @@ def test_crd():
             right = np.log(scores[:, 0] / (scores[:, 0] + noise + 1e-7))
             expected -= (right.sum() + np.log(noise / (scores[:, 1:] + noise + 1e-7)).sum()) / B
         for side, bank in banks.items():
-            bank[index] = unit(0.5 * bank[index] + 0.5 * anchors[side])
-        found, _, kept = value("crd", s, t, variables, sample, negatives=count)
+            bank[index] = unit(0.2 * bank[index] + 0.8 * anchors[side])
+        found, _, kept = value("crd", s, t, variables, sample, negatives=count, momentum=0.2)
         np.testing.assert_allclose(found, expected, rtol=1e-5)
         memory = kept["batch_stats"]["crd"]
         for side in banks:

@@ -150,6 +150,21 @@ def test_a_teacher_with_its_classes_in_another_order_is_reordered(trained, netwo
         assert_close(new.reshape(-1, 3, 4), old.reshape(-1, 3, 4)[:, order])
 
 
+@pytest.mark.parametrize("checkpoint", ["last", "best"])
+def test_a_teacher_is_the_checkpoint_that_is_set(checkpoint, variables, tmp_path):
+    directory = RunDirectory(tmp_path / "teacher")
+    directory.acquire(teacher_config())
+    checkpoints = Checkpoints(directory.checkpoints)
+    for step, score in ((1, 2.0), (2, 1.0)):
+        checkpoints.save(step, jax.tree.map(lambda x, step=step: x + step, variables), score)
+    checkpoints.close()
+    settings = structs.replace(STUDENT.teacher, checkpoint=checkpoint)
+    found = jax.tree.leaves(teachers.load(STUDENT, settings, directory).variables["batch_stats"])
+    expected = jax.tree.leaves(variables["batch_stats"])
+    for a, b in zip(found, expected, strict=True):
+        assert_close(a, b + {"best": 1, "last": 2}[checkpoint])
+
+
 def test_classes_without_names_are_taken_in_their_order(trained):
     directory = trained(())
     taught = teachers.load(STUDENT, STUDENT.teacher, directory)
