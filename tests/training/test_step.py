@@ -15,6 +15,7 @@ from run_configs import run_config
 from hsakd_jax import create
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.sharding import Devices
+from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.distillation import objectives
 from hsakd_jax.distillation.methods import Sample
 from hsakd_jax.models import profile
@@ -107,6 +108,25 @@ def test_published_schedules_of_a_weight(schedule, examples, warmup, decay):
 
 def test_a_weight_without_schedule_is_a_number():
     assert build.term_weight(Term(weight=2.0, warmup=0, decay=None, options={}), 7, 240) == 2.0
+
+
+def test_each_step_has_augmentations_of_its_own(monkeypatch):
+    """At learning rate 0, steps differ in the augmentation of their images only."""
+    config = run_config("baseline", shape=(8, 8, 1), student__arch="resnet8_quarter", student__lr=0.0)
+    network, devices = create("resnet8_quarter", 2, branches=False), Devices()
+    train = Dataset(np.full((8, 8, 8, 1), 100, np.uint8), np.zeros(8, np.int32))
+    monkeypatch.setattr(
+        build, "augment", lambda key, images, **crop: images.astype(jnp.float32) * jax.random.uniform(key)
+    )
+    program = build.make_program(config, network, None, train, devices)
+    state = devices.replicate(program.init(initialise(network, (8, 8, 1), 0)))
+    rows, losses = devices.shard((train.images, train.labels, np.arange(8, dtype=np.int32))), [0.0]
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as in a command
+        for _ in range(3):
+            state = program.step(state, None, *rows)
+            losses.append(float(state.metrics.sums["loss"]))
+    first, *others = np.diff(losses)
+    assert all(abs(other - first) > 1e-4 for other in others), losses
 
 
 class Doubled(nn.Module):
