@@ -6,7 +6,7 @@ import os
 import msgspec
 import numpy as np
 import pytest
-from PIL import Image, TiffImagePlugin
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 from run_configs import run_config
 
 from hsakd_jax.core.errors import UserError
@@ -153,3 +153,18 @@ def test_an_image_above_the_limit(monkeypatch, limit, fits):
         return
     with pytest.raises(image_files.TooLargeError, match=rf"has more than {limit or 220} pixels: .*max_pixels=PIXELS"):
         fit(content, 2, 2, limit)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_turned_once(kind, orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    pixels = np.zeros((16, 32, 3), np.uint8)
+    pixels[:8, :8] = 255  # the corner that says how the image was turned
+    content = encoded(Image.fromarray(pixels), kind, exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB")
+    assert image_files.size_of(content) == upright.size == ((32, 16) if orientation < 5 else (16, 32))
+    found = decode(open_image(content))
+    assert found.size == upright.size
+    assert abs(np.asarray(found, int) - np.asarray(upright, int)).max() < 8
