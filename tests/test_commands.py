@@ -25,6 +25,7 @@ from hsakd_jax import __main__, cli
 from hsakd_jax.core import files
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.data import datasets
+from hsakd_jax.experiments import pipeline as experiments_pipeline
 from hsakd_jax.experiments.recipes import GIVEN, RECIPES
 from hsakd_jax.models import profile
 from hsakd_jax.runs import restore
@@ -185,6 +186,15 @@ def test_recipes_with_what_they_need(run_command, tmp_path):
     _, probed = hsakd_jax.restore(tmp_path / "probe")
     jax.tree.map(np.testing.assert_array_equal, variables["params"]["stage3"], probed["params"]["stage3"])
     jax.tree.map(np.testing.assert_array_equal, variables["batch_stats"], probed["batch_stats"])
+
+
+def test_a_few_shot_run_has_the_images_of_its_seed(call_command, tmp_path, monkeypatch):
+    def few_shot(splits, fraction, seed):
+        raise UserError(f"a fraction of {fraction} by seed {seed}")
+
+    monkeypatch.setattr(experiments_pipeline, "few_shot", few_shot)
+    args = [f"{CONFIG}:kd_25_tiny", f"--workdir={tmp_path}/run", "--config.teacher.workdir=x", "--config.seed=3"]
+    assert_refused(call_command("main", *args), "a fraction of 0.25 by seed 3")
 
 
 def test_the_log_names_every_term():

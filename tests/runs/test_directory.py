@@ -11,6 +11,7 @@ from run_configs import run_config
 from test_checkpoint import STATE, flip
 
 from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.files import write_json
 from hsakd_jax.runs import directory as module
 from hsakd_jax.runs import manifest, restore
 from hsakd_jax.runs.checkpoint import Checkpoints
@@ -255,3 +256,19 @@ def test_a_checkpoint_that_is_deleted_while_it_is_read(which, tmp_path, monkeypa
     monkeypatch.setattr(Checkpoints, "restore", never)
     with pytest.raises(UserError, match="deletes its checkpoints before they are read: wait until it ends"):
         restore.read_variables(directory, which)
+
+
+def test_another_process_that_comes_first(tmp_path, monkeypatch):
+    """Between the first look at the directory and the lock."""
+    lock = module.lock
+
+    def lock_late(path):
+        write_json(tmp_path / "config.json", run_config(seed=1))
+        save(RunDirectory(tmp_path), run_config(seed=1), 1)
+        (tmp_path / "metrics.jsonl").write_text("theirs")
+        return lock(path)
+
+    monkeypatch.setattr(module, "lock", lock_late)
+    with pytest.raises(UserError, match=r"belongs to another config: seed \(1 there, 0 asked for\)"):
+        RunDirectory(tmp_path).acquire(run_config(seed=0))
+    assert (tmp_path / "metrics.jsonl").read_text() == "theirs"
