@@ -18,8 +18,12 @@ from hsakd_jax.core.console import note, one_line, show
 from hsakd_jax.core.errors import Stopped, UserError
 
 HELP = {"--help", "-h", "-help"}
-# Python's reasons for refusing a word as a number, and what a person can do.
-REMEDIES = {"invalid literal for int()": "set a whole number", "could not convert string to float": "set a number"}
+# How the parsers of numbers and tuples refuse a word, and what a person can do.
+REMEDIES = {
+    "invalid literal for int()": "set a whole number",
+    "could not convert string to float": "set a number",
+    "Error while parsing string": "set values in brackets, such as (1, 2)",
+}
 
 
 @dataclass(frozen=True)
@@ -143,9 +147,6 @@ def _load_config(values: flags.FlagValues, argv: list[str]) -> Any:
 
 def _explain(error: Exception) -> str:
     text = " ".join(str(error).split()).removeprefix("flag ")
-    setting, found, _ = text.partition(": Error while parsing string:")
-    if found:
-        return f"{setting}: set values in brackets, such as (1, 2)"
     for reason, remedy in REMEDIES.items():
         setting, found, _ = text.partition(f": {reason}")
         if found:

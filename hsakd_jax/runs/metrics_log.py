@@ -33,7 +33,7 @@ class Record(Struct, frozen=True, kw_only=True):
     score: float | None = None
 
     def to_json(self) -> str:
-        """The line: all values beside step and epoch, and the CRC-32 of what stands in front of it."""
+        """The line: step, epoch, all values, and the CRC-32 of these."""
         kind = {} if self.split is None else {"split": self.split}
         score = {} if self.score is None else {"score": self.score}
         line = msgspec.json.encode({"step": self.step, "epoch": self.epoch, **kind, **self.values, **score})[:-1]

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
 from hsakd_jax.distillation.methods import Methods, common, reused_classifier, review, transport
+from hsakd_jax.distillation.methods.logits import target_loss
 from hsakd_jax.models.layers import TORCH, LayerFactory
 
 from .methods import nested, outputs
@@ -76,7 +77,7 @@ def wkd_l(golden, case, arrays):
     logits = arrays["student_logits"], arrays["teacher_logits"], labels
     options = (hyper["temperature"], hyper["sinkhorn_lambda"], hyper["sinkhorn_iterations"])
     moved = transport.transport_loss(*logits, cost, *options)
-    return {"target": transport.target_loss(*logits), "transport": moved}, extras
+    return {"target": target_loss(*logits), "transport": moved}, extras
 
 
 CASES = {

@@ -39,6 +39,22 @@ def dkd_loss(
     return temperature**2 * (alpha * by_target + beta * by_others)
 
 
+def target_loss(student_logits: Array, teacher_logits: Array, labels: Array) -> Array:
+    """NKD's and WKD-L's part of the target class: -p(target) log q(target), p of the teacher, q of the student.
+
+    Args:
+      student_logits: [B, N], floating point.
+      teacher_logits: [B, N], floating point.
+      labels: [B], integers: the target classes.
+
+    Returns:
+      Scalar in at least float32, mean over the batch.
+    """
+    log_q = jax.nn.log_softmax(at_least_float32(student_logits))
+    p = jax.nn.softmax(at_least_float32(teacher_logits))
+    return -jnp.take_along_axis(p * log_q, labels[:, None], 1).mean()
+
+
 def nkd_loss(student_logits: Array, teacher_logits: Array, labels: Array, gamma: float, temperature: float) -> Array:
     """Normalised KD (Yang et al. 2023, arXiv 2303.13005): -p_y log q_y, and a cross-entropy over the other classes.
 
@@ -56,10 +72,9 @@ def nkd_loss(student_logits: Array, teacher_logits: Array, labels: Array, gamma:
     """
     s, t = at_least_float32(student_logits), at_least_float32(teacher_logits)
     target = _one_hot(labels, s)
-    by_target = -jnp.where(target, jax.nn.softmax(t) * jax.nn.log_softmax(s), 0).sum(-1).mean()
     p = jax.nn.softmax(_without(t / temperature, target))
     by_others = optax.softmax_cross_entropy(_without(s / temperature, target), p).mean()
-    return by_target + gamma * temperature**2 * by_others
+    return target_loss(s, t, labels) + gamma * temperature**2 * by_others
 
 
 def rld_loss(
@@ -236,7 +251,7 @@ def ttm(outputs: Outputs, labels: Array, teacher: Outputs, sample: Sample, gamma
 
 
 def wttm(outputs: Outputs, labels: Array, teacher: Outputs, sample: Sample, gamma: Exponent = 0.2) -> Array:
-    """`wttm_loss` of the class logits; the default is the authors' for vgg13 and vgg8, beside CRD."""
+    """`wttm_loss` of the class logits; the default is the authors' for vgg13 and vgg8, in addition to CRD."""
     return wttm_loss(outputs.logits, teacher.logits, gamma)
 
 

@@ -14,22 +14,6 @@ from hsakd_jax.models.numerics import at_least_float32
 Array = jax.Array
 
 
-def target_loss(student_logits: Array, teacher_logits: Array, labels: Array) -> Array:
-    """WKD-L's part of the target class: -p(target) log q(target), p the teacher's prediction, q the student's.
-
-    Args:
-      student_logits: [B, N], floating point.
-      teacher_logits: [B, N], floating point.
-      labels: [B], integers: the target classes.
-
-    Returns:
-      Scalar in at least float32, mean over the batch.
-    """
-    log_q = jax.nn.log_softmax(at_least_float32(student_logits))
-    p = jax.nn.softmax(at_least_float32(teacher_logits))
-    return -jnp.take_along_axis(p * log_q, labels[:, None], 1).mean()
-
-
 def transport_loss(
     student_logits: Array,
     teacher_logits: Array,
