@@ -39,13 +39,13 @@ Our own full-length runs are still to be made.
 """
 
 from hsakd_jax.data.statistics import NORMALISATION
-from hsakd_jax.experiments import recipes
+from hsakd_jax.experiments.make_config import DATA, TRAINING, make_config
 
 
 def get_config(recipe="hsakd"):
     """The config of a recipe."""
     training = {
-        **recipes.TRAINING,
+        **TRAINING,
         "epochs": 240,
         "batch": 64,  # images a step; each is seen in its 4 rotations
         "lr": 0.05,
@@ -53,11 +53,11 @@ def get_config(recipe="hsakd"):
         "milestones": (150, 180, 210),  # epochs
         "weight_decay": 5e-4,
     }
-    return recipes.make(
+    return make_config(
         recipe,
         runs=("teacher", "baseline", "student"),
         data={
-            **recipes.DATA,
+            **DATA,
             "name": "cifar100",
             **NORMALISATION["cifar100"],
             "crop": "pad",

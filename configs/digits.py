@@ -4,13 +4,13 @@ python -m hsakd_jax.main --config=configs/digits.py --workdir=runs/digits
 """
 
 from hsakd_jax.data.statistics import NORMALISATION
-from hsakd_jax.experiments import recipes
+from hsakd_jax.experiments.make_config import DATA, TRAINING, make_config
 
 
 def get_config(recipe="hsakd"):
     """The config of a recipe."""
     training = {
-        **recipes.TRAINING,
+        **TRAINING,
         "epochs": 120,
         "batch": 20,  # images a step; each is seen in its 4 rotations
         "lr": 0.05,
@@ -19,11 +19,11 @@ def get_config(recipe="hsakd"):
         "warmup": 2,  # epochs
         "weight_decay": 5e-4,
     }
-    return recipes.make(
+    return make_config(
         recipe,
         runs=("teacher", "baseline", "kd", "student"),
         data={
-            **recipes.DATA,
+            **DATA,
             "name": "digits",
             "fraction": 0.111,  # 100 images: few enough that a teacher helps
             **NORMALISATION["digits"],

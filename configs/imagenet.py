@@ -20,13 +20,13 @@ devices that sustain 30 TFLOP/s each, and 1,200 images per second from their hos
 """
 
 from hsakd_jax.data.statistics import NORMALISATION
-from hsakd_jax.experiments import recipes
+from hsakd_jax.experiments.make_config import DATA, TRAINING, make_config
 
 
 def get_config(recipe="hsakd"):
     """The config of a recipe."""
     training = {
-        **recipes.TRAINING,
+        **TRAINING,
         "epochs": 100,
         "batch": 256,  # images a step over all devices; each is seen in its 4 rotations
         "lr": 0.1,
@@ -35,11 +35,11 @@ def get_config(recipe="hsakd"):
         "nesterov": False,
         "weight_decay": 1e-4,
     }
-    return recipes.make(
+    return make_config(
         recipe,
         runs=("teacher", "baseline", "student"),
         data={
-            **recipes.DATA,
+            **DATA,
             "name": "imagenet2012",
             "image_size": 224,
             "resize": 256,

@@ -8,13 +8,13 @@ measured it.
 """
 
 from hsakd_jax.data.statistics import NORMALISATION
-from hsakd_jax.experiments import recipes
+from hsakd_jax.experiments.make_config import DATA, TRAINING, make_config
 
 
 def get_config(recipe="probe"):
     """The config of a recipe."""
     training = {
-        **recipes.TRAINING,
+        **TRAINING,
         "epochs": 100,
         "batch": 64,  # images a step
         "lr": 0.1,
@@ -22,10 +22,10 @@ def get_config(recipe="probe"):
         "milestones": (30, 60, 90),  # epochs
         "weight_decay": 0.0,
     }
-    return recipes.make(
+    return make_config(
         recipe,
         data={
-            **recipes.DATA,
+            **DATA,
             "name": "stl10",
             "image_size": 32,
             **NORMALISATION["stl10"],

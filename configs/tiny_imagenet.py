@@ -13,13 +13,13 @@ are not published; these are CIFAR-100's, on images of 64x64.
 """
 
 from hsakd_jax.data.statistics import NORMALISATION
-from hsakd_jax.experiments import recipes
+from hsakd_jax.experiments.make_config import DATA, TRAINING, make_config
 
 
 def get_config(recipe="joint"):
     """The config of a recipe."""
     training = {
-        **recipes.TRAINING,
+        **TRAINING,
         "epochs": 240,
         "batch": 64,  # images a step
         "lr": 0.05,
@@ -29,10 +29,10 @@ def get_config(recipe="joint"):
     }
     probe = {"epochs": 100, "lr": 0.1, "milestones": (30, 60, 90), "weight_decay": 0.0}
     is_probe = recipe.startswith("probe")
-    return recipes.make(
+    return make_config(
         recipe,
         data={
-            **recipes.DATA,
+            **DATA,
             "name": "tiny_imagenet",
             "image_size": 32 if is_probe else 0,
             **NORMALISATION["imagenet2012"],

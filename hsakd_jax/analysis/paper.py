@@ -300,5 +300,5 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("stl10", "probe"): _STL,
     ("tiny_imagenet", "probe"): {**_STL, "data.mean": _IMAGENET["data.mean"], "data.std": _IMAGENET["data.std"]},
 }
-# Learning rate of the networks `recipes.SLOW` on CIFAR-100.
+# Learning rate of the networks `make_config.SLOW` on CIFAR-100.
 SLOW_LR = 0.01

@@ -13,7 +13,8 @@ from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import expand
 from hsakd_jax.evaluation.accuracies import mean, mean_top1
 from hsakd_jax.experiments import published
-from hsakd_jax.experiments.recipes import GIVEN, RECIPES, SLOW, published_terms
+from hsakd_jax.experiments.make_config import SLOW
+from hsakd_jax.experiments.recipes import GIVEN, RECIPES, published_terms
 from hsakd_jax.runs.compare import MAY_DIFFER, differences, flatten
 from hsakd_jax.runs.config import AnyConfig, RunConfig
 from hsakd_jax.runs.directory import RunDirectory, is_run, resolve_path

@@ -46,7 +46,7 @@ def load(name: str) -> ConfigDict:
     except (Exception, SystemExit) as error:  # a config is code: what it raises is of any kind
         raise UserError(f"the config file {file} fails ({type(error).__name__}: {error}): fix it") from error
     if not isinstance(config, ConfigDict):
-        raise UserError(f"{file} is no config file: define get_config(recipe), which returns recipes.make(...)")
+        raise UserError(f"{file} is no config file: define get_config(recipe), which returns make_config(...)")
     return config
 
 

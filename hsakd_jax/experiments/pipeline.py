@@ -29,7 +29,7 @@ def execute(
     """Runs all recipes of a config and those that they need, skips finished runs, and shows the table.
 
     Args:
-      config: as `recipes.make` makes it.
+      config: as `make_config` makes it.
       workdir: of the run; with several runs, or where it contains some, each has a subdirectory of its name.
       console: where progress is shown.
       command: arguments of the command, which each run records. Keys that they set must have an effect.

@@ -45,6 +45,13 @@ def _imagenet(recipe: str, source: str, **values: float) -> Setting:
 
 # Where a recipe has no line for a pair, the values of `recipes.RECIPES` are its default.
 SETTINGS = (
+    _imagenet(
+        "kd",
+        "megvii-research/mdistiller configs/imagenet/r34_r18/kd.yaml",
+        task__weight=0.5,
+        kl__weight=0.5,
+        kl__temperature=1.0,
+    ),
     _dkd("resnet56/resnet20", 2.0, "res56_res20.yaml"),
     _dkd("resnet110/resnet32", 2.0, "res110_res32.yaml"),
     _dkd("wrn_40_2/wrn_16_2", 6.0, "wrn40_2_wrn_16_2.yaml"),

@@ -23,7 +23,7 @@ def resolve(config: dict[str, Any], name: str, splits: Splits, command: Sequence
     """The config of one run.
 
     Args:
-      config: of the command, as `recipes.make` makes it.
+      config: of the command, as `make_config` makes it.
       name: recipe of the run.
       splits: its data, for the classes and the shape of the images.
       command: arguments of the command.

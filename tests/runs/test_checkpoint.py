@@ -12,7 +12,7 @@ from run_configs import run_config
 
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.sharding import Devices
-from hsakd_jax.experiments.recipes import make
+from hsakd_jax.experiments.make_config import make_config
 from hsakd_jax.runs import checkpoint, manifest, restore
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.directory import RunDirectory
@@ -318,9 +318,9 @@ def test_the_best_checkpoint_is_the_latest_of_those_with_the_greatest_score(tmp_
 
 def test_recipes_share_no_terms():
     section = {"arch": "resnet8", "epochs": 1}
-    config = make("hsakd", data={}, teacher=section, student=section, frozen={}, runs=("teacher", "student", "kd"))
+    config = make_config("hsakd", data={}, teacher=section, student=section, frozen={})
     config.objective.teacher.task.weight = 7.0
-    assert config.objective.student.task.weight == config.objective.kd.task.weight == 1.0
+    assert config.objective.student.task.weight == config.objective.rkd.task.weight == 1.0
 
 
 def test_a_run_without_a_checkpoint_gives_its_folder_up(tmp_path):
