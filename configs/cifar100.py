@@ -67,6 +67,7 @@ def get_config(recipe="hsakd"):
         teacher={"arch": "wrn_40_2", **training},
         student={"arch": "wrn_16_2", **training},
         frozen={**training, "epochs": 100, "milestones": (30, 60, 90)},
+        head={**training, "epochs": 60, "milestones": (30, 45)},  # SSKD's
         seed=0,
         eval_every=1,  # epochs
         eval_batch=500,

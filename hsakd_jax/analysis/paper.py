@@ -263,6 +263,8 @@ _CIFAR = {
     "training.weight_decay": 5e-4,
 }
 _FROZEN = {**_CIFAR, "training.epochs": 100, "training.milestones": [30, 60, 90]}
+# From SSKD's code, student.py.
+_HEAD = {**_CIFAR, "training.epochs": 60, "training.milestones": [30, 45]}
 _IMAGENET = {
     **_ALL,
     "data.image_size": 224,
@@ -291,10 +293,11 @@ _STL = {
     "training.nesterov": True,
     "training.weight_decay": 0.0,
 }
-# 'full' trains a network, 'frozen' the branches on a frozen backbone, 'probe' a new last layer.
+# 'full' trains a network, 'frozen' the branches on a frozen backbone, 'head' SSKD's head, 'probe' a new last layer.
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("cifar100", "full"): _CIFAR,
     ("cifar100", "frozen"): _FROZEN,
+    ("cifar100", "head"): _HEAD,
     ("imagenet2012", "full"): _IMAGENET,
     ("imagenet2012", "frozen"): _IMAGENET,
     ("stl10", "probe"): _STL,

@@ -94,7 +94,7 @@ def as_csv(tables: Sequence[Comparison]) -> str:
 
 
 def as_json(tables: Sequence[Comparison]) -> str:
-    """A list of entries: 'departures' from the paper's settings, and settings 'differing' from the first entry's."""
+    """A list of entries: 'departures' from published settings, and settings 'differing' from the first entry's."""
     return json.dumps([row for shown in tables for row in _records(shown)], indent=2)
 
 
@@ -115,7 +115,8 @@ def _block(entries: Sequence[Entry], kinds: Sequence[str], notes: Notes) -> str:
     for entry in entries:
         ours = [_ours(entry, when, kinds) for when in ("last", "best")]
         recipe = entry.recipe if entry.recipe in RECIPES else ""
-        name = [f"  {_label(entry, notes)}", ""] if entry.differing else [entry.method, recipe]
+        label = f"  {_label(entry, notes)}" if entry.differing else entry.method
+        name = [label + _own_choice(entry, notes), "" if entry.differing else recipe]
         trained = [str(len(entry.runs)), str(entry.epochs or EMPTY)]
         rows.append([*name, *ours, *trained, _paper(entry.paper, kinds), _difference(entry, kinds, notes)])
     kind = "top-1 / top-5 %" if "top5" in kinds else "top-1 %" if "top1" in kinds else "mAP %"
@@ -133,6 +134,7 @@ def _cell(entry: Entry | None, kinds: Sequence[str], notes: Notes) -> str:
         n = len(entry.runs)
         last, best = (_ours(entry, when, kinds) for when in ("last", "best"))
         ours = f"**{last}** last, {best} best, {n} run{'s' * (n > 1)} to epoch {entry.epochs}"
+        ours += _own_choice(entry, notes)
     if not entry.paper:
         return ours
     difference = _difference(entry, kinds, notes)
@@ -165,11 +167,19 @@ def _difference(entry: Entry, kinds: Sequence[str], notes: Notes) -> str:
     if not entry.runs or not entry.paper:
         return ""
     if entry.departures.agreement is Agreement.UNPUBLISHED:
-        return notes.mark("not compared: the paper does not give its settings")
+        return notes.mark("not compared: its settings are not published")
     if entry.departures.agreement is Agreement.DIFFERENT:
-        return notes.mark(f"not the paper's settings: {_settings(entry.departures.settings, 'paper')}")
+        return notes.mark(f"not the published settings: {_settings(entry.departures.settings, 'published')}")
     found = [f"{d:+.2f}" for kind in kinds if (d := entry.difference(kind)) is not None]
     return " / ".join(found)
+
+
+def _own_choice(entry: Entry, notes: Notes) -> str:
+    """A reference to the remark on settings that nobody published; '' without any."""
+    if not entry.departures.own_choice:
+        return ""
+    chosen = ", ".join(f"{key} {_value(value)}" for key, value in entry.departures.own_choice.items())
+    return f" {notes.mark(f'not published for these networks, our choice: {chosen}')}"
 
 
 def _settings(differing: Mapping[str, tuple[Any, Any]], other: str) -> str:
@@ -273,6 +283,7 @@ def _records(shown: Comparison) -> list[dict[str, Any]]:
             "difference_top1": entry.difference(),
             "difference_top5": entry.difference("top5"),
             "departures": _departures(entry),
+            "own_choice": dict(entry.departures.own_choice),
             "command": entry.command or "",
         }
         for entry in shown.entries
@@ -291,4 +302,4 @@ def _accuracies(entry: Entry) -> dict[str, float | None]:
 def _departures(entry: Entry) -> dict[str, dict[str, Any]] | None:
     if entry.departures.agreement is Agreement.UNPUBLISHED:
         return None
-    return {key: {"here": ours, "paper": paper} for key, (ours, paper) in entry.departures.settings.items()}
+    return {key: {"here": ours, "published": paper} for key, (ours, paper) in entry.departures.settings.items()}

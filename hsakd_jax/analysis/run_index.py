@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from enum import Enum, auto
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from hsakd_jax.analysis.paper import SETTINGS, SLOW_LR
@@ -14,7 +15,7 @@ from hsakd_jax.core.files import expand
 from hsakd_jax.evaluation.accuracies import mean, mean_top1
 from hsakd_jax.experiments import published
 from hsakd_jax.experiments.make_config import SLOW
-from hsakd_jax.experiments.recipes import GIVEN, RECIPES, published_terms
+from hsakd_jax.experiments.recipes import GIVEN, RECIPES
 from hsakd_jax.runs.compare import MAY_DIFFER, differences, flatten
 from hsakd_jax.runs.config import AnyConfig, RunConfig
 from hsakd_jax.runs.directory import RunDirectory, is_run, resolve_path
@@ -32,23 +33,25 @@ FIRST_IMAGENET_CLASS = "n01440764"
 
 
 class Agreement(Enum):
-    """Whether a run has the paper's settings."""
+    """Whether a run has the published settings."""
 
-    UNPUBLISHED = auto()  # the paper does not give settings for such runs
+    UNPUBLISHED = auto()  # there are no published settings for such runs
     EQUAL = auto()
     DIFFERENT = auto()
 
 
 class Departures(NamedTuple):
-    """How the settings of a run differ from the paper's.
+    """How the settings of a run differ from the published ones: the paper's, or those of a method's authors.
 
     Attributes:
       agreement: whether they differ.
-      settings: those that differ, by key: (the run's, the paper's). Empty unless `agreement` is DIFFERENT.
+      settings: those that differ, by key: (the run's, the published one). Empty unless `agreement` is DIFFERENT.
+      own_choice: settings of its objective that nobody published for its pair of networks, by key.
     """
 
     agreement: Agreement
     settings: Mapping[str, tuple[Any, Any]] = {}
+    own_choice: Mapping[str, Any] = MappingProxyType({})
 
 
 class Run(NamedTuple):
@@ -63,7 +66,7 @@ class Run(NamedTuple):
       teacher: network of its teacher; None without one, `UNKNOWN` if that run is not found.
       settings: all that decides it except seeds and paths, by flat key; the classes as a hash of their names. Those of
         its teacher and of the run that it starts from have the prefixes 'teacher.' and 'init.'.
-      departures: from the paper's settings, by the same keys.
+      departures: from the published settings, by the same keys.
       seeds: its own, its teacher's and those of the run that it starts from. They distinguish runs of equal settings.
     """
 
@@ -192,7 +195,7 @@ def _run(path: Path, config: RunConfig, results: Results) -> Run:
         dataset=_dataset(config),
         teacher=teacher,
         settings=found.settings,
-        departures=Departures(agreement, found.differing or {}),
+        departures=Departures(agreement, found.differing or {}, found.own_choice),
         seeds=found.seeds,
     )
 
@@ -214,11 +217,19 @@ def _teacher(path: Path, config: AnyConfig, stored: TaughtBy | None = None) -> s
 
 
 class _Description(NamedTuple):
-    """The settings and seeds of a run, and where it differs from the paper: None where the paper has no settings."""
+    """The settings and seeds of a run, and how it differs from the published settings.
+
+    Attributes:
+      settings: by flat key.
+      differing: (the run's, the published one) by key; None where there are no published settings.
+      seeds: see `Run.seeds`.
+      own_choice: see `Departures.own_choice`.
+    """
 
     settings: dict[str, Any]
     differing: dict[str, tuple[Any, Any]] | None
     seeds: tuple[int, ...]
+    own_choice: Mapping[str, Any] = MappingProxyType({})
 
 
 def _describe(path: Path, config: AnyConfig, stored: TaughtBy | None = None) -> _Description:
@@ -230,6 +241,7 @@ def _describe(path: Path, config: AnyConfig, stored: TaughtBy | None = None) -> 
         return _Description(settings, None, ())
     reference = _reference(config, _teacher(path, config, stored))
     differing = None if reference is None else differences({key: settings.get(key) for key in reference}, reference)
+    own_choice = {} if reference is None else _own_choice(config, settings, reference)
     seeds = (config.seed,)
     others = {"teacher": config.teacher and config.teacher.workdir, "init": config.training.init}
     for role, where in others.items():
@@ -239,7 +251,19 @@ def _describe(path: Path, config: AnyConfig, stored: TaughtBy | None = None) -> 
             settings |= other.settings
             differing = None if differing is None else differing | (other.differing or {})
             seeds += other.seeds
-    return _Description(settings, differing, seeds)
+    return _Description(settings, differing, seeds, own_choice)
+
+
+def _own_choice(config: RunConfig, settings: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the terms that a run uses, without those that are published."""
+    used = [f"objective.{name}." for name, term in config.objective.terms.items() if term.weight]
+    # A weight that is constant is no setting of its own.
+    constant = {f"{prefix}{key}" for prefix in used for key in ("warmup", "decay") if not settings.get(prefix + key)}
+    return {
+        key.removeprefix("objective."): value
+        for key, value in settings.items()
+        if key.startswith(tuple(used)) and key not in reference and key not in constant
+    }
 
 
 def _describe_other(role: str, path: Path, expected: str) -> _Description:
@@ -253,7 +277,7 @@ def _describe_other(role: str, path: Path, expected: str) -> _Description:
     config = _read_config(path)
     if config is None:
         return _Description({role: NOT_FOUND}, {role: (NOT_FOUND, None)}, ())
-    settings, differing, seeds = _describe(path, config)
+    settings, differing, seeds, _ = _describe(path, config)
     if expected != GIVEN and settings["recipe"] != same(expected):
         # Another recipe has other settings: if all were listed, they would hide the reason.
         differing = {"recipe": (config.recipe, expected)}
@@ -271,7 +295,9 @@ def _prefixed(role: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reference(config: RunConfig, teacher: str | None) -> dict[str, Any] | None:
-    """The paper's settings for a run, by flat key; None where the paper has none for such runs.
+    """The published settings for a run, by flat key; None where the paper has none for such runs.
+
+    Those of HSAKD's own terms are the paper's. Those of other methods are their authors', where `published` has them.
 
     Args:
       config: of the run.
@@ -288,10 +314,12 @@ def _reference(config: RunConfig, teacher: str | None) -> dict[str, Any] | None:
         "data.fraction": recipe.fraction,
         "training.trainable": recipe.trainable or None,
     }
-    by_pair = {key for setting in published.SETTINGS if setting.recipe == config.recipe for key in setting.values}
-    for term, options in published_terms(config.recipe, dataset, teacher or "", arch).items():
-        known = (key for key in options if teacher != UNKNOWN or f"{term}.{key}" not in by_pair)
-        reference |= {f"objective.{term}.{key}": options[key] for key in known}
+    if recipe.objective in ("methods", "kd"):
+        values = published.values(config.recipe, dataset, teacher or "", arch)
+        reference |= {f"objective.{key}": value for key, value in values.items()}
+    else:
+        for term, options in recipe.terms.items():
+            reference |= {f"objective.{term}.{key}": value for key, value in options.items()}
     if dataset == "cifar100" and arch.startswith(SLOW) and schedule == "full":
         reference["training.lr"] = SLOW_LR
     if recipe.objective == "mutual":

@@ -40,6 +40,7 @@ def make_config(
     teacher: dict,
     student: dict,
     frozen: dict,
+    head: dict | None = None,
     runs: tuple = ("teacher", "student"),
     **top,
 ) -> ConfigDict:
@@ -53,6 +54,7 @@ def make_config(
       teacher: network and schedule of the teacher.
       student: network and schedule of the student, with or without a teacher, and of mutual runs.
       frozen: schedule of branches on a backbone that is kept.
+      head: schedule of SSKD's head on such a backbone; None for that of `frozen`.
       runs: recipes of the pipeline, in order; those that they need are added.
       **top: seed, log_every, eval_every, eval_batch.
 
@@ -89,6 +91,7 @@ def make_config(
         "teacher": {**started, **taught, **teacher},
         "student": {**student, **started},
         "frozen": {**frozen, **started},
+        "head": {**(head or frozen), **started},
     }
     if name.endswith("_tiny"):
         _make_tiny(config)
@@ -116,7 +119,7 @@ def _name_networks(config: dict[str, Any], base: str, networks: list[str]) -> No
 def _make_tiny(config: dict[str, Any]) -> None:
     tiny = {"name": "digits", "fraction": 0.2, "crop": "pad", "pad": 1, "flip": False, "image_size": 0, "resize": 0}
     config["data"] |= {**tiny, **NORMALISATION["digits"]}
-    for section, arch in (("teacher", "resnet8_half"), ("student", "resnet8_quarter"), ("frozen", "")):
+    for section, arch in (("teacher", "resnet8_half"), ("student", "resnet8_quarter"), ("frozen", ""), ("head", "")):
         schedule = {"epochs": 2, "batch": 16, "milestones": (1,), "warmup": 0}
         config[section].update({**schedule, "arch": arch} if arch else schedule)
     config.update({"eval_every": 1, "log_every": 5})

@@ -1,7 +1,10 @@
 """Settings of methods by dataset and pair of networks, as their authors' code has them; each line has its source."""
 
+import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+ANY_PAIR = "*"
 
 
 class Setting(NamedTuple):
@@ -10,7 +13,7 @@ class Setting(NamedTuple):
     Attributes:
       recipe: a key of `recipes.RECIPES`.
       dataset: `data.name` of the config.
-      pair: 'TEACHER/STUDENT', keys of `models.NETWORKS`.
+      pair: 'TEACHER/STUDENT', keys of `models.NETWORKS`, or `ANY_PAIR`.
       values: by 'TERM.OPTION'.
       source: the repository and the file.
     """
@@ -18,42 +21,109 @@ class Setting(NamedTuple):
     recipe: str
     dataset: str
     pair: str
-    values: Mapping[str, float]
+    values: Mapping[str, Any]
     source: str
 
 
+def _values(task: float = 1.0, **values: Any) -> dict[str, Any]:
+    """Values by 'TERM.OPTION' from TERM__OPTION, and the weight of the cross-entropy."""
+    return {"task.weight": task, **{key.replace("__", "."): value for key, value in values.items()}}
+
+
+def _benchmark(recipe: str, **values: Any) -> Setting:
+    """CRD's benchmark has the same values for all pairs."""
+    source = "HobbitLong/RepDistiller scripts/run_cifar_distill.sh, train_student.py"
+    return Setting(recipe, "cifar100", ANY_PAIR, _values(**values), source)
+
+
+def _imagenet(recipe: str, source: str, **values: Any) -> Setting:
+    return Setting(recipe, "imagenet2012", "resnet34_imagenet/resnet18_imagenet", _values(**values), source)
+
+
 def _dkd(pair: str, beta: float, file: str) -> Setting:
-    return Setting(
-        "dkd", "cifar100", pair, {"dkd.beta": beta}, f"megvii-research/mdistiller configs/cifar100/dkd/{file}"
-    )
+    values = _values(dkd__weight=1.0, dkd__alpha=1.0, dkd__beta=beta, dkd__temperature=4.0, dkd__warmup=20)
+    source = f"megvii-research/mdistiller configs/cifar100/dkd/{file}"
+    return Setting("dkd", "cifar100", pair, {**values, **NO_KD}, source)
 
 
 def _kd_ls(pair: str, temperature: float, weight: float) -> Setting:
-    values = {"kl.temperature": temperature, "kl.weight": weight}
+    values = _values(0.1, kl__temperature=temperature, kl__weight=weight, kl__standardise=True)
     return Setting("kd_ls", "cifar100", pair, values, "sunshangquan/logit-standardization-KD logs/KD")
 
 
 def _dkd_ls(pair: str, temperature: float, weight: float, beta: float) -> Setting:
-    values = {"dkd.temperature": temperature, "dkd.weight": weight, "dkd.beta": beta}
-    return Setting("dkd_ls", "cifar100", pair, values, "sunshangquan/logit-standardization-KD logs/DKD")
+    values = _values(
+        dkd__temperature=temperature, dkd__weight=weight, dkd__alpha=1.0, dkd__beta=beta, dkd__warmup=20,
+        dkd__standardise=True,
+    )  # fmt: skip
+    return Setting("dkd_ls", "cifar100", pair, {**values, **NO_KD}, "sunshangquan/logit-standardization-KD logs/DKD")
 
 
-def _imagenet(recipe: str, source: str, **values: float) -> Setting:
-    by_key = {key.replace("__", "."): value for key, value in values.items()}
-    return Setting(recipe, "imagenet2012", "resnet34_imagenet/resnet18_imagenet", by_key, source)
+def _rld(pair: str, file: str) -> Setting:
+    values = _values(
+        rld__weight=1.0, rld__alpha=1.0, rld__beta=8.0, rld__temperature=4.0, rld__alpha_temperature=1.0, rld__warmup=20
+    )
+    return Setting("rld", "cifar100", pair, {**values, **NO_KD}, f"zju-SWJ/RLD configs/cifar100/rld/{file}.yaml")
 
 
-# Where a recipe has no line for a pair, the values of `recipes.RECIPES` are its default.
+def _wkd_f(pair: str, weight: float, ratio: float, grid: int, file: str) -> Setting:
+    values = _values(wkd_f__weight=weight, wkd_f__ratio=ratio, wkd_f__grid=grid, wkd_f__decay=150)
+    return Setting("wkd_f", "cifar100", pair, {**values, **NO_KD}, f"JiamingLv/WKD configs/cifar100/wkd_f/{file}")
+
+
+# Of methods that take the place of KD.
+NO_KD = {"kl.weight": 0.0}
+CRD = {"crd__weight": 0.8, "crd__negatives": 16384, "crd__temperature": 0.07}
+
+# A value without a line here is not published for its pair: `recipes.RECIPES` has our choice.
 SETTINGS = (
+    _benchmark("kd", task=0.1, kl__weight=0.9, kl__temperature=4.0),
+    # HSAKD's paper combines these with KD and does not publish the weight of KD.
+    _benchmark("fitnet", fitnet__weight=100.0, fitnet__stage=2),
+    _benchmark("at", at__weight=1000.0),
+    _benchmark("vid", vid__weight=1.0),
+    _benchmark("rkd", rkd__weight=1.0),
+    _benchmark("sp", sp__weight=3000.0),
+    _benchmark("cc", cc__weight=0.02),
+    _benchmark("pkt", pkt__weight=30000.0),
+    _benchmark("crd", **CRD),
+    Setting(
+        "sskd",
+        "cifar100",
+        ANY_PAIR,
+        _values(
+            0.1,
+            kl__weight=0.9,
+            kl__temperature=4.0,
+            sskd_kl__weight=2.7,
+            sskd_kl__temperature=4.0,
+            sskd_kl__kept=1.0,
+            sskd_ss__weight=10.0,
+            sskd_ss__temperature=0.5,
+            sskd_ss__kept=0.75,
+        ),
+        "xuguodong03/SSKD student.py, command.sh",
+    ),
+    Setting("sskd_teacher", "cifar100", ANY_PAIR, {"sskd_head.weight": 1.0}, "xuguodong03/SSKD student.py"),
     _imagenet(
         "kd",
         "megvii-research/mdistiller configs/imagenet/r34_r18/kd.yaml",
-        task__weight=0.5,
+        task=0.5,
         kl__weight=0.5,
         kl__temperature=1.0,
     ),
+    _imagenet("at", "megvii-research/mdistiller configs/imagenet/r34_r18/at.yaml", at__weight=1000.0, kl__weight=0.0),
+    _imagenet("crd", "megvii-research/mdistiller configs/imagenet/r34_r18/crd.yaml", **CRD, kl__weight=0.0),
+    # CRD's paper has these two without KD, and does not publish their weights.
+    _imagenet("sp", "Tian et al. 2020 (arXiv 1910.10699), the table of ImageNet", kl__weight=0.0),
+    _imagenet("cc", "Tian et al. 2020 (arXiv 1910.10699), the table of ImageNet", kl__weight=0.0),
     _dkd("resnet56/resnet20", 2.0, "res56_res20.yaml"),
     _dkd("resnet110/resnet32", 2.0, "res110_res32.yaml"),
+    _dkd("resnet32x4/resnet8x4", 8.0, "res32x4_res8x4.yaml"),
+    _dkd("resnet32x4/ShuffleV1", 8.0, "res32x4_shuv1.yaml"),
+    _dkd("resnet32x4/ShuffleV2", 8.0, "res32x4_shuv2.yaml"),
+    _dkd("ResNet50/mobilenetV2", 8.0, "res50_mv2.yaml"),
+    _dkd("wrn_40_2/ShuffleV1", 8.0, "wrn40_2_shuv1.yaml"),
     _dkd("wrn_40_2/wrn_16_2", 6.0, "wrn40_2_wrn_16_2.yaml"),
     _dkd("wrn_40_2/wrn_40_1", 6.0, "wrn40_2_wrn_40_1.yaml"),
     _dkd("vgg13_bn/vgg8_bn", 6.0, "vgg13_vgg8.yaml"),
@@ -61,20 +131,34 @@ SETTINGS = (
     _imagenet(
         "dkd",
         "megvii-research/mdistiller configs/imagenet/r34_r18/dkd.yaml",
+        dkd__weight=1.0,
+        dkd__alpha=1.0,
         dkd__beta=0.5,
         dkd__temperature=1.0,
         dkd__warmup=1,
+        kl__weight=0.0,
     ),
-    # Pairs with temperature 2 and weight 9 are the default.
     _kd_ls("ResNet50/mobilenetV2", 3.0, 1.0),
     _kd_ls("resnet110/resnet20", 4.0, 12.0),
+    _kd_ls("resnet110/resnet32", 2.0, 9.0),
+    _kd_ls("resnet32x4/ShuffleV2", 2.0, 9.0),
+    _kd_ls("resnet32x4/resnet8x4", 2.0, 9.0),
     _kd_ls("resnet32x4/wrn_16_2", 3.0, 9.0),
     _kd_ls("resnet32x4/wrn_40_2", 3.0, 9.0),
+    _kd_ls("resnet56/resnet20", 2.0, 9.0),
     _kd_ls("vgg13_bn/mobilenetV2", 3.0, 9.0),
     _kd_ls("vgg13_bn/vgg8_bn", 3.0, 9.0),
     _kd_ls("wrn_40_2/mobilenetV2", 3.0, 9.0),
-    _imagenet("kd_ls", "sunshangquan/logit-standardization-KD configs/imagenet/r34_r18/kd.yaml", task__weight=1.0),
-    # Pairs with temperature 2, weight 12 and beta 2 are the default.
+    _kd_ls("wrn_40_2/resnet8x4", 2.0, 9.0),
+    _kd_ls("wrn_40_2/wrn_16_2", 2.0, 9.0),
+    _kd_ls("wrn_40_2/wrn_40_1", 2.0, 9.0),
+    _imagenet(
+        "kd_ls",
+        "sunshangquan/logit-standardization-KD configs/imagenet/r34_r18/kd.yaml",
+        kl__weight=9.0,
+        kl__temperature=2.0,
+        kl__standardise=True,
+    ),
     _dkd_ls("ResNet50/mobilenetV2", 2.0, 15.0, 2.0),
     _dkd_ls("resnet110/resnet20", 2.0, 15.0, 2.0),
     _dkd_ls("resnet110/resnet32", 2.0, 15.0, 2.0),
@@ -87,45 +171,98 @@ SETTINGS = (
     _dkd_ls("vgg13_bn/vgg8_bn", 2.0, 15.0, 2.0),
     _dkd_ls("wrn_40_2/mobilenetV2", 2.0, 15.0, 2.0),
     _dkd_ls("wrn_40_2/resnet8x4", 2.0, 18.0, 2.0),
+    _dkd_ls("wrn_40_2/wrn_16_2", 2.0, 12.0, 2.0),
+    _dkd_ls("wrn_40_2/wrn_40_1", 2.0, 12.0, 2.0),
+    # RLD's configs by pair have the defaults of its code. The paper's values by pair are not in the repository.
+    _rld("ResNet50/mobilenetV2", "ResNet50_MobileNetV2"),
+    _rld("resnet110/resnet20", "resnet110_resnet20"),
+    _rld("resnet110/resnet32", "resnet110_resnet32"),
+    _rld("resnet32x4/ShuffleV2", "resnet32x4_ShuffleV2"),
+    _rld("resnet32x4/resnet8x4", "resnet32x4_resnet8x4"),
+    _rld("resnet32x4/wrn_16_2", "resnet32x4_wrn_16_2"),
+    _rld("resnet32x4/wrn_40_2", "resnet32x4_wrn_40_2"),
+    _rld("resnet56/resnet20", "resnet56_resnet20"),
+    _rld("vgg13_bn/mobilenetV2", "vgg13_MobileNetV2"),
+    _rld("vgg13_bn/vgg8_bn", "vgg13_vgg8"),
+    _rld("wrn_40_2/mobilenetV2", "wrn_40_2_MobileNetV2"),
+    _rld("wrn_40_2/resnet8x4", "wrn_40_2_resnet8x4"),
+    _rld("wrn_40_2/wrn_16_2", "wrn_40_2_wrn_16_2"),
+    _rld("wrn_40_2/wrn_40_1", "wrn_40_2_wrn_40_1"),
     _imagenet(
         "rld",
         "zju-SWJ/RLD configs/imagenet/r34_r18/rld.yaml",
+        rld__weight=1.0,
+        rld__alpha=1.0,
         rld__beta=0.5,
         rld__temperature=1.0,
+        rld__alpha_temperature=1.0,
         rld__warmup=1,
+        kl__weight=0.0,
+    ),
+    Setting(
+        "dist",
+        "cifar100",
+        ANY_PAIR,
+        _values(dist__weight=2.0, dist__beta=1.0, dist__gamma=1.0, dist__temperature=4.0, kl__weight=0.0),
+        "hunto/image_classification_sota configs/strategies/distill/dist_cifar.yaml",
     ),
     _imagenet(
         "dist",
         "hunto/image_classification_sota configs/strategies/distill/resnet_dist.yaml",
+        dist__weight=2.0,
+        dist__beta=1.0,
+        dist__gamma=1.0,
         dist__temperature=1.0,
+        kl__weight=0.0,
+    ),
+    # The papers' values for other pairs are not in the repository.
+    Setting(
+        "ttm",
+        "cifar100",
+        "vgg13_bn/vgg8_bn",
+        _values(ttm__weight=45.0, ttm__gamma=0.1, kl__weight=0.0),
+        "zkxufo/TTM README.md",
+    ),
+    Setting(
+        "wttm",
+        "cifar100",
+        "vgg13_bn/vgg8_bn",
+        _values(wttm__weight=4.0, wttm__gamma=0.2, crd__weight=0.8, kl__weight=0.0),
+        "zkxufo/TTM README.md",
     ),
     _imagenet(
         "nkd",
         "yzd-v/cls_KD configs/distillers/imagenet/res34_distill_res18_img.py",
+        nkd__weight=1.0,
         nkd__gamma=1.5,
         nkd__temperature=1.0,
+        kl__weight=0.0,
     ),
-    Setting(
+    _wkd_f("resnet32x4/resnet8x4", 0.08, 4.0, 1, "res32x4_res8x4.yaml"),
+    _wkd_f("wrn_40_2/ShuffleV1", 0.3, 3.0, 4, "wrn40_2_shuv1.yaml"),
+    _imagenet(
         "wkd_f",
-        "cifar100",
-        "wrn_40_2/ShuffleV1",
-        {"wkd_f.weight": 0.3, "wkd_f.ratio": 3.0, "wkd_f.grid": 4},
-        "JiamingLv/WKD configs/cifar100/wkd_f/wrn40_2_shuv1.yaml",
+        "JiamingLv/WKD configs/imagenet/r34_r18/wkd_f.yaml",
+        wkd_f__weight=0.02,
+        wkd_f__ratio=2.0,
+        wkd_f__grid=4,
+        wkd_f__projector="bottleneck",
+        wkd_f__decay=0,
+        kl__weight=0.0,
     ),
 )
 
 
-_BY_PAIR = {(setting.recipe, setting.dataset, setting.pair): setting.values for setting in SETTINGS}
-
-
-def values(recipe: str, dataset: str, teacher: str, student: str) -> dict[str, float]:
+def values(recipe: str, dataset: str, teacher: str, student: str) -> dict[str, Any]:
     """The published values of a recipe, by 'TERM.OPTION'; {} where there are none for these networks.
 
     Args:
-      recipe: a key of `recipes.RECIPES`.
+      recipe: a key of `recipes.RECIPES`. A few-shot one has the values of all images.
       dataset: `data.name` of the config.
-      teacher: a key of `models.NETWORKS`.
+      teacher: a key of `models.NETWORKS`; any other name leaves only the values of all pairs.
       student: a key of `models.NETWORKS`. HSAKD's and CRD's MobileNetV2 have the same values.
     """
+    recipe = re.sub("_(25|50|75)$", "", recipe)
     pair = f"{teacher}/{student}".removesuffix("_crd")
-    return dict(_BY_PAIR.get((recipe, dataset, pair), {}))
+    lines = (s for s in SETTINGS if (s.recipe, s.dataset) == (recipe, dataset) and s.pair in (ANY_PAIR, pair))
+    return {key: value for line in lines for key, value in line.values.items()}

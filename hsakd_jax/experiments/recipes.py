@@ -17,6 +17,7 @@ class Recipe(NamedTuple):
       terms: the terms of its objective, with their options.
       branches: whether it trains with auxiliary classifiers.
       rotated: whether it sees all four rotations of a batch.
+      crop_rotations: whether each rotation is cropped on its own, where images are cropped from their padding.
       teacher: the recipe that trains its teacher, where the config names no run; '' where it is taught by none.
       init: the recipe whose run it starts from, where the config names no run; '' for a fresh start.
       trainable: what learns, where the config says nothing (see `layers.is_trainable`).
@@ -31,6 +32,7 @@ class Recipe(NamedTuple):
     terms: dict[str, dict]
     branches: bool = False
     rotated: bool = False
+    crop_rotations: bool = False
     teacher: str = ""
     init: str = ""
     trainable: str = ""
@@ -142,17 +144,20 @@ RECIPES = {
     ),
     "nkd": _method("NKD", kl=OFF, nkd={"weight": 1.0, "gamma": 3.5, "temperature": 3.0}),
     "ofa": _method("OFA", kl=OFF, ofa={"weight": 1.0, "gamma": 1.0, "temperature": 1.0}),
-    "wkd_f": _method("WKD-F", kl=OFF, wkd_f={"weight": 0.08, "ratio": 4.0, "grid": 1, "decay": 150}),
-    # Its authors train the head for 60 epochs; here it has the schedule of branches on a frozen backbone.
+    "wkd_f": _method(
+        "WKD-F", kl=OFF, wkd_f={"weight": 0.08, "ratio": 4.0, "grid": 1, "projector": "regressor", "decay": 150}
+    ),
+    # As its authors' code crops: if all rotations had one crop, they would be easier to recognise as one image's.
     "sskd_teacher": Recipe(
         "teacher, SSKD's head",
         "teacher",
         "methods",
         {"sskd_head": {"weight": 1.0}},
         rotated=True,
+        crop_rotations=True,
         init="backbone",
         trainable="^objective",
-        schedule="frozen",
+        schedule="head",
     ),
     "sskd": Recipe(
         "SSKD",
@@ -165,6 +170,7 @@ RECIPES = {
             "sskd_ss": {"weight": 10.0, "temperature": 0.5, "kept": 0.75},
         },
         rotated=True,
+        crop_rotations=True,
         teacher="sskd_teacher",
         trainable="^(?!objective/sskd/teacher_head)",
     ),

@@ -95,6 +95,7 @@ def _training(config: dict[str, Any], recipe: Recipe, section: dict[str, Any]) -
         "fresh_last_layer": recipe.init == GIVEN,
         "trainable": section["trainable"] or recipe.trainable or None,
         "rotated": recipe.rotated,
+        "crop_rotations": recipe.crop_rotations and config["data"]["crop"] == "pad",
         "batch_norm_groups": config["batch_norm_groups"],
     }
 

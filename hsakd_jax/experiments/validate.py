@@ -17,7 +17,13 @@ from hsakd_jax.runs import config as typed
 from hsakd_jax.training import tracking
 
 # Type and range of every key that a person sets: those of the run's config, where the two have the same keys.
-_DERIVED = ("rotated", "fresh_last_layer", "batch_norm_groups", "decoding")  # nobody sets these in their section
+_DERIVED = (
+    "rotated",
+    "crop_rotations",
+    "fresh_last_layer",
+    "batch_norm_groups",
+    "decoding",
+)  # nobody sets these in their section
 _TRAINING, _DATA = field_types(typed.Training), field_types(typed.Data)
 _SCHEDULE = {"dtype": typed.Dtype, **{key: kind for key, kind in _TRAINING.items() if key not in _DERIVED}}
 _STUDENT = {"arch": str, **_SCHEDULE}
@@ -43,6 +49,7 @@ TYPES: dict[str, Any] = {
     "teacher": {**_STUDENT, **_TAUGHT},
     "student": _STUDENT,
     "frozen": _SCHEDULE,
+    "head": _SCHEDULE,
 }
 
 
@@ -136,7 +143,7 @@ def _refuse_without_effect(config: dict[str, Any], names: Sequence[str], path: s
         raise UserError(
             f"{path} is changed, but {name} is not to run: change objective.{names[-1]}, or name the recipe {name}"
         )
-    if section not in ("teacher", "student", "frozen"):
+    if section not in ("teacher", "student", "frozen", "head"):
         return
     if not any(_uses(RECIPES[name], section, key) for name in names):
         given = section == "teacher" and key not in _TAUGHT and config["teacher"]["workdir"]

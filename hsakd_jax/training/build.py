@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.sharding import Devices
-from hsakd_jax.data.augment import augment, normalise
+from hsakd_jax.data.augment import augment, normalise, random_crop
 from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.data.streaming import Photos
 from hsakd_jax.distillation import methods, objectives
@@ -169,7 +169,7 @@ def make_program(config: RunConfig, network: Any, teacher: Any, train: Dataset |
     Raises:
       UserError: as `make_objective`.
     """
-    training, data, labels = config.training, config.data, train.labels
+    training, labels = config.training, train.labels
     steps_per_epoch = training.steps_per_epoch(len(labels))
     schedule = make_schedule(training, steps_per_epoch)
     update = TrainStep(
@@ -185,15 +185,12 @@ def make_program(config: RunConfig, network: Any, teacher: Any, train: Dataset |
         teacher=teacher,
         accumulate=training.accumulate,
     )
-    crop = "done" if isinstance(train, Photos) else data.crop
     # Not the key of the initialisers.
     seed = jax.random.fold_in(jax.random.key(config.seed), 1)
 
     def step(state, teacher_variables, images, labels, index):
         key = jax.random.fold_in(seed, state.step)
-        images = augment(key, images, crop=crop, pad=data.pad, flip=data.flip, size=config.network.image_shape[0])
-        images = normalise(images, data.mean, data.std)
-        images = rotate(images) if training.rotated else images
+        images = training_images(key, images, config, cropped=isinstance(train, Photos))
         sample = None
         if isinstance(update.objective, nn.Module):
             sample = methods.Sample(index, jnp.asarray(train.labels), jax.random.fold_in(key, 1))
@@ -204,6 +201,27 @@ def make_program(config: RunConfig, network: Any, teacher: Any, train: Dataset |
         objective_init = partial(_objective_variables, config, network, teacher, update.objective, labels)
     whole = devices.jit(step, replicated=2, donate=True)
     return Program(network, teacher, schedule, update.init, whole, objective_init)
+
+
+def training_images(key: jax.Array, images: jax.Array, config: RunConfig, cropped: bool = False) -> jax.Array:
+    """The images that the network sees in a step: augmented, in all four rotations if the run has them, normalised.
+
+    Args:
+      key: of the step.
+      images: uint8 [B, H, W, C].
+      config: of the run.
+      cropped: whether they were cropped before they came here.
+
+    Returns:
+      float32 [B, H, W, C], or [4B, H, W, C] in the order of `rotate`.
+    """
+    training, data = config.training, config.data
+    crop = "done" if cropped or training.crop_rotations else data.crop
+    images = augment(key, images, crop=crop, pad=data.pad, flip=data.flip, size=config.network.image_shape[0])
+    images = rotate(images) if training.rotated else images
+    if training.crop_rotations:
+        images = random_crop(jax.random.fold_in(key, 3), images, data.pad)
+    return normalise(images, data.mean, data.std)
 
 
 def make_schedule(training: Training, steps_per_epoch: int) -> optax.Schedule:

@@ -161,6 +161,24 @@ def test_settings_that_are_published_by_pair(tmp_path):
     assert (found["two"], found["eight"]) == ({}, {"objective.dkd.beta": (8.0, 2.0)})
 
 
+def test_a_setting_that_nobody_published_is_told(tmp_path, run_tables):
+    make(tmp_path / "backbone", "backbone/resnet56", 73.0)
+    make(tmp_path / "kd", "kd/resnet56/resnet20", 71.0)
+    make(tmp_path / "at", "at/resnet56/resnet20", 71.0)
+    make(tmp_path / "ttm", "ttm/resnet56/resnet20", 71.0)
+    table = run_tables()["cifar100"]
+    found = {recipe: entries(table, recipe)[0].departures for recipe in ("kd", "at", "ttm")}
+    assert {departures.agreement for departures in found.values()} == {Agreement.EQUAL}
+    assert found["kd"].own_choice == {}
+    assert found["at"].own_choice == {"kl.temperature": 4.0, "kl.weight": 1.0}
+    assert found["ttm"].own_choice == {"task.weight": 1.0, "ttm.gamma": 0.1, "ttm.weight": 45.0}
+    text = " ".join(rendering.as_text([table]).split())
+    assert "our choice: kl.weight 1.0, kl.temperature 4.0" in text
+    assert re.search(r"AT \[(\d)\] at ", text)
+    row = next(row for row in json.loads(rendering.as_json([table])) if row["recipe"] == "at")
+    assert row["own_choice"] == {"kl.weight": 1.0, "kl.temperature": 4.0}
+
+
 def test_seeds_of_equal_settings_are_averaged(tmp_path, run_tables):
     pair(tmp_path)
     # Where the data lay, and a smaller memory, are no settings.
@@ -195,7 +213,7 @@ def test_other_settings_make_entries_of_their_own(tmp_path, run_tables):
     text = rendering.as_text(list(run_tables().values()))
     assert re.search(r"\n  epochs 60, 1 more \[\d\] +68.00 +68.00 +1 +60  73.73 \(0.10\) +\[\d\]\n", text)
     assert max(map(len, text.splitlines())) <= 120
-    remark = "not the paper's settings: training.epochs 60 (paper: 240), training.milestones [37, 45, 52] (paper: [150,"
+    remark = "not the published settings: training.epochs 60 (published: 240), training.milestones [37, 45, 52] (pub"
     assert remark in " ".join(text.split())
 
 
@@ -215,7 +233,7 @@ def test_a_teacher_with_other_settings_is_shown(teacher, changes, key, tmp_path,
     (student,) = entries(run_tables()["cifar100"], "student")
     assert set(student.departures.settings) == {key}
     assert student.difference() is None
-    assert f"not the paper's settings: {key} " in rendering.as_text(list(run_tables().values()))
+    assert f"not the published settings: {key} " in rendering.as_text(list(run_tables().values()))
 
 
 def test_a_seed_counts_once(tmp_path, run_tables):
@@ -293,7 +311,7 @@ def test_every_kind_of_table(tmp_path, run_tables):
     tiny = Column("tiny_imagenet", None, "ResNet18")
     assert entries(found["labels"], "rotated", tiny)[0].difference() is None
     text = rendering.as_text(list(found.values()))
-    assert "not compared: the paper does not give its settings" in text
+    assert "not compared: its settings are not published" in text
     assert re.search(r"baseline +70.00 / 74.00 +70.00 / 74.00 +1 +100  69.75 / 89.07 +\+0.25 / -15.07\n", text)
     assert "mobilenetV2 is HSAKD's" in text
     assert "mobilenetV2_crd is CRD's" in text

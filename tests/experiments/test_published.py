@@ -3,68 +3,127 @@
 import pytest
 import reference
 
-from hsakd_jax.experiments.published import SETTINGS
+from hsakd_jax.experiments.published import ANY_PAIR, SETTINGS
 from hsakd_jax.experiments.recipes import published_terms
 from hsakd_jax.models import NETWORKS
 
 PUBLISHED = reference.read("methods.json")["published"]
-OURS = {"vgg13": "vgg13_bn", "vgg8": "vgg8_bn", "MobileNetV2": "mobilenetV2"}
-OURS |= {"ResNet34": "resnet34_imagenet", "ResNet18": "resnet18_imagenet"}
-IMAGENET = ("imagenet2012", "resnet34_imagenet", "resnet18_imagenet")
+THEIRS = {"vgg13_bn": "vgg13", "vgg8_bn": "vgg8", "mobilenetV2": "MobileNetV2"}
+THEIRS |= {"resnet34_imagenet": "ResNet34", "resnet18_imagenet": "ResNet18"}
+DATASETS = {"cifar100": "cifar100", "imagenet2012": "imagenet"}
+# What the authors' configs call the values, by recipe; where two names are listed, CIFAR-100's and ImageNet's.
+CE = {"task.weight": ("ce", "ce_weight", "loss.ce_weight")}
+KEYS = {
+    "kd": {"kl.weight": ("kl", "loss.kd_weight"), "kl.temperature": ("temperature",)},
+    "fitnet": {"fitnet.weight": ("fitnet",), "fitnet.stage": ("hint_layer",)},
+    "at": {"at.weight": ("at", "loss.feat_weight")},
+    "vid": {"vid.weight": ("vid",)},
+    "rkd": {"rkd.weight": ("rkd",)},
+    "sp": {"sp.weight": ("sp",)},
+    "cc": {"cc.weight": ("cc",)},
+    "pkt": {"pkt.weight": ("pkt",)},
+    "crd": {
+        "crd.weight": ("crd", "loss.feat_weight"),
+        "crd.negatives": ("negatives", "nce.k"),
+        "crd.temperature": ("temperature", "nce.temperature"),
+    },
+    "sskd": {
+        "kl.weight": ("kl",),
+        "kl.temperature": ("kd_T",),
+        "sskd_kl.weight": ("tf",),
+        "sskd_kl.temperature": ("tf_T",),
+        "sskd_kl.kept": ("ratio_tf",),
+        "sskd_ss.weight": ("ss",),
+        "sskd_ss.temperature": ("ss_T",),
+        "sskd_ss.kept": ("ratio_ss",),
+    },
+    "dkd": {"dkd.alpha": ("alpha",), "dkd.beta": ("beta",), "dkd.temperature": ("t",), "dkd.warmup": ("warmup",)},
+    "kd_ls": {"kl.weight": ("weight",), "kl.temperature": ("temperature",)},
+    "dkd_ls": {"dkd.weight": ("weight",), "dkd.temperature": ("temperature",), "dkd.beta": ("beta",)},
+    "rld": {
+        "rld.alpha": ("alpha",),
+        "rld.beta": ("beta",),
+        "rld.temperature": ("t",),
+        "rld.alpha_temperature": ("alpha_t",),
+        "rld.warmup": ("warmup",),
+    },
+    "dist": {f"dist.{key}": (key,) for key in ("weight", "beta", "gamma", "temperature")},
+    "ttm": {f"ttm.{key}": (key,) for key in ("weight", "gamma")},
+    "wttm": {f"wttm.{key}": (key,) for key in ("weight", "gamma")},
+    "nkd": {f"nkd.{key}": (key,) for key in ("weight", "gamma", "temperature")},
+    "wkd_f": {
+        "wkd_f.weight": ("loss.wkd_feat_weight",),
+        "wkd_f.ratio": ("mean_cov_ratio",),
+        "wkd_f.grid": ("spatial_grid",),
+        "wkd_f.projector": ("projector",),
+        "wkd_f.decay": ("loss.cosine_decay_epoch",),
+    },
+}
+# Values of our form of a term, which the authors' configs do not spell as values of their own.
+IMPLIED = {
+    "kl.weight": 0.0,  # the method takes the place of KD
+    "kl.standardise": True,
+    "dkd.standardise": True,
+    "dkd.weight": 1.0,
+    "dkd.alpha": 1.0,
+    "dkd.warmup": 20,  # the note of DKD with standardised logits
+    "rld.weight": 1.0,
+    "crd.weight": 0.8,  # of WTTM, in the name of its pair
+    "sskd_head.weight": 1.0,
+    "task.weight": {"kd_ls": 0.1},  # a note
+}
+OTHERS = {("sp", "imagenet2012"), ("cc", "imagenet2012")}  # from a table of CRD's paper
 
 
-def by_pair(method):
-    """The values of the authors' configs for CIFAR-100, by our names of teacher and student."""
-    found = {}
-    for pair, values in PUBLISHED[method]["cifar100"].items():
-        teacher, _, student = (OURS.get(name, name) for name in pair.partition("/"))
-        if teacher in NETWORKS and student in NETWORKS:
-            found["cifar100", teacher, student] = values
+def theirs(setting):
+    """The values of the authors' config for a line: those of all pairs, then those of its pair."""
+    section = PUBLISHED[{"sskd_teacher": "sskd"}.get(setting.recipe, setting.recipe)][DATASETS[setting.dataset]]
+    pair = "/".join(THEIRS.get(name, name) for name in setting.pair.split("/"))
+    found = {**section.get("all", {}), **section.get("all pairs", {})}
+    named = [values for names, values in section.items() if pair in names.replace(",", "").split(" ")]
+    assert named or setting.pair == ANY_PAIR, setting
+    for values in named:
+        found |= values
     return found
 
 
-@pytest.mark.parametrize("method", ["dkd", "kd_ls", "dkd_ls", "wkd_f"])
-def test_values_by_pair(method):
-    checked = by_pair(method)
-    assert len(checked) > 1
-    for on, theirs in checked.items():
-        terms = published_terms(method, *on)
-        if method == "kd_ls":
-            found, expected = terms["kl"], {key: theirs[key] for key in ("weight", "temperature")}
-        elif method == "wkd_f":
-            found, every = terms["wkd_f"], PUBLISHED["wkd_f"]["cifar100"]["all"]
-            expected = {"weight": theirs["loss.wkd_feat_weight"], "decay": every["loss.cosine_decay_epoch"]}
-            expected |= {"ratio": theirs["mean_cov_ratio"], "grid": theirs["spatial_grid"]}
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda s: f"{s.recipe}-{s.dataset}-{s.pair}")
+def test_every_line_is_that_of_the_authors_code(setting):
+    if (setting.recipe, setting.dataset) in OTHERS:
+        assert setting.values == {"task.weight": 1.0, "kl.weight": 0.0}
+        assert PUBLISHED[setting.recipe]["imagenet"] == "not published"
+        return
+    values, compared = theirs(setting), 0
+    for key, value in setting.values.items():
+        names = [name for name in {**CE, **KEYS.get(setting.recipe, {})}.get(key, ()) if name in values]
+        if names:
+            expected = {"conv1x1": "regressor"}.get(values[names[0]], values[names[0]])
+            compared += 1
         else:
-            found = terms["dkd"]
-            expected = {"beta": 8.0} | {key: theirs[key] for key in ("beta", "weight", "temperature") if key in theirs}
-        assert {key: found[key] for key in expected} == expected, on
-    pairs = {f"{teacher}/{student}" for _, teacher, student in checked}
-    assert {setting.pair for setting in SETTINGS if (setting.recipe, setting.dataset) == (method, "cifar100")} <= pairs
+            expected = IMPLIED.get(key)
+            expected = expected.get(setting.recipe, 1.0) if isinstance(expected, dict) else expected
+            expected = 8.0 if (setting.recipe, key) == ("dkd_ls", "dkd.beta") else expected  # its note
+        assert value == expected, key
+    assert compared or setting.recipe == "sskd_teacher"
 
 
-def test_values_on_imagenet():
-    dkd, rld, dist, nkd, ls = (PUBLISHED[name]["imagenet"] for name in ("dkd", "rld", "dist", "nkd", "kd_ls"))
-    pair, both = "ResNet34/ResNet18", "ResNet34/ResNet18, ResNet50/MobileNetV1"
-    for name, theirs, options in (
-        (
-            "dkd",
-            {**dkd["all"], **dkd[pair]},
-            {"alpha": "alpha", "beta": "beta", "temperature": "t", "warmup": "warmup"},
-        ),
-        (
-            "rld",
-            {**rld["all"], **rld[pair]},
-            {"beta": "beta", "temperature": "t", "alpha_temperature": "alpha_t", "warmup": "warmup"},
-        ),
-        ("dist", dist[both], {"weight": "weight", "temperature": "temperature", "beta": "beta", "gamma": "gamma"}),
-        ("nkd", nkd[both], {"weight": "weight", "temperature": "temperature", "gamma": "gamma"}),
-    ):
-        found = published_terms(name, *IMAGENET)[name]
-        assert {option: found[option] for option in options} == {o: theirs[key] for o, key in options.items()}, name
-    found = published_terms("kd_ls", *IMAGENET)
-    assert (found["task"]["weight"], found["kl"]["weight"]) == (ls[pair]["ce"], ls[pair]["weight"])
-    assert found["kl"]["temperature"] == ls[pair]["temperature"]
+def test_every_published_pair_has_a_line():
+    """Of the networks that are here."""
+    ours = {value: key for key, value in THEIRS.items()}
+    for recipe in ("dkd", "kd_ls", "dkd_ls", "rld", "ttm", "wttm", "wkd_f"):
+        pairs = (name.split(",")[0].split("/") for name in PUBLISHED[recipe]["cifar100"] if "/" in name)
+        expected = {"/".join(ours.get(name, name) for name in pair) for pair in pairs}
+        expected = {pair for pair in expected if set(pair.split("/")) <= set(NETWORKS)}
+        found = {line.pair for line in SETTINGS if (line.recipe, line.dataset) == (recipe, "cifar100")}
+        assert found == expected, recipe
+
+
+def test_a_recipe_has_the_values_of_its_networks():
+    terms = published_terms("dkd", "cifar100", "resnet56", "resnet20")
+    assert terms["dkd"] == {"weight": 1.0, "alpha": 1.0, "beta": 2.0, "temperature": 4.0, "warmup": 20}
+    imagenet = published_terms("kd", "imagenet2012", "resnet34_imagenet", "resnet18_imagenet")
+    assert imagenet == {"task": {"weight": 0.5}, "kl": {"weight": 0.5, "temperature": 1.0}}
+    assert published_terms("kd_25", "cifar100", "resnet56", "resnet20")["kl"] == {"weight": 0.9, "temperature": 4.0}
 
 
 def test_both_mobilenets_have_the_same_values():
