@@ -51,6 +51,9 @@ KL_FINAL = {"weight": 1.0, "temperature": 3.0, "upright_only": False}
 KL = {"weight": 1.0, "temperature": 4.0}
 # The paper's student has no joint-label term; its ablation shows that one costs accuracy.
 STUDENT = {"task": TASK, "joint": {**JOINT, "weight": 0.0}, "kl_aux": KL_AUX, "kl_final": KL_FINAL}
+# KL with logit standardisation, and DIST, with the weights of their authors' code.
+STANDARDISED = {"weight": 9.0, "temperature": 2.0, "standardise": True}
+DIST = {"weight": 2.0, "beta": 1.0, "gamma": 1.0, "temperature": 4.0}
 MUTUAL = {"task": TASK, "joint": JOINT, "kl_aux": KL_AUX, "kl_final": KL_FINAL}
 
 
@@ -119,7 +122,7 @@ RECIPES = {
         "KD + LS",
         "student",
         "kd",
-        {"task": {"weight": 0.1}, "kl": {"weight": 9.0, "temperature": 2.0, "standardise": True}},
+        {"task": {"weight": 0.1}, "kl": STANDARDISED},
         teacher="backbone",
     ),
     "dkd_ls": _method(
@@ -127,7 +130,7 @@ RECIPES = {
         kl=OFF,
         dkd={"weight": 12.0, "alpha": 1.0, "beta": 2.0, "temperature": 2.0, "standardise": True, "warmup": 20},
     ),
-    "dist": _method("DIST", kl=OFF, dist={"weight": 2.0, "beta": 1.0, "gamma": 1.0, "temperature": 4.0}),
+    "dist": _method("DIST", kl=OFF, dist=DIST),
     "rld": _method(
         "RLD",
         kl=OFF,
@@ -171,6 +174,18 @@ RECIPES = {
     "student_frozen": _student("HSAKD", "teacher_frozen"),
     "student": _student("HSAKD*"),
     "student_online": _student("HSAKD, online teacher", "teacher_online"),
+    # HSAKD* with later losses in the place of KL. No paper has these: the weights and temperatures are those of the
+    # losses alone, KD with logit standardisation (Sun et al. 2024) and DIST.
+    "student_ls": _student("HSAKD* + LS", kl_aux=STANDARDISED, kl_final=STANDARDISED),
+    "student_dist": Recipe(
+        "HSAKD* with DIST",
+        "student",
+        "methods",
+        {"task": TASK, "dist_aux": {**DIST, "branches": ()}, "dist": DIST},
+        branches=True,
+        rotated=True,
+        teacher="teacher",
+    ),
     "mutual": Recipe("online", "student", "mutual", MUTUAL, branches=True, rotated=True),
     # A new last layer on a backbone that is kept.
     "probe": Recipe("linear probe", "student", "baseline", {"task": TASK}, init=GIVEN, trainable="^head/fc"),

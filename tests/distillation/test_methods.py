@@ -35,7 +35,8 @@ def outputs(seed, stages, rows=B):
         return jnp.asarray(g.normal(size=shape), jnp.float32)
 
     features = tuple(normal(rows, size, size, channels) for size, channels in stages)
-    return Outputs(normal(rows, N), (), features, normal(rows, stages[-1][1]))
+    logits, embedding = normal(rows, N), normal(rows, stages[-1][1])
+    return Outputs(logits, tuple(normal(rows, 4 * N) for _ in stages), features, embedding)
 
 
 def start(term, s, t, **options):
@@ -124,6 +125,28 @@ def test_ofa():
     weights = (p + target) ** 1.5 - target
     expected = sum(-(weights * np.log(softmax(x / 2))).sum(-1).mean() for x in (wide(s.logits), *exits))
     np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def distance(s, t, tau):
+    """1 - Pearson's correlation of probabilities, mean over rows, and the same over columns."""
+    q, p = softmax(wide(s) / tau), softmax(wide(t) / tau)
+    by_row, by_column = (
+        np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(x, y, strict=True)]) for x, y in ((q, p), (q.T, p.T))
+    )
+    return 1 - by_row, 1 - by_column
+
+
+def test_dist_aux():
+    """Of a deeper teacher, whose first branch has no partner."""
+    s, t = outputs(0, STUDENT, 4 * B), outputs(1, ((16, 2), *TEACHER), 4 * B)
+    parts = [distance(q, p, 2.0) for q, p in zip(s.aux_logits, t.aux_logits[1:], strict=True)]
+    expected = sum(4 * (0.5 * rows + 3 * columns) for rows, columns in parts)
+    found, *_ = value("dist_aux", s, t, beta=0.5, gamma=3.0, temperature=2.0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    rows, columns = parts[1]
+    np.testing.assert_allclose(value("dist_aux", s, t, temperature=2.0, branches=(2,))[0], 4 * (rows + columns), 1e-5)
+    with pytest.raises(ValueError, match="dist_aux: branch 1 has no partner.*choose branches from 2 on"):
+        start("dist_aux", t, s, branches=(1,))
 
 
 @pytest.mark.parametrize(("size", "of_teacher"), [(4, 4), (8, 4), (4, 8), (6, 4)])
@@ -415,7 +438,7 @@ def test_dtypes(terms, name):
 def test_all_methods_on_what_networks_give(rotated):
     names = ["sskd_kl", "sskd_ss"] if rotated else PLAIN
     key, g, images = jax.random.key(0), np.random.default_rng(0), jnp.zeros((4 * B if rotated else B, 8, 8, 1))
-    networks = [create(name, N, False) for name in ("resnet8_quarter", "resnet8_half")]
+    networks = [create(name, N, True) for name in ("resnet8_quarter", "resnet8_half")]
     s, t = (filled(g, lambda n=n: n.init_with_output(key, images)[0]) for n in networks)
     kl = {"temperature": 4.0, "upright_only": rotated}
     objective = Methods({"task": {}, "kl": kl, **{name: OPTIONS.get(name, {}) for name in names}})
@@ -437,7 +460,7 @@ def test_every_term_has_a_recipe_with_its_published_weight():
         "fitnet": 100, "at": 1000, "vid": 1, "rkd": 1, "sp": 3000, "cc": 0.02, "pkt": 30000, "dkd": 1, "crd": 0.8,
         "sskd_kl": 2.7, "sskd_ss": 10, "sskd_head": 1,
     }  # fmt: skip
-    weights |= {"dist": 2, "rld": 1, "ttm": 45, "wttm": 4, "nkd": 1, "ofa": 1, "wkd_f": 0.08}
+    weights |= {"dist": 2, "dist_aux": 2, "rld": 1, "ttm": 45, "wttm": 4, "nkd": 1, "ofa": 1, "wkd_f": 0.08}
     found = {
         name: term["weight"]
         for recipe, r in RECIPES.items()
@@ -454,6 +477,21 @@ def test_every_term_has_a_recipe_with_its_published_weight():
     special = {**dict.fromkeys(without, 0), **{name: 0.9 for name in plain if name.startswith("sskd")}}
     assert plain == {name: special.get(name, 1) for name in plain}
     assert set(weights) == set(methods.TERMS)
+
+
+def test_hsakd_with_later_losses():
+    """The two divergences of `student` standardised, or replaced by DIST; everything else is that of `student`."""
+    student, ls, dist = (RECIPES[name] for name in ("student", "student_ls", "student_dist"))
+    for term in ("kl_aux", "kl_final"):
+        changed = {**student.terms[term], "weight": 9.0, "temperature": 2.0, "standardise": True}
+        assert ls.terms[term] == changed
+    for term in ("task", "joint"):
+        assert ls.terms[term] == student.terms[term]
+    assert dist.terms.keys() == {"task", "dist", "dist_aux"}
+    assert dist.terms["dist_aux"] == {**dist.terms["dist"], "branches": ()}
+    assert dist.terms["dist"] == RECIPES["dist"].terms["dist"]
+    for found in (ls, dist):
+        assert (found.branches, found.rotated, found.teacher) == (True, True, "teacher")
 
 
 def test_every_option_of_a_recipe_has_a_type():

@@ -1,7 +1,8 @@
 """The distillation methods that HSAKD is compared with, as named terms of one objective.
 
 A term is a function `term(outputs, labels, teacher, sample, **options)` that returns a scalar in at least float32.
-SSKD's terms take a rotated batch of 4B rows, the others a plain one of B rows. `Methods` calls them, so they may create
+SSKD's terms and `dist_aux` take a rotated batch of 4B rows, `dist` takes either one, and the others take a plain one
+of B rows. `Methods` calls them, so they may create
 layers, which start as PyTorch's do.
 
 Each file has the losses first, as functions of arrays, and then the terms that find these arrays in the outputs. The
@@ -22,7 +23,7 @@ from hsakd_jax.distillation.methods.common import Sample
 from hsakd_jax.distillation.methods.contrastive import crd
 from hsakd_jax.distillation.methods.exits import ofa
 from hsakd_jax.distillation.methods.features import at, fitnet, vid
-from hsakd_jax.distillation.methods.logits import dist, dkd, nkd, rld, ttm, wttm
+from hsakd_jax.distillation.methods.logits import dist, dist_aux, dkd, nkd, rld, ttm, wttm
 from hsakd_jax.distillation.methods.relations import cc, pkt, rkd, sp
 from hsakd_jax.distillation.methods.self_supervised import sskd_head, sskd_kl, sskd_ss
 from hsakd_jax.distillation.methods.transport import wkd_f
@@ -39,6 +40,7 @@ TERMS: dict[str, Callable[..., Array]] = {
     "ttm": ttm,
     "wttm": wttm,
     "dist": dist,
+    "dist_aux": dist_aux,
     "ofa": ofa,
     "fitnet": fitnet,
     "at": at,
