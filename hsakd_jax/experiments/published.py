@@ -18,7 +18,7 @@ class Setting(NamedTuple):
     recipe: str
     dataset: str
     pair: str
-    values: Mapping[str, float]
+    values: Mapping[str, float | str]
     source: str
 
 
@@ -38,7 +38,7 @@ def _dkd_ls(pair: str, temperature: float, weight: float, beta: float) -> Settin
     return Setting("dkd_ls", "cifar100", pair, values, "sunshangquan/logit-standardization-KD logs/DKD")
 
 
-def _imagenet(recipe: str, source: str, **values: float) -> Setting:
+def _imagenet(recipe: str, source: str, **values: float | str) -> Setting:
     by_key = {key.replace("__", "."): value for key, value in values.items()}
     return Setting(recipe, "imagenet2012", "resnet34_imagenet/resnet18_imagenet", by_key, source)
 
@@ -106,6 +106,23 @@ SETTINGS = (
         nkd__temperature=1.0,
     ),
     Setting(
+        "wkd_l",
+        "cifar100",
+        "wrn_40_2/ShuffleV1",
+        {"wkd_l.weight": 200.0, "wkd_l.temperature": 6.0},
+        "JiamingLv/WKD configs/cifar100/wkd_l/wrn40_2_shuv1.yaml",
+    ),
+    # 732 images are all of the smallest class.
+    _imagenet(
+        "wkd_l",
+        "JiamingLv/WKD configs/imagenet/r34_r18/wkd_l.yaml",
+        wkd_l__weight=30.0,
+        wkd_l__temperature=2.0,
+        wkd_l__cost="cka_logits",
+        wkd_l__images=732,
+        wkd_l__decay=0,
+    ),
+    Setting(
         "wkd_f",
         "cifar100",
         "wrn_40_2/ShuffleV1",
@@ -118,7 +135,7 @@ SETTINGS = (
 _BY_PAIR = {(setting.recipe, setting.dataset, setting.pair): setting.values for setting in SETTINGS}
 
 
-def values(recipe: str, dataset: str, teacher: str, student: str) -> dict[str, float]:
+def values(recipe: str, dataset: str, teacher: str, student: str) -> dict[str, float | str]:
     """The published values of a recipe, by 'TERM.OPTION'; {} where there are none for these networks.
 
     Args:

@@ -116,7 +116,7 @@ RECIPES = {
     "dkd": _method("DKD", kl=OFF, dkd={"weight": 1.0, "alpha": 1.0, "beta": 8.0, "temperature": 4.0, "warmup": 20}),
     "crd": _method("CRD", crd={"weight": 0.8, "negatives": 16384, "temperature": 0.07}),
     # Methods since 2022, without plain KD, each with the weights of its authors' code. `published.SETTINGS` has those
-    # by pair; for others they are those of resnet32x4/resnet8x4 (WKD-F), vgg13/vgg8 (TTM, and WTTM, which its authors
+    # by pair; for others they are those of resnet32x4/resnet8x4 (WKD), vgg13/vgg8 (TTM, and WTTM, which its authors
     # add to CRD) and ResNet34/ResNet18 (NKD).
     "kd_ls": Recipe(
         "KD + LS",
@@ -145,6 +145,19 @@ RECIPES = {
     ),
     "nkd": _method("NKD", kl=OFF, nkd={"weight": 1.0, "gamma": 3.5, "temperature": 3.0}),
     "ofa": _method("OFA", kl=OFF, ofa={"weight": 1.0, "gamma": 1.0, "temperature": 1.0}),
+    "wkd_l": _method(
+        "WKD-L",
+        kl=OFF,
+        wkd_target={"weight": 1.0},
+        wkd_l={
+            "weight": 600.0,
+            "temperature": 8.0,
+            "cost": "cka_map",
+            "images": 500,
+            "sharpness": 1.0,
+            "decay": 150,
+        },
+    ),
     "wkd_f": _method("WKD-F", kl=OFF, wkd_f={"weight": 0.08, "ratio": 4.0, "grid": 1, "decay": 150}),
     # Its authors train the head for 60 epochs; here it has the schedule of branches on a frozen backbone.
     "sskd_teacher": Recipe(

@@ -11,7 +11,7 @@ import pytest
 
 from hsakd_jax import create
 from hsakd_jax.distillation import methods
-from hsakd_jax.distillation.methods import Methods, Sample, contrastive, review, self_supervised
+from hsakd_jax.distillation.methods import Methods, Sample, contrastive, review, self_supervised, transport
 from hsakd_jax.experiments.recipes import RECIPES
 from hsakd_jax.models.network import Outputs
 
@@ -206,6 +206,34 @@ def test_stages_pair_from_the_deepest_and_pool_to_the_smaller():
 def test_maps_that_do_not_compare(term, stages, options, message):
     with pytest.raises(ValueError, match=message):
         start(term, outputs(0, stages), outputs(1, TEACHER), **options)
+
+
+def test_wkd_l_and_its_target():
+    s, t = outputs(0, STUDENT), outputs(1, TEACHER)
+    cost = np.random.default_rng(5).uniform(0.1, 1, (N, N)).astype(np.float32)
+    variables = start("wkd_l", s, t)
+    assert np.isnan(variables["batch_stats"]["wkd_l"]["cost"]).all()
+    variables["batch_stats"]["wkd_l"]["cost"] = cost
+    options = {"temperature": 2.0, "regularisation": 0.2, "iterations": 7}
+    for sharpness, used in ((0.0, cost), (1.5, 1 - np.exp(-1.5 * cost))):
+        found, _, kept = value("wkd_l", s, t, variables, sharpness=sharpness, **options)
+        expected = transport.transport_loss(s.logits, t.logits, LABELS, jnp.asarray(used), 2.0, 0.2, 7)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        np.testing.assert_array_equal(kept["batch_stats"]["wkd_l"]["cost"], cost)
+    rows, labels = np.arange(B), np.asarray(LABELS)
+    p, q = (softmax(wide(x.logits))[rows, labels] for x in (t, s))
+    np.testing.assert_allclose(value("wkd_target", s, t)[0], -(p * np.log(q)).mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [4, 9])
+def test_cka_cost(rows):
+    """Of fewer and of more rows than channels, which are computed in two ways, and of a class without features."""
+    features = np.random.default_rng(0).normal(size=(3, rows, 6)).astype(np.float32)
+    features[2] = 1
+    a, b = (wide(x) - wide(x).mean(0) for x in features[:2])
+    cka = (np.linalg.norm(b.T @ a) ** 2) / (np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b))
+    expected = [[0, 1 - cka, 1], [1 - cka, 0, 1], [1, 1, 1]]
+    np.testing.assert_allclose(jax.jit(transport.cka_cost)(features), expected, atol=1e-5)
 
 
 def test_sp():
@@ -460,7 +488,18 @@ def test_every_term_has_a_recipe_with_its_published_weight():
         "fitnet": 100, "at": 1000, "vid": 1, "rkd": 1, "sp": 3000, "cc": 0.02, "pkt": 30000, "dkd": 1, "crd": 0.8,
         "sskd_kl": 2.7, "sskd_ss": 10, "sskd_head": 1,
     }  # fmt: skip
-    weights |= {"dist": 2, "dist_aux": 2, "rld": 1, "ttm": 45, "wttm": 4, "nkd": 1, "ofa": 1, "wkd_f": 0.08}
+    weights |= {
+        "dist": 2,
+        "dist_aux": 2,
+        "rld": 1,
+        "ttm": 45,
+        "wttm": 4,
+        "nkd": 1,
+        "ofa": 1,
+        "wkd_target": 1,
+        "wkd_l": 600,
+        "wkd_f": 0.08,
+    }
     found = {
         name: term["weight"]
         for recipe, r in RECIPES.items()
@@ -473,7 +512,7 @@ def test_every_term_has_a_recipe_with_its_published_weight():
     plain = {
         name: r.terms["kl"]["weight"] for name, r in RECIPES.items() if r.objective == "methods" and "kl" in r.terms
     }
-    without = ("dkd", "dkd_ls", "dist", "rld", "ttm", "wttm", "nkd", "ofa", "wkd_f")
+    without = ("dkd", "dkd_ls", "dist", "rld", "ttm", "wttm", "nkd", "ofa", "wkd_l", "wkd_f")
     special = {**dict.fromkeys(without, 0), **{name: 0.9 for name in plain if name.startswith("sskd")}}
     assert plain == {name: special.get(name, 1) for name in plain}
     assert set(weights) == set(methods.TERMS)

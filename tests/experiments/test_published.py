@@ -3,6 +3,7 @@
 import pytest
 import reference
 
+from hsakd_jax.distillation.methods import default_options
 from hsakd_jax.experiments.published import SETTINGS
 from hsakd_jax.experiments.recipes import published_terms
 from hsakd_jax.models import NETWORKS
@@ -23,7 +24,7 @@ def by_pair(method):
     return found
 
 
-@pytest.mark.parametrize("method", ["dkd", "kd_ls", "dkd_ls", "wkd_f"])
+@pytest.mark.parametrize("method", ["dkd", "kd_ls", "dkd_ls", "wkd_l", "wkd_f"])
 def test_values_by_pair(method):
     checked = by_pair(method)
     assert len(checked) > 1
@@ -31,6 +32,13 @@ def test_values_by_pair(method):
         terms = published_terms(method, *on)
         if method == "kd_ls":
             found, expected = terms["kl"], {key: theirs[key] for key in ("weight", "temperature")}
+        elif method == "wkd_l":
+            found, every = terms["wkd_l"], PUBLISHED["wkd_l"]["cifar100"]["all"]
+            expected = {"weight": theirs["loss.wkd_logit_weight"], "temperature": theirs["temperature"]}
+            expected |= {"decay": every["loss.cosine_decay_epoch"], "sharpness": every["cost_matrix_sharpen"]}
+            assert default_options("wkd_l").items() >= {
+                "regularisation": every["sinkhorn.lambda"], "iterations": every["sinkhorn.iter"]
+            }.items()  # fmt: skip
         elif method == "wkd_f":
             found, every = terms["wkd_f"], PUBLISHED["wkd_f"]["cifar100"]["all"]
             expected = {"weight": theirs["loss.wkd_feat_weight"], "decay": every["loss.cosine_decay_epoch"]}
@@ -65,6 +73,12 @@ def test_values_on_imagenet():
     found = published_terms("kd_ls", *IMAGENET)
     assert (found["task"]["weight"], found["kl"]["weight"]) == (ls[pair]["ce"], ls[pair]["weight"])
     assert found["kl"]["temperature"] == ls[pair]["temperature"]
+    found, wkd = published_terms("wkd_l", *IMAGENET)["wkd_l"], PUBLISHED["wkd_l"]["imagenet"]
+    theirs = {**wkd["all"], **wkd[pair]}
+    keys = {"weight": "loss.wkd_logit_weight", "decay": "loss.cosine_decay_epoch", "sharpness": "cost_matrix_sharpen"}
+    expected = {"temperature": theirs["temperature"], **{ours: theirs[key] for ours, key in keys.items()}}
+    assert {option: found[option] for option in expected} == expected
+    assert (found["cost"] == "cka_logits") == ("logit" in theirs["cost_matrix_path"])
 
 
 def test_both_mobilenets_have_the_same_values():

@@ -26,10 +26,10 @@ from hsakd_jax.distillation.methods.features import at, fitnet, vid
 from hsakd_jax.distillation.methods.logits import dist, dist_aux, dkd, nkd, rld, ttm, wttm
 from hsakd_jax.distillation.methods.relations import cc, pkt, rkd, sp
 from hsakd_jax.distillation.methods.self_supervised import sskd_head, sskd_kl, sskd_ss
-from hsakd_jax.distillation.methods.transport import wkd_f
+from hsakd_jax.distillation.methods.transport import wkd_f, wkd_l, wkd_target
 from hsakd_jax.models.network import Outputs
 
-__all__ = ["TERMS", "Methods", "Sample", "option_types"]
+__all__ = ["TERMS", "Methods", "Sample", "default_options", "option_types"]
 
 Array = jax.Array
 
@@ -48,6 +48,8 @@ TERMS: dict[str, Callable[..., Array]] = {
     "cc": cc,
     "vid": vid,
     "wkd_f": wkd_f,
+    "wkd_target": wkd_target,
+    "wkd_l": wkd_l,
     "rkd": rkd,
     "pkt": pkt,
     "crd": crd,
@@ -63,10 +65,22 @@ def option_types(name: str) -> dict[str, Any]:
     Args:
       name: a key of `TERMS` or of `objectives.TERMS`.
     """
-    function = TERMS[name] if name in TERMS else objectives.TERMS[name]
-    hints = get_type_hints(function, include_extras=True)
-    options = (p for p in signature(function).parameters.values() if p.default is not p.empty)
-    return {option.name: hints.get(option.name, Any) for option in options}
+    hints = get_type_hints(_function(name), include_extras=True)
+    return {option: hints.get(option, Any) for option in default_options(name)}
+
+
+def default_options(name: str) -> dict[str, Any]:
+    """The defaults of a term's options, from the signature of its function.
+
+    Args:
+      name: a key of `TERMS` or of `objectives.TERMS`.
+    """
+    options = signature(_function(name)).parameters.values()
+    return {option.name: option.default for option in options if option.default is not option.empty}
+
+
+def _function(name: str) -> Callable[..., Array]:
+    return TERMS[name] if name in TERMS else objectives.TERMS[name]
 
 
 class Methods(nn.Module):
