@@ -8,19 +8,19 @@ update. Images and weights are random. --images is the size of the training set,
 default all recipes with a teacher are measured, and the baseline, without those that repeat a step: few-shot recipes,
 ablations, and HSAKD's students of other teachers.
 
-The recipes take turns within each round, and a ratio compares two times of the same round. The table has the median of
-the ratios with the quartiles. --steps is how many steps are timed together. Memory is that of the compiled program:
+The recipes take turns within each round, in an order of its own, and a ratio compares two times of the same round. The
+table has the median of the ratios with the quartiles. --steps is how many steps are timed together, after one that is
+not, since the recipe before leaves another's arrays in the caches. Memory is that of the compiled program:
 its temporary arrays, arguments and results, without results that reuse the memory of arguments. Prints a Markdown
 table and writes it and JSON to benchmarks/results/NAME.
 """
 
 import argparse
-import itertools
 import os
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +35,7 @@ import numpy as np
 
 from benchmarks import Parser, file_name, warn_if_busy
 from benchmarks.exports import network_name, random_variables
-from benchmarks.step import Step, batch_of, make_data, measure, save
+from benchmarks.step import batch_of, make_data, save
 from configs import cifar100
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.sharding import Devices
@@ -57,12 +57,12 @@ class Method(NamedTuple):
     """A recipe's step, ready to run.
 
     Attributes:
-      step: makes --steps steps and waits for their end.
+      run: makes a number of steps and waits for their end.
       program_bytes: memory of the compiled program.
       compile_s: seconds that compiling took, or loading it from the compilation cache.
     """
 
-    step: Step
+    run: Callable[[int], None]
     program_bytes: int
     compile_s: float
 
@@ -88,14 +88,13 @@ def traced(recipe: str, pair: str, batch: int, splits: Splits, devices: Devices)
     return run, dry_run(run, Path("none"), theirs, splits.train, devices)
 
 
-def prepare(recipe: str, pair: str, batch: int, steps: int, splits: Splits, devices: Devices) -> Method:
+def prepare(recipe: str, pair: str, batch: int, splits: Splits, devices: Devices) -> Method:
     """Compiles a recipe's step, and makes its first state with random variables.
 
     Args:
       recipe: a key of `RECIPES`.
       pair: 'TEACHER:STUDENT', keys of `NETWORKS`.
       batch: images of a step.
-      steps: of each call of `Method.step`.
       splits: random data.
       devices: where to compute.
     """
@@ -107,7 +106,7 @@ def prepare(recipe: str, pair: str, batch: int, steps: int, splits: Splits, devi
     seconds = time.perf_counter() - began
     multi_step, done = make_multi_step(compiled, splits.train, devices, batch, 0), 0
 
-    def several() -> None:
+    def several(steps: int) -> None:
         nonlocal state, done
         until = done + steps
         while done < until:
@@ -133,6 +132,24 @@ def _first_state(run: RunConfig, program: Program) -> tuple[Any, Any]:
 def _memory(analysis: Any) -> int:
     sizes = (analysis.temp_size_in_bytes, analysis.argument_size_in_bytes, analysis.output_size_in_bytes)
     return sum(sizes) - analysis.alias_size_in_bytes
+
+
+def measure(methods: dict[str, Method], steps: int, rounds: int) -> tuple[dict[str, list[float]], list[str]]:
+    """Seconds of `steps` steps of each recipe by round, and the warnings of other work."""
+    for method in methods.values():
+        method.run(4)  # until the process has all its memory
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
+    others: list[str] = []
+    random = np.random.default_rng(0)
+    for i in range(rounds):
+        others.append(warn_if_busy())
+        print(f"round {i + 1} of {rounds}", file=sys.stderr, flush=True)
+        for name in random.permutation(list(methods)).tolist():
+            methods[name].run(1)
+            began = time.perf_counter()
+            methods[name].run(steps)
+            seconds[name].append(time.perf_counter() - began)
+    return seconds, [*filter(None, others)]
 
 
 def ratios(seconds: dict[str, list[float]]) -> dict[str, Quartiles]:
@@ -206,18 +223,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     methods: dict[str, Method] = {}
     for name in args.recipes:
         try:
-            methods[name] = prepare(name, args.pair, args.batch, args.steps, splits, devices)
+            methods[name] = prepare(name, args.pair, args.batch, splits, devices)
         except UserError as error:
             Parser(None).error(f"{name}: {error}")
         print(f"{name}: compiled in {methods[name].compile_s:.0f} s", file=sys.stderr, flush=True)
-    count, others = itertools.count(1), []
-
-    def look() -> None:
-        others.append(warn_if_busy())
-        print(f"round {next(count)} of {args.rounds}", file=sys.stderr, flush=True)
-
-    seconds = measure({name: method.step for name, method in methods.items()}, args.rounds, look)
-    report(args, methods, seconds, [*filter(None, others)])
+    seconds, others = measure(methods, args.steps, args.rounds)
+    report(args, methods, seconds, others)
 
 
 def report(
