@@ -15,9 +15,10 @@ first:
 | kd | standard KD (Hinton et al.) | 75.23 |
 | fitnet, at, vid, rkd, sp, cc, crd, sskd | other methods | 75.30, 75.64, 75.31, 75.33, 74.35, 75.30, 75.81, 76.16 |
 | pkt, dkd | methods that the paper does not have | |
-| kd_ls, dkd_ls, dist, rld, ttm, wttm, nkd, ofa, wkd_f | methods since 2022, which the paper does not have | |
+| kd_ls, dkd_ls, dist, rld, ttm, wttm, nkd, ofa, wkd_l, wkd_f | methods since 2022, which the paper does not have | |
 | student_frozen | HSAKD, a teacher with branches on a frozen backbone | 77.20 |
 | student | HSAKD*, a jointly trained teacher | 78.67 |
+| student_ls, student_dist | HSAKD* with later losses, which the paper does not have | |
 | student_online | HSAKD, an online teacher, which the paper does not have | |
 | mutual | online, two networks at once (WRN-40-2: mutual/wrn_40_2) | 82.58 |
 | kd_25, crd_25, sskd_25, student_25, and _50, _75 | few-shot (resnet56/resnet20) | 65.15, 65.80, 67.82, 68.50 (25 %) |

@@ -15,7 +15,7 @@ import pytest
 from conftest import ROOT, environment
 from PIL import Image
 
-from benchmarks import cores, loop, programs, scale, step, warn_if_busy
+from benchmarks import cores, loop, methods, programs, scale, step, warn_if_busy
 from benchmarks import input as photographs
 from hsakd_jax.models import create
 
@@ -110,6 +110,35 @@ def test_work_of_a_run_is_the_papers(pair, petaflops):
     assert step.flops(pair) * 50_000 * 240 / 1e15 == pytest.approx(petaflops, rel=0.01)
 
 
+def test_ratios_compare_times_of_the_same_round():
+    seconds = {"kd": [1.0, 2.0, 4.0], "crd": [3.0, 4.0, 16.0]}
+    assert methods.ratios(seconds) == {"kd": (1, 1, 1), "crd": (2.5, 3, 3.5)}
+
+
+def test_methods_that_are_measured():
+    names = methods.default_recipes()
+    assert names[:2] == ["kd", "baseline"]
+    assert {"dkd", "crd", "sskd", "wkd_l", "student", "student_dist"} <= set(names)
+    assert not {"student_frozen", "kd_25", "ablation_joint", "backbone", "probe"} & set(names)
+
+
+def test_cost_of_methods_beside_kd(monkeypatch, tmp_path, capsys):
+    """Of the whole step of each, as the command measures it: four rotations and branches cost time and memory."""
+    monkeypatch.setattr(step, "RESULTS", tmp_path)
+    words = "--pair resnet8:resnet8 --recipes wkd_l,student_dist --batch 16 --images 2000 --steps 1 --rounds 3"
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as in a command
+        methods.main([*words.split(), "--output", "found"])
+    shown = capsys.readouterr().out
+    assert shown.strip() in (tmp_path / "found.md").read_text()
+    found = json.loads((tmp_path / "found.json").read_text())["recipes"]
+    assert list(found) == ["kd", "wkd_l", "student_dist"]
+    assert found["kd"]["relative"] == [1, 1, 1]
+    assert all(len(one["seconds"]) == 3 and min(one["seconds"]) > 0 for one in found.values())
+    of_kd, of_hsakd = (found[name]["program_bytes"] for name in ("kd", "student_dist"))
+    assert of_hsakd > 2 * of_kd > 0
+    assert shown.count("\n| `") == 3
+
+
 def test_evaluation_beside_a_forward_pass():
     dataset, _ = step.make_data("resnet56:resnet8", 64)
     found = loop.evaluation_share("resnet8", dataset, rounds=1)
@@ -166,6 +195,9 @@ def test_each_side_of_a_step_has_a_process_of_its_own(monkeypatch):
         (["exports", "resnet57"], "unknown network 'resnet57'"),
         (["step", "--pair", "resnet56"], "argument --pair: invalid choice"),
         (["step", "--output", "a/b"], "--output: 'a/b' is no name of a file"),
+        (["methods", "--recipes", "kd,probe"], "argument --recipes: 'probe' is no recipe that can be measured"),
+        (["methods", "--pair", "resnet56"], "argument --pair: 'resnet56' is no pair of networks"),
+        (["methods", "--images", "8"], "--images must be at least --batch"),
         (["cores", "now"], "unrecognized arguments: now"),
         (["programs", "--target", "h201"], "h201 is not known: take h200, h100"),
         *([(["programs", "--target", "v5e:2x2"], "it needs pip install 'jax[tpu]==")] if WITHOUT_LIBTPU else []),

@@ -614,9 +614,11 @@ def test_a_teacher_of_other_classes_is_refused(pipeline, call_command, tmp_path)
     assert_refused(call_command("main", f"{CONFIG}:student_tiny", *args), "has no network 2: choose one from 1 to 1")
 
 
-def test_a_teacher_without_branches_is_refused(alone, call_command, tmp_path):
+@pytest.mark.parametrize(("recipe", "term"), [("student", "kl_aux"), ("student_dist", "dist_aux")])
+def test_a_teacher_without_branches_is_refused(recipe, term, alone, call_command, tmp_path):
     args = [f"--config.teacher.workdir={alone}", f"--workdir={tmp_path}/run"]
-    assert_refused(call_command("main", f"{CONFIG}:student_tiny", *args), "has no branches", "recipe 'teacher'")
+    done = call_command("main", f"{CONFIG}:{recipe}_tiny", *args)
+    assert_refused(done, f"has no branches, which {term} needs", "recipe 'teacher'")
 
 
 def test_a_pipeline_named_as_teacher_is_refused(pipeline, call_command, tmp_path):

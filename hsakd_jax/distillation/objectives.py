@@ -46,20 +46,9 @@ def _kl_aux(
     branches: Branches = (),
     standardise: bool = False,
 ) -> Array:
-    """L_kl_q: tau^2 KL(teacher's joint logits || the network's), mean over the 4B rows, sum over branches.
-
-    Networks of unequal depth are paired from the deepest branch backwards. Without `branches`, a branch that has no
-    partner is left out.
-    """
-    ahead = len(teacher.aux_logits) - len(outputs.aux_logits)
-    chosen = _branch_indices(outputs, branches, "kl_aux")
-    if branches and min(chosen) + ahead < 0:
-        raise ValueError(
-            f"kl_aux: branch {min(chosen) + 1} has no partner among the teacher's {len(teacher.aux_logits)} branches "
-            f"(paired from the deepest backwards): choose branches from {1 - ahead} on"
-        )
-    pairs = ((teacher.aux_logits[l + ahead], outputs.aux_logits[l]) for l in chosen if l + ahead >= 0)
-    return _sum(losses.kl(p, q, temperature, standardise) for p, q in pairs)
+    """L_kl_q: tau^2 KL(teacher's joint logits || the network's), mean over the 4B rows, sum over `branch_pairs`."""
+    pairs = branch_pairs(outputs, teacher, branches, "kl_aux")
+    return _sum(losses.kl(p, q, temperature, standardise) for q, p in pairs)
 
 
 def _kl_final(
@@ -75,6 +64,30 @@ def _kl_final(
     if upright_only:
         p, q = upright(p, len(labels)), upright(q, len(labels))
     return losses.kl(p, q, temperature, standardise)
+
+
+def branch_pairs(outputs: Outputs, teacher: Outputs, branches: Sequence[int], term: str) -> list[tuple[Array, Array]]:
+    """Pairs of joint logits, the network's and the teacher's, [4B, 4N] each.
+
+    Networks of unequal depth are paired from the deepest branch backwards.
+
+    Args:
+      outputs: of the network that learns.
+      teacher: outputs of the teacher.
+      branches: of the network, counted from 1. Without any, all are taken, except those that have no partner.
+      term: its name, for the errors.
+
+    Raises:
+      ValueError: the network has no branches, not those, or one of those has no partner.
+    """
+    ahead = len(teacher.aux_logits) - len(outputs.aux_logits)
+    chosen = _branch_indices(outputs, branches, term)
+    if branches and min(chosen) + ahead < 0:
+        raise ValueError(
+            f"{term}: branch {min(chosen) + 1} has no partner among the teacher's {len(teacher.aux_logits)} branches "
+            f"(paired from the deepest backwards): choose branches from {1 - ahead} on"
+        )
+    return [(outputs.aux_logits[l], teacher.aux_logits[l + ahead]) for l in chosen if l + ahead >= 0]
 
 
 def _branch_indices(outputs: Outputs, branches: Sequence[int], term: str) -> Sequence[int]:

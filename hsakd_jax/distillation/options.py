@@ -13,6 +13,10 @@ Variance = Annotated[float, Meta(ge=0.02, le=100)]
 Width = Annotated[int, Meta(ge=1, le=2**16)]
 Negatives = Annotated[int, Meta(ge=1, le=2**20)]
 Grid = Annotated[int, Meta(ge=1, le=64)]  # cells along each side of a map
+Regularisation = Annotated[float, Meta(gt=0, le=1e6)]  # of an optimal transport, by the entropy of its plan
+Iterations = Annotated[int, Meta(ge=1, le=10**4)]
+ClassCost = Literal["cka_map", "cka_logits", "classifier"]  # what the costs between classes are made from
+ClassImages = Annotated[int, Meta(ge=2, le=2**20)]  # of each class
 Projector = Literal["regressor", "bottleneck"]
 Stage = Annotated[int, Meta(ge=1, le=100)]
 Branches = tuple[Stage, ...]

@@ -71,6 +71,18 @@ def _wkd_f(pair: str, weight: float, ratio: float, grid: int, file: str) -> Sett
     return Setting("wkd_f", "cifar100", pair, {**values, **NO_KD}, f"JiamingLv/WKD configs/cifar100/wkd_f/{file}")
 
 
+def _wkd_l(pair: str, weight: float, temperature: float, file: str) -> Setting:
+    values = _values(
+        wkd_target__weight=1.0,
+        wkd_l__weight=weight,
+        wkd_l__temperature=temperature,
+        wkd_l__cost="cka_map",
+        wkd_l__sharpness=1.0,
+        wkd_l__decay=150,
+    )
+    return Setting("wkd_l", "cifar100", pair, {**values, **NO_KD}, f"JiamingLv/WKD configs/cifar100/wkd_l/{file}")
+
+
 # Of methods that take the place of KD.
 NO_KD = {"kl.weight": 0.0}
 CRD = {"crd__weight": 0.8, "crd__negatives": 16384, "crd__temperature": 0.07}
@@ -236,6 +248,21 @@ SETTINGS = (
         nkd__weight=1.0,
         nkd__gamma=1.5,
         nkd__temperature=1.0,
+        kl__weight=0.0,
+    ),
+    _wkd_l("resnet32x4/resnet8x4", 600.0, 8.0, "res32x4_res8x4.yaml"),
+    _wkd_l("wrn_40_2/ShuffleV1", 200.0, 6.0, "wrn40_2_shuv1.yaml"),
+    # 732 images are all of the smallest class.
+    _imagenet(
+        "wkd_l",
+        "JiamingLv/WKD configs/imagenet/r34_r18/wkd_l.yaml",
+        wkd_target__weight=1.0,
+        wkd_l__weight=30.0,
+        wkd_l__temperature=2.0,
+        wkd_l__cost="cka_logits",
+        wkd_l__images=732,
+        wkd_l__sharpness=1.0,
+        wkd_l__decay=0,
         kl__weight=0.0,
     ),
     _wkd_f("resnet32x4/resnet8x4", 0.08, 4.0, 1, "res32x4_res8x4.yaml"),

@@ -53,6 +53,9 @@ KL_FINAL = {"weight": 1.0, "temperature": 3.0, "upright_only": False}
 KL = {"weight": 1.0, "temperature": 4.0}
 # The paper's student has no joint-label term; its ablation shows that one costs accuracy.
 STUDENT = {"task": TASK, "joint": {**JOINT, "weight": 0.0}, "kl_aux": KL_AUX, "kl_final": KL_FINAL}
+# KL with logit standardisation, and DIST, with the weights of their authors' code.
+STANDARDISED = {"weight": 9.0, "temperature": 2.0, "standardise": True}
+DIST = {"weight": 2.0, "beta": 1.0, "gamma": 1.0, "temperature": 4.0}
 MUTUAL = {"task": TASK, "joint": JOINT, "kl_aux": KL_AUX, "kl_final": KL_FINAL}
 
 
@@ -115,13 +118,13 @@ RECIPES = {
     "dkd": _method("DKD", kl=OFF, dkd={"weight": 1.0, "alpha": 1.0, "beta": 8.0, "temperature": 4.0, "warmup": 20}),
     "crd": _method("CRD", crd={"weight": 0.8, "negatives": 16384, "temperature": 0.07}),
     # Methods since 2022, without plain KD, each with the weights of its authors' code. `published.SETTINGS` has those
-    # by pair; for others they are those of resnet32x4/resnet8x4 (WKD-F), vgg13/vgg8 (TTM, and WTTM, which its authors
+    # by pair; for others they are those of resnet32x4/resnet8x4 (WKD), vgg13/vgg8 (TTM, and WTTM, which its authors
     # add to CRD) and ResNet34/ResNet18 (NKD).
     "kd_ls": Recipe(
         "KD + LS",
         "student",
         "kd",
-        {"task": {"weight": 0.1}, "kl": {"weight": 9.0, "temperature": 2.0, "standardise": True}},
+        {"task": {"weight": 0.1}, "kl": STANDARDISED},
         teacher="backbone",
     ),
     "dkd_ls": _method(
@@ -129,7 +132,7 @@ RECIPES = {
         kl=OFF,
         dkd={"weight": 12.0, "alpha": 1.0, "beta": 2.0, "temperature": 2.0, "standardise": True, "warmup": 20},
     ),
-    "dist": _method("DIST", kl=OFF, dist={"weight": 2.0, "beta": 1.0, "gamma": 1.0, "temperature": 4.0}),
+    "dist": _method("DIST", kl=OFF, dist=DIST),
     "rld": _method(
         "RLD",
         kl=OFF,
@@ -144,6 +147,19 @@ RECIPES = {
     ),
     "nkd": _method("NKD", kl=OFF, nkd={"weight": 1.0, "gamma": 3.5, "temperature": 3.0}),
     "ofa": _method("OFA", kl=OFF, ofa={"weight": 1.0, "gamma": 1.0, "temperature": 1.0}),
+    "wkd_l": _method(
+        "WKD-L",
+        kl=OFF,
+        wkd_target={"weight": 1.0},
+        wkd_l={
+            "weight": 600.0,
+            "temperature": 8.0,
+            "cost": "cka_map",
+            "images": 500,
+            "sharpness": 1.0,
+            "decay": 150,
+        },
+    ),
     "wkd_f": _method(
         "WKD-F", kl=OFF, wkd_f={"weight": 0.08, "ratio": 4.0, "grid": 1, "projector": "regressor", "decay": 150}
     ),
@@ -177,6 +193,18 @@ RECIPES = {
     "student_frozen": _student("HSAKD", "teacher_frozen"),
     "student": _student("HSAKD*"),
     "student_online": _student("HSAKD, online teacher", "teacher_online"),
+    # HSAKD* with later losses in the place of KL. No paper has these: the weights and temperatures are those of the
+    # losses alone, KD with logit standardisation (Sun et al. 2024) and DIST.
+    "student_ls": _student("HSAKD* + LS", kl_aux=STANDARDISED, kl_final=STANDARDISED),
+    "student_dist": Recipe(
+        "HSAKD* with DIST",
+        "student",
+        "methods",
+        {"task": TASK, "dist_aux": {**DIST, "branches": ()}, "dist": DIST},
+        branches=True,
+        rotated=True,
+        teacher="teacher",
+    ),
     "mutual": Recipe("online", "student", "mutual", MUTUAL, branches=True, rotated=True),
     # A new last layer on a backbone that is kept.
     "probe": Recipe("linear probe", "student", "baseline", {"task": TASK}, init=GIVEN, trainable="^head/fc"),

@@ -25,6 +25,7 @@ from hsakd_jax.runs.config import Config, Objective, RunConfig, Term, Training
 from hsakd_jax.runs.directory import RunDirectory, resolve_path
 from hsakd_jax.runs.restore import Start, build_network, initialise, initialiser, read_variables, start_from
 from hsakd_jax.training import optim, teachers
+from hsakd_jax.training.class_costs import check_classes
 from hsakd_jax.training.step import Batch, State, TrainStep
 
 
@@ -117,6 +118,7 @@ def dry_run(
     """
     batch = config.training.batch
     _check_steps(config, len(train.labels))
+    check_classes(config, train.labels)
     teacher = None
     if config.teacher and teacher_config:
         where = resolve_path(path, config.teacher.workdir)

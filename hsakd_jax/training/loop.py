@@ -27,6 +27,7 @@ from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.results import Results
 from hsakd_jax.training import tracking
 from hsakd_jax.training.build import Program, build
+from hsakd_jax.training.class_costs import with_class_costs
 from hsakd_jax.training.multi_step import make_multi_step
 from hsakd_jax.training.session import Session, check_finite, evaluate_and_save, final_results, record_metrics
 from hsakd_jax.training.step import State
@@ -173,8 +174,11 @@ def _resume(session: Session) -> tuple[State, Any]:
             raise UserError(f"checkpoint {done} of {directory.path} is of step {saved['step']}: restore the folder")
         state = serialization.from_state_dict(state, saved)
         session.console.line(f"{directory.path}: resuming at step {done} of {session.steps}")
-    elif session.checkpoints.damaged:
-        session.console.line(f"{directory.path}: no whole checkpoint is left, starting from the beginning")
+    else:
+        if session.checkpoints.damaged:
+            session.console.line(f"{directory.path}: no whole checkpoint is left, starting from the beginning")
+        teacher, train = built.program.teacher, session.splits.train
+        state = with_class_costs(state, session.config, teacher, built.teacher_variables, train, session.devices)
     directory.metrics.rewind(done)
     return session.devices.replicate((state, built.teacher_variables))
 

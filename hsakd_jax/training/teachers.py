@@ -17,6 +17,9 @@ from hsakd_jax.runs.config import Config, RunConfig, Teacher
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.restore import build_network, peer_config, reorder_classes, restore, without_branches
 
+# Terms that read the teacher's branches.
+READ_BRANCHES = ("kl_aux", "dist_aux")
+
 
 class Taught(NamedTuple):
     """A teacher.
@@ -171,9 +174,10 @@ def _match(config: RunConfig, theirs: Config, path: Path) -> ClassMatch:
 
 def _fit(config: RunConfig, teacher: Any, path: Path) -> Any:
     """The teacher with the branches that the run needs, or the error of `load`."""
-    term = config.objective.terms.get("kl_aux")
-    reads_branches = term is not None and term.weight > 0
-    if reads_branches and not teacher.branches:
-        raise UserError(f"the teacher {path} has no branches, which kl_aux needs: train it with the recipe 'teacher'")
+    readers = [name for name in READ_BRANCHES if (term := config.objective.terms.get(name)) and term.weight > 0]
+    if readers and not teacher.branches:
+        raise UserError(
+            f"the teacher {path} has no branches, which {readers[0]} needs: train it with the recipe 'teacher'"
+        )
     # Branches that no term reads are not computed.
-    return teacher.clone(branches=reads_branches)
+    return teacher.clone(branches=bool(readers))

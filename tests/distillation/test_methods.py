@@ -11,7 +11,7 @@ import pytest
 
 from hsakd_jax import create
 from hsakd_jax.distillation import methods
-from hsakd_jax.distillation.methods import Methods, Sample, contrastive, review, self_supervised
+from hsakd_jax.distillation.methods import Methods, Sample, contrastive, review, self_supervised, transport
 from hsakd_jax.experiments.recipes import RECIPES
 from hsakd_jax.models.network import Outputs
 
@@ -35,7 +35,8 @@ def outputs(seed, stages, rows=B):
         return jnp.asarray(g.normal(size=shape), jnp.float32)
 
     features = tuple(normal(rows, size, size, channels) for size, channels in stages)
-    return Outputs(normal(rows, N), (), features, normal(rows, stages[-1][1]))
+    logits, embedding = normal(rows, N), normal(rows, stages[-1][1])
+    return Outputs(logits, tuple(normal(rows, 4 * N) for _ in stages), features, embedding)
 
 
 def start(term, s, t, **options):
@@ -126,6 +127,28 @@ def test_ofa():
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
+def distance(s, t, tau):
+    """1 - Pearson's correlation of probabilities, mean over rows, and the same over columns."""
+    q, p = softmax(wide(s) / tau), softmax(wide(t) / tau)
+    by_row, by_column = (
+        np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(x, y, strict=True)]) for x, y in ((q, p), (q.T, p.T))
+    )
+    return 1 - by_row, 1 - by_column
+
+
+def test_dist_aux():
+    """Of a deeper teacher, whose first branch has no partner."""
+    s, t = outputs(0, STUDENT, 4 * B), outputs(1, ((16, 2), *TEACHER), 4 * B)
+    parts = [distance(q, p, 2.0) for q, p in zip(s.aux_logits, t.aux_logits[1:], strict=True)]
+    expected = sum(4 * (0.5 * rows + 3 * columns) for rows, columns in parts)
+    found, *_ = value("dist_aux", s, t, beta=0.5, gamma=3.0, temperature=2.0)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    rows, columns = parts[1]
+    np.testing.assert_allclose(value("dist_aux", s, t, temperature=2.0, branches=(2,))[0], 4 * (rows + columns), 1e-5)
+    with pytest.raises(ValueError, match="dist_aux: branch 1 has no partner.*choose branches from 2 on"):
+        start("dist_aux", t, s, branches=(1,))
+
+
 @pytest.mark.parametrize(("size", "of_teacher"), [(4, 4), (8, 4), (4, 8), (6, 4)])
 def test_fitnet(size, of_teacher):
     s, t = outputs(0, ((8, 2), (size, 3), (2, 4))), outputs(1, ((16, 2), (of_teacher, 5), (2, 4)))
@@ -183,6 +206,34 @@ def test_stages_pair_from_the_deepest_and_pool_to_the_smaller():
 def test_maps_that_do_not_compare(term, stages, options, message):
     with pytest.raises(ValueError, match=message):
         start(term, outputs(0, stages), outputs(1, TEACHER), **options)
+
+
+def test_wkd_l_and_its_target():
+    s, t = outputs(0, STUDENT), outputs(1, TEACHER)
+    cost = np.random.default_rng(5).uniform(0.1, 1, (N, N)).astype(np.float32)
+    variables = start("wkd_l", s, t)
+    assert np.isnan(variables["batch_stats"]["wkd_l"]["cost"]).all()
+    variables["batch_stats"]["wkd_l"]["cost"] = cost
+    options = {"temperature": 2.0, "regularisation": 0.2, "iterations": 7}
+    for sharpness, used in ((0.0, cost), (1.5, 1 - np.exp(-1.5 * cost))):
+        found, _, kept = value("wkd_l", s, t, variables, sharpness=sharpness, **options)
+        expected = transport.transport_loss(s.logits, t.logits, LABELS, jnp.asarray(used), 2.0, 0.2, 7)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        np.testing.assert_array_equal(kept["batch_stats"]["wkd_l"]["cost"], cost)
+    rows, labels = np.arange(B), np.asarray(LABELS)
+    p, q = (softmax(wide(x.logits))[rows, labels] for x in (t, s))
+    np.testing.assert_allclose(value("wkd_target", s, t)[0], -(p * np.log(q)).mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [4, 9])
+def test_cka_cost(rows):
+    """Of fewer and of more rows than channels, which are computed in two ways, and of a class without features."""
+    features = np.random.default_rng(0).normal(size=(3, rows, 6)).astype(np.float32)
+    features[2] = 1
+    a, b = (wide(x) - wide(x).mean(0) for x in features[:2])
+    cka = (np.linalg.norm(b.T @ a) ** 2) / (np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b))
+    expected = [[0, 1 - cka, 1], [1 - cka, 0, 1], [1, 1, 1]]
+    np.testing.assert_allclose(jax.jit(transport.cka_cost)(features), expected, atol=1e-5)
 
 
 def test_sp():
@@ -415,7 +466,7 @@ def test_dtypes(terms, name):
 def test_all_methods_on_what_networks_give(rotated):
     names = ["sskd_kl", "sskd_ss"] if rotated else PLAIN
     key, g, images = jax.random.key(0), np.random.default_rng(0), jnp.zeros((4 * B if rotated else B, 8, 8, 1))
-    networks = [create(name, N, False) for name in ("resnet8_quarter", "resnet8_half")]
+    networks = [create(name, N, True) for name in ("resnet8_quarter", "resnet8_half")]
     s, t = (filled(g, lambda n=n: n.init_with_output(key, images)[0]) for n in networks)
     kl = {"temperature": 4.0, "upright_only": rotated}
     objective = Methods({"task": {}, "kl": kl, **{name: OPTIONS.get(name, {}) for name in names}})
@@ -437,7 +488,18 @@ def test_every_term_has_a_recipe_with_its_published_weight():
         "fitnet": 100, "at": 1000, "vid": 1, "rkd": 1, "sp": 3000, "cc": 0.02, "pkt": 30000, "dkd": 1, "crd": 0.8,
         "sskd_kl": 2.7, "sskd_ss": 10, "sskd_head": 1,
     }  # fmt: skip
-    weights |= {"dist": 2, "rld": 1, "ttm": 45, "wttm": 4, "nkd": 1, "ofa": 1, "wkd_f": 0.08}
+    weights |= {
+        "dist": 2,
+        "dist_aux": 2,
+        "rld": 1,
+        "ttm": 45,
+        "wttm": 4,
+        "nkd": 1,
+        "ofa": 1,
+        "wkd_target": 1,
+        "wkd_l": 600,
+        "wkd_f": 0.08,
+    }
     found = {
         name: term["weight"]
         for recipe, r in RECIPES.items()
@@ -450,10 +512,25 @@ def test_every_term_has_a_recipe_with_its_published_weight():
     plain = {
         name: r.terms["kl"]["weight"] for name, r in RECIPES.items() if r.objective == "methods" and "kl" in r.terms
     }
-    without = ("dkd", "dkd_ls", "dist", "rld", "ttm", "wttm", "nkd", "ofa", "wkd_f")
+    without = ("dkd", "dkd_ls", "dist", "rld", "ttm", "wttm", "nkd", "ofa", "wkd_l", "wkd_f")
     special = {**dict.fromkeys(without, 0), **{name: 0.9 for name in plain if name.startswith("sskd")}}
     assert plain == {name: special.get(name, 1) for name in plain}
     assert set(weights) == set(methods.TERMS)
+
+
+def test_hsakd_with_later_losses():
+    """The two divergences of `student` standardised, or replaced by DIST; everything else is that of `student`."""
+    student, ls, dist = (RECIPES[name] for name in ("student", "student_ls", "student_dist"))
+    for term in ("kl_aux", "kl_final"):
+        changed = {**student.terms[term], "weight": 9.0, "temperature": 2.0, "standardise": True}
+        assert ls.terms[term] == changed
+    for term in ("task", "joint"):
+        assert ls.terms[term] == student.terms[term]
+    assert dist.terms.keys() == {"task", "dist", "dist_aux"}
+    assert dist.terms["dist_aux"] == {**dist.terms["dist"], "branches": ()}
+    assert dist.terms["dist"] == RECIPES["dist"].terms["dist"]
+    for found in (ls, dist):
+        assert (found.branches, found.rotated, found.teacher) == (True, True, "teacher")
 
 
 def test_every_option_of_a_recipe_has_a_type():

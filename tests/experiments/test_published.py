@@ -3,6 +3,7 @@
 import pytest
 import reference
 
+from hsakd_jax.distillation.methods import default_options
 from hsakd_jax.experiments.published import ANY_PAIR, SETTINGS
 from hsakd_jax.experiments.recipes import published_terms
 from hsakd_jax.models import NETWORKS
@@ -51,6 +52,12 @@ KEYS = {
     "ttm": {f"ttm.{key}": (key,) for key in ("weight", "gamma")},
     "wttm": {f"wttm.{key}": (key,) for key in ("weight", "gamma")},
     "nkd": {f"nkd.{key}": (key,) for key in ("weight", "gamma", "temperature")},
+    "wkd_l": {
+        "wkd_l.weight": ("loss.wkd_logit_weight",),
+        "wkd_l.temperature": ("temperature",),
+        "wkd_l.sharpness": ("cost_matrix_sharpen",),
+        "wkd_l.decay": ("loss.cosine_decay_epoch",),
+    },
     "wkd_f": {
         "wkd_f.weight": ("loss.wkd_feat_weight",),
         "wkd_f.ratio": ("mean_cov_ratio",),
@@ -70,6 +77,8 @@ IMPLIED = {
     "rld.weight": 1.0,
     "crd.weight": 0.8,  # of WTTM, in the name of its pair
     "sskd_head.weight": 1.0,
+    "wkd_target.weight": 1.0,
+    "wkd_l.images": 732,  # of the smallest class of ImageNet
     "task.weight": {"kd_ls": 0.1},  # a note
 }
 OTHERS = {("sp", "imagenet2012"), ("cc", "imagenet2012")}  # from a table of CRD's paper
@@ -102,6 +111,9 @@ def test_every_line_is_that_of_the_authors_code(setting):
         else:
             expected = IMPLIED.get(key)
             expected = expected.get(setting.recipe, 1.0) if isinstance(expected, dict) else expected
+            if key == "wkd_l.cost":
+                assert values["cost_matrix"] == "cka"
+                expected = "cka_logits" if "logit" in values["cost_matrix_path"] else "cka_map"
             expected = 8.0 if (setting.recipe, key) == ("dkd_ls", "dkd.beta") else expected  # its note
         assert value == expected, key
     assert compared or setting.recipe == "sskd_teacher"
@@ -110,7 +122,7 @@ def test_every_line_is_that_of_the_authors_code(setting):
 def test_every_published_pair_has_a_line():
     """Of the networks that are here."""
     ours = {value: key for key, value in THEIRS.items()}
-    for recipe in ("dkd", "kd_ls", "dkd_ls", "rld", "ttm", "wttm", "wkd_f"):
+    for recipe in ("dkd", "kd_ls", "dkd_ls", "rld", "ttm", "wttm", "wkd_l", "wkd_f"):
         pairs = (name.split(",")[0].split("/") for name in PUBLISHED[recipe]["cifar100"] if "/" in name)
         expected = {"/".join(ours.get(name, name) for name in pair) for pair in pairs}
         expected = {pair for pair in expected if set(pair.split("/")) <= set(NETWORKS)}
@@ -124,6 +136,13 @@ def test_a_recipe_has_the_values_of_its_networks():
     imagenet = published_terms("kd", "imagenet2012", "resnet34_imagenet", "resnet18_imagenet")
     assert imagenet == {"task": {"weight": 0.5}, "kl": {"weight": 0.5, "temperature": 1.0}}
     assert published_terms("kd_25", "cifar100", "resnet56", "resnet20")["kl"] == {"weight": 0.9, "temperature": 4.0}
+
+
+def test_defaults_of_sinkhorn():
+    for dataset in ("cifar100", "imagenet"):
+        every = PUBLISHED["wkd_l"][dataset]["all"]
+        expected = {"regularisation": every["sinkhorn.lambda"], "iterations": every["sinkhorn.iter"]}
+        assert default_options("wkd_l").items() >= expected.items()
 
 
 def test_both_mobilenets_have_the_same_values():

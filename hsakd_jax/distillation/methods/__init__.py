@@ -1,7 +1,8 @@
 """The distillation methods that HSAKD is compared with, as named terms of one objective.
 
 A term is a function `term(outputs, labels, teacher, sample, **options)` that returns a scalar in at least float32.
-SSKD's terms take a rotated batch of 4B rows, the others a plain one of B rows. `Methods` calls them, so they may create
+SSKD's terms and `dist_aux` take a rotated batch of 4B rows, `dist` takes either one, and the others take a plain one
+of B rows. `Methods` calls them, so they may create
 layers, which start as PyTorch's do.
 
 Each file has the losses first, as functions of arrays, and then the terms that find these arrays in the outputs. The
@@ -22,13 +23,13 @@ from hsakd_jax.distillation.methods.common import Sample
 from hsakd_jax.distillation.methods.contrastive import crd
 from hsakd_jax.distillation.methods.exits import ofa
 from hsakd_jax.distillation.methods.features import at, fitnet, vid
-from hsakd_jax.distillation.methods.logits import dist, dkd, nkd, rld, ttm, wttm
+from hsakd_jax.distillation.methods.logits import dist, dist_aux, dkd, nkd, rld, ttm, wttm
 from hsakd_jax.distillation.methods.relations import cc, pkt, rkd, sp
 from hsakd_jax.distillation.methods.self_supervised import sskd_head, sskd_kl, sskd_ss
-from hsakd_jax.distillation.methods.transport import wkd_f
+from hsakd_jax.distillation.methods.transport import wkd_f, wkd_l, wkd_target
 from hsakd_jax.models.network import Outputs
 
-__all__ = ["TERMS", "Methods", "Sample", "option_types"]
+__all__ = ["TERMS", "Methods", "Sample", "default_options", "option_types"]
 
 Array = jax.Array
 
@@ -39,6 +40,7 @@ TERMS: dict[str, Callable[..., Array]] = {
     "ttm": ttm,
     "wttm": wttm,
     "dist": dist,
+    "dist_aux": dist_aux,
     "ofa": ofa,
     "fitnet": fitnet,
     "at": at,
@@ -46,6 +48,8 @@ TERMS: dict[str, Callable[..., Array]] = {
     "cc": cc,
     "vid": vid,
     "wkd_f": wkd_f,
+    "wkd_target": wkd_target,
+    "wkd_l": wkd_l,
     "rkd": rkd,
     "pkt": pkt,
     "crd": crd,
@@ -61,10 +65,22 @@ def option_types(name: str) -> dict[str, Any]:
     Args:
       name: a key of `TERMS` or of `objectives.TERMS`.
     """
-    function = TERMS[name] if name in TERMS else objectives.TERMS[name]
-    hints = get_type_hints(function, include_extras=True)
-    options = (p for p in signature(function).parameters.values() if p.default is not p.empty)
-    return {option.name: hints.get(option.name, Any) for option in options}
+    hints = get_type_hints(_function(name), include_extras=True)
+    return {option: hints.get(option, Any) for option in default_options(name)}
+
+
+def default_options(name: str) -> dict[str, Any]:
+    """The defaults of a term's options, from the signature of its function.
+
+    Args:
+      name: a key of `TERMS` or of `objectives.TERMS`.
+    """
+    options = signature(_function(name)).parameters.values()
+    return {option.name: option.default for option in options if option.default is not option.empty}
+
+
+def _function(name: str) -> Callable[..., Array]:
+    return TERMS[name] if name in TERMS else objectives.TERMS[name]
 
 
 class Methods(nn.Module):

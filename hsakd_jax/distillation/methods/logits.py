@@ -6,7 +6,8 @@ import optax
 
 from hsakd_jax.distillation import losses
 from hsakd_jax.distillation.methods.common import Sample
-from hsakd_jax.distillation.options import Coefficient, Exponent, Temperature
+from hsakd_jax.distillation.objectives import branch_pairs
+from hsakd_jax.distillation.options import Branches, Coefficient, Exponent, Temperature
 from hsakd_jax.models.network import Outputs
 from hsakd_jax.models.numerics import at_least_float32
 
@@ -266,6 +267,27 @@ def dist(
 ) -> Array:
     """`dist_loss` of the class logits, with the authors' defaults for CIFAR-100."""
     return dist_loss(outputs.logits, teacher.logits, beta, gamma, temperature)
+
+
+def dist_aux(
+    outputs: Outputs,
+    labels: Array,
+    teacher: Outputs,
+    sample: Sample,
+    beta: Coefficient = 1.0,
+    gamma: Coefficient = 1.0,
+    temperature: Temperature = 4.0,
+    branches: Branches = (),
+) -> Array:
+    """`dist_loss` of the joint logits, sum over `branch_pairs`, with the defaults of `dist`.
+
+    A column has the 4B rows of the rotated batch.
+
+    Raises:
+      ValueError: as `branch_pairs`.
+    """
+    pairs = branch_pairs(outputs, teacher, branches, "dist_aux")
+    return jnp.stack([dist_loss(s, t, beta, gamma, temperature) for s, t in pairs]).sum()
 
 
 def _class_logits(outputs: Outputs, teacher: Outputs, standardise: bool) -> tuple[Array, Array]:

@@ -1,12 +1,26 @@
 """WKD (Lv et al. 2024, arXiv 2412.08139): Wasserstein distances of predictions (WKD-L) and of features (WKD-F)."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from hsakd_jax.distillation.methods.common import Sample, cells, inner_products, stage_pairs, unit_rows
 from hsakd_jax.distillation.methods.features import Regressor
-from hsakd_jax.distillation.options import Coefficient, Grid, Projector, Small, Width
+from hsakd_jax.distillation.methods.logits import target_loss
+from hsakd_jax.distillation.options import (
+    ClassCost,
+    ClassImages,
+    Coefficient,
+    Grid,
+    Iterations,
+    Projector,
+    Regularisation,
+    Small,
+    Temperature,
+    Width,
+)
 from hsakd_jax.models.layers import TORCH, LayerFactory
 from hsakd_jax.models.network import Outputs
 from hsakd_jax.models.numerics import at_least_float32
@@ -77,15 +91,26 @@ def cosine_cost(kernel: Array) -> Array:
 def cka_cost(features: Array) -> Array:
     """Cost of moving probability between classes: 1 - linear CKA (Kornblith et al. 2019, arXiv 1905.00414).
 
+    CKA compares row r of one class with row r of the other. A class whose rows are all equal has the cost 1.
+
     Args:
-      features: [N, I, D], at least float32: the teacher's, of I training images of each class.
+      features: [N, R, D], at least float32: the teacher's, R rows of each class.
 
     Returns:
       [N, N].
     """
+    classes, rows, channels = features.shape
     centred = features - features.mean(1, keepdims=True)
-    similarities = unit_rows(inner_products(centred, centred).reshape(len(features), -1))
-    return 1 - inner_products(similarities, similarities)
+    if rows <= channels:
+        # Of matrices [R, R] of each class.
+        similarities = unit_rows(inner_products(centred, centred).reshape(classes, -1))
+        return 1 - inner_products(similarities, similarities)
+    # The same of matrices [D, D] of each pair, one class after the other, since pixels are many rows.
+    by_channel = centred.swapaxes(1, 2)
+    hsic = jax.lax.map(lambda own: jnp.square(inner_products(own, by_channel)).sum((1, 2)), by_channel)
+    scale = jnp.diagonal(hsic)
+    scale = jnp.where(scale > 0, jax.lax.rsqrt(jnp.where(scale > 0, scale, 1)), 0)
+    return 1 - jnp.outer(scale, scale) * hsic
 
 
 def sharpened_cost(cost: Array, sharpness: float) -> Array:
@@ -125,7 +150,55 @@ def _cell_statistics(x: Array, grid: int, eps: float) -> tuple[Array, Array]:
     return jnp.stack([part.mean((1, 2)) for part in parts]), jnp.sqrt(variances + eps)
 
 
-# Wiring: which maps WKD-F takes, and the projector between them.
+# Wiring: the logits and the costs that WKD-L takes, the maps that WKD-F takes, and the projector between them.
+
+
+def wkd_target(outputs: Outputs, labels: Array, teacher: Outputs, sample: Sample) -> Array:
+    """WKD-L's part of the target class: `target_loss` of the class logits. Its authors add it with weight 1."""
+    return target_loss(outputs.logits, teacher.logits, labels)
+
+
+def wkd_l(
+    outputs: Outputs,
+    labels: Array,
+    teacher: Outputs,
+    sample: Sample,
+    cost: ClassCost = "cka_map",
+    images: ClassImages = 500,
+    sharpness: Coefficient = 1.0,
+    temperature: Temperature = 8.0,
+    regularisation: Regularisation = 0.05,
+    iterations: Iterations = 10,
+) -> Array:
+    """WKD-L's part of the other classes: `transport_loss` of the class logits.
+
+    The costs between classes are constants of the run. `training.class_costs` makes them before the first step, from
+    the teacher's last linear layer ('classifier', see `cosine_cost`), or from its features of the first `images`
+    training images of each class (see `cka_cost`). The rows of the features are the pixels of the map after the last
+    stage ('cka_map', as in the authors' code for CIFAR-100) or the class logits ('cka_logits', as there for ImageNet).
+    A sharpness above 0 applies `sharpened_cost`.
+
+    The defaults are those of their code for resnet32x4 and resnet8x4. It decreases the weight of this term along a
+    cosine, on CIFAR-100 from epoch 150 of 240 on.
+    """
+    logits = at_least_float32(outputs.logits)
+    costs = jax.lax.stop_gradient(ClassCosts(logits.shape[-1], name="wkd_l")(logits.dtype))
+    costs = sharpened_cost(costs, sharpness) if sharpness else costs
+    return transport_loss(logits, teacher.logits, labels, costs, temperature, regularisation, iterations)
+
+
+class ClassCosts(nn.Module):
+    """Costs [N, N] that a run keeps: NaN until they are made.
+
+    Attributes:
+      classes: N.
+    """
+
+    classes: int
+
+    @nn.compact
+    def __call__(self, dtype: Any) -> Array:
+        return self.variable("batch_stats", "cost", jnp.full, (self.classes,) * 2, jnp.nan, dtype).value
 
 
 def wkd_f(

@@ -1,0 +1,268 @@
+"""Time and memory of each method's training step relative to plain KD's, on CPU, all in one run.
+
+    python -m benchmarks.methods [--pair resnet56:resnet20] [--recipes kd,crd,student] [--batch 64] [--images 50000]
+        [--steps 3] [--rounds 9] [--output NAME]
+
+A recipe's step is the program of its run, from the config for CIFAR-100 on: augmentation, teacher, student, terms and
+update. Images and weights are random. --images is the size of the training set, which CRD's memory depends on. By
+default all recipes with a teacher are measured, and the baseline, without those that repeat a step: few-shot recipes,
+ablations, and HSAKD's students of other teachers.
+
+The recipes take turns within each round, in an order of its own, and a ratio compares two times of the same round. The
+table has the median of the ratios with the quartiles. --steps is how many steps are timed together, after one that is
+not, since the recipe before leaves another's arrays in the caches. Memory is that of the compiled program:
+its temporary arrays, arguments and results, without results that reuse the memory of arguments. Prints a Markdown
+table and writes it and JSON to benchmarks/results/NAME.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hsakd_jax.core import runtime
+
+runtime.configure_runtime(restart=__name__ == "__main__")
+runtime.configure_compilation()
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks import Parser, file_name, warn_if_busy
+from benchmarks.exports import network_name, random_variables
+from benchmarks.step import batch_of, make_data, save
+from configs import cifar100
+from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.sharding import Devices
+from hsakd_jax.data.datasets import Splits
+from hsakd_jax.experiments.recipes import GIVEN, RECIPES
+from hsakd_jax.experiments.resolve import resolve, teacher_recipe
+from hsakd_jax.runs import provenance
+from hsakd_jax.runs.config import RunConfig
+from hsakd_jax.training.build import Program, dry_run
+from hsakd_jax.training.multi_step import make_multi_step
+
+REFERENCE = "kd"
+# The steps of `student`, taught by other teachers.
+REPEATED = ("student_frozen", "student_online")
+Quartiles = tuple[float, float, float]
+
+
+class Method(NamedTuple):
+    """A recipe's step, ready to run.
+
+    Attributes:
+      run: makes a number of steps and waits for their end.
+      program_bytes: memory of the compiled program.
+      compile_s: seconds that compiling took, or loading it from the compilation cache.
+    """
+
+    run: Callable[[int], None]
+    program_bytes: int
+    compile_s: float
+
+
+def default_recipes() -> list[str]:
+    """The recipes that are measured by default, the reference first."""
+    taught = [
+        name
+        for name, kind in RECIPES.items()
+        if kind.teacher and kind.fraction == 1 and name not in REPEATED and not name.startswith("ablation")
+    ]
+    return list(dict.fromkeys([REFERENCE, "baseline", *taught]))
+
+
+def traced(recipe: str, pair: str, batch: int, splits: Splits, devices: Devices) -> tuple[RunConfig, Program]:
+    """The config of a recipe's run, and its program, as a command makes them."""
+    config = cifar100.get_config(f"{recipe}/{pair.replace(':', '/')}").to_dict()
+    for section in ("teacher", "student", "frozen"):
+        config[section] |= {"batch": batch, "lr": 1e-9}  # random weights stay as they are
+    run = resolve(config, recipe, splits)
+    taught_by = teacher_recipe(config, recipe)
+    theirs = resolve(config, taught_by, splits) if taught_by else None
+    return run, dry_run(run, Path("none"), theirs, splits.train, devices)
+
+
+def prepare(recipe: str, pair: str, batch: int, splits: Splits, devices: Devices) -> Method:
+    """Compiles a recipe's step, and makes its first state with random variables.
+
+    Args:
+      recipe: a key of `RECIPES`.
+      pair: 'TEACHER:STUDENT', keys of `NETWORKS`.
+      batch: images of a step.
+      splits: random data.
+      devices: where to compute.
+    """
+    run, program = traced(recipe, pair, batch, splits, devices)
+    state, taught = devices.replicate(_first_state(run, program))
+    began = time.perf_counter()
+    first = batch_of(splits.train.take(np.arange(batch)))
+    compiled = program.step.lower(state, taught, *devices.shard(first)).compile()
+    seconds = time.perf_counter() - began
+    multi_step, done = make_multi_step(compiled, splits.train, devices, batch, 0), 0
+
+    def several(steps: int) -> None:
+        nonlocal state, done
+        until = done + steps
+        while done < until:
+            state, done = multi_step(state, taught, done, until)
+        jax.block_until_ready(state)
+
+    return Method(several, _memory(compiled.memory_analysis()), seconds)
+
+
+def _first_state(run: RunConfig, program: Program) -> tuple[Any, Any]:
+    """The first state and the teacher's variables, all random."""
+    shape = run.network.image_shape
+    variables = random_variables(program.network, shape)
+    taught = None if program.teacher is None else random_variables(program.teacher, shape)
+    if program.objective_init:
+        own = jax.jit(program.objective_init)(variables, taught)
+        # WKD-L's costs, which a run makes from its teacher, are not there yet.
+        own = jax.tree.map(lambda x: jnp.where(jnp.isnan(x), 0.5, x), own)
+        variables = {kind: {**tree, **own.get(kind, {})} for kind, tree in variables.items()}
+    return program.init(variables), taught
+
+
+def _memory(analysis: Any) -> int:
+    sizes = (analysis.temp_size_in_bytes, analysis.argument_size_in_bytes, analysis.output_size_in_bytes)
+    return sum(sizes) - analysis.alias_size_in_bytes
+
+
+def measure(methods: dict[str, Method], steps: int, rounds: int) -> tuple[dict[str, list[float]], list[str]]:
+    """Seconds of `steps` steps of each recipe by round, and the warnings of other work."""
+    for method in methods.values():
+        method.run(4)  # until the process has all its memory
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
+    others: list[str] = []
+    random = np.random.default_rng(0)
+    for i in range(rounds):
+        others.append(warn_if_busy())
+        print(f"round {i + 1} of {rounds}", file=sys.stderr, flush=True)
+        for name in random.permutation(list(methods)).tolist():
+            methods[name].run(1)
+            began = time.perf_counter()
+            methods[name].run(steps)
+            seconds[name].append(time.perf_counter() - began)
+    return seconds, [*filter(None, others)]
+
+
+def ratios(seconds: dict[str, list[float]]) -> dict[str, Quartiles]:
+    """Quartiles of each recipe's time divided by the reference's of the same round: lower, median, upper."""
+    reference = np.asarray(seconds[REFERENCE])
+    found = {}
+    for name, times in seconds.items():
+        low, middle, high = np.quantile(np.asarray(times) / reference, (0.25, 0.5, 0.75)).tolist()
+        found[name] = low, middle, high
+    return found
+
+
+def table(seconds: dict[str, list[float]], methods: dict[str, Method], steps: int) -> list[str]:
+    """Rows of Markdown, the fastest recipe first."""
+    relative = ratios(seconds)
+    lines = [
+        f"| recipe | method | s of a step | relative to `{REFERENCE}` | quartiles | MiB of the program | relative |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in sorted(methods, key=lambda name: relative[name][1]):
+        low, middle, high = relative[name]
+        size, of_reference = methods[name].program_bytes, methods[REFERENCE].program_bytes
+        lines.append(
+            f"| `{name}` | {RECIPES[name].title} | {statistics.median(seconds[name]) / steps:.3f} | {middle:.3f} | "
+            f"{low:.3f} to {high:.3f} | {size / 2**20:,.0f} | {size / of_reference:.2f} |"
+        )
+    return lines
+
+
+def pair_name(text: str) -> str:
+    """The type of --pair."""
+    names = text.split(":")
+    if len(names) != 2:
+        raise argparse.ArgumentTypeError(f"{text!r} is no pair of networks: give TEACHER:STUDENT")
+    return ":".join(map(network_name, names))
+
+
+def recipe_names(text: str) -> list[str]:
+    """The type of --recipes; the reference comes first."""
+    names = text.split(",")
+    for name in names:
+        if name not in RECIPES or RECIPES[name].init == GIVEN:
+            raise argparse.ArgumentTypeError(f"{name!r} is no recipe that can be measured: take some of RECIPES")
+    return list(dict.fromkeys([REFERENCE, *names]))
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options."""
+    parser = Parser(__doc__)
+    parser.add_argument("--pair", type=pair_name, default="resnet56:resnet20")
+    parser.add_argument("--recipes", type=recipe_names, default=default_recipes(), help="with commas between them")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--images", type=int, default=50_000, help="of the training set")
+    parser.add_argument("--steps", type=int, default=3, help="that are timed together")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--output", type=file_name, help="name of the files in benchmarks/results/")
+    args = parser.parse_args(argv)
+    if bad := [n for n in ("batch", "steps", "rounds") if getattr(args, n) < 1]:
+        parser.error(f"--{bad[0]} must be at least 1")
+    if args.images < args.batch:
+        parser.error("--images must be at least --batch")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures and prints."""
+    args = parse(argv)
+    jax.config.update("jax_platforms", "cpu")
+    dataset, classes = make_data("", args.images)
+    splits, devices = Splits(dataset, None, dataset, tuple(map(str, range(classes)))), Devices()
+    methods: dict[str, Method] = {}
+    for name in args.recipes:
+        try:
+            methods[name] = prepare(name, args.pair, args.batch, splits, devices)
+        except UserError as error:
+            Parser(None).error(f"{name}: {error}")
+        print(f"{name}: compiled in {methods[name].compile_s:.0f} s", file=sys.stderr, flush=True)
+    seconds, others = measure(methods, args.steps, args.rounds)
+    report(args, methods, seconds, others)
+
+
+def report(
+    args: argparse.Namespace, methods: dict[str, Method], seconds: dict[str, list[float]], others: list[str]
+) -> None:
+    """Prints the table, and writes the files of --output; `others` are warnings of other work."""
+    environment = provenance.environment()
+    lines = [
+        f"{environment['device']}, {os.cpu_count()} cores, {args.pair}, batch {args.batch}, float32, "
+        f"{args.images:,} images, {args.rounds} rounds of {args.steps} steps; jax {jax.__version__}",
+        *others[:1],
+        "",
+        *table(seconds, methods, args.steps),
+    ]
+    print("\n".join(lines))
+    if not args.output:
+        return
+    relative = ratios(seconds)
+    recipes = {
+        name: {
+            "seconds": seconds[name],
+            "relative": relative[name],
+            "program_bytes": method.program_bytes,
+            "compile_s": method.compile_s,
+        }
+        for name, method in methods.items()
+    }
+    options = {key: getattr(args, key) for key in ("pair", "batch", "images", "steps", "rounds")}
+    content = {"environment": environment, **options, "other_work": others, "recipes": recipes}
+    save("methods", args.output, content, lines)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
