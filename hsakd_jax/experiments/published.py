@@ -38,6 +38,11 @@ def _dkd_ls(pair: str, temperature: float, weight: float, beta: float) -> Settin
     return Setting("dkd_ls", "cifar100", pair, values, "sunshangquan/logit-standardization-KD logs/DKD")
 
 
+def _reviewkd(pair: str, weight: float) -> Setting:
+    source = "dvlab-research/ReviewKD CIFAR-100/script/reviewKD.sh"
+    return Setting("reviewkd", "cifar100", pair, {"reviewkd.weight": weight}, source)
+
+
 def _imagenet(recipe: str, source: str, **values: float) -> Setting:
     by_key = {key.replace("__", "."): value for key, value in values.items()}
     return Setting(recipe, "imagenet2012", "resnet34_imagenet/resnet18_imagenet", by_key, source)
@@ -111,6 +116,17 @@ SETTINGS = (
         "wrn_40_2/ShuffleV1",
         {"wkd_f.weight": 0.3, "wkd_f.ratio": 3.0, "wkd_f.grid": 4},
         "JiamingLv/WKD configs/cifar100/wkd_f/wrn40_2_shuv1.yaml",
+    ),
+    # Pairs with weight 5 are the default.
+    _reviewkd("resnet32x4/ShuffleV2", 8.0),
+    _reviewkd("resnet56/resnet20", 0.6),
+    _reviewkd("resnet110/resnet32", 1.0),
+    _imagenet(
+        "reviewkd",
+        "dvlab-research/ReviewKD ImageNet/README.md, ImageNet/models/reviewkd.py",
+        reviewkd__weight=1.0,
+        reviewkd__warmup=0,
+        reviewkd__preactivation=True,
     ),
 )
 

@@ -23,6 +23,7 @@ class Recipe(NamedTuple):
       schedule: the section of the config with its epochs and learning rate; '' for that of its network.
       fraction: of the training images that it uses.
       select_by: accuracy that selects the best epoch (see `runs.config.Evaluation`).
+      reuses_classifier: whether its head is SimKD's: a projector and the teacher's last layer.
     """
 
     title: str
@@ -37,6 +38,7 @@ class Recipe(NamedTuple):
     schedule: str = ""
     fraction: float = 1.0
     select_by: str = "top1"
+    reuses_classifier: bool = False
 
 
 # A run that only the user can name.
@@ -143,6 +145,15 @@ RECIPES = {
     "nkd": _method("NKD", kl=OFF, nkd={"weight": 1.0, "gamma": 3.5, "temperature": 3.0}),
     "ofa": _method("OFA", kl=OFF, ofa={"weight": 1.0, "gamma": 1.0, "temperature": 1.0}),
     "wkd_f": _method("WKD-F", kl=OFF, wkd_f={"weight": 0.08, "ratio": 4.0, "grid": 1, "decay": 150}),
+    "reviewkd": _method(
+        "ReviewKD",
+        kl=OFF,
+        reviewkd={"weight": 5.0, "max_channels": 512, "preactivation": False, "warmup": 20},
+    ),
+    # Its only loss, on a student whose last layer is the teacher's.
+    "simkd": _method("SimKD", task=OFF, kl=OFF, simkd={"weight": 1.0})._replace(
+        reuses_classifier=True, trainable="^(?!head/fc/)"
+    ),
     # Its authors train the head for 60 epochs; here it has the schedule of branches on a frozen backbone.
     "sskd_teacher": Recipe(
         "teacher, SSKD's head",

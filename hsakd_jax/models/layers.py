@@ -305,6 +305,18 @@ def max_pool(x: Array, window: int, stride: int) -> Array:
     return _pool(x, -jnp.inf, jax.lax.max, window, stride)
 
 
+def average_pool(x: Array, height: int, width: int) -> Array:
+    """[B, H, W, C] -> [B, height, width, C], over windows that do not overlap.
+
+    Raises:
+      ValueError: `height` does not divide H, or `width` does not divide W.
+    """
+    batch, h, w, channels = x.shape
+    if h % height or w % width:
+        raise ValueError(f"maps of {h}x{w} and {height}x{width} do not compare: one must divide the other")
+    return x.reshape(batch, height, h // height, width, w // width, channels).mean((2, 4))
+
+
 def _pool(x: Array, start: float, reduce: Callable[..., Any], window: int, stride: int) -> Array:
     # Padded first, since the ONNX export has no pool with padding; XLA merges the padding into the forward pool.
     if pad := (window - 1) // 2:

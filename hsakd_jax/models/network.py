@@ -1,6 +1,6 @@
 """A network is a stem, stages and a head; branch l is a fresh copy of what is left after stage l."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,6 +9,7 @@ import jax
 
 from hsakd_jax.models.layers import Init, LayerFactory, Train
 from hsakd_jax.models.maps import HeadOutputs, Maps, as_maps, hints, with_preactivations
+from hsakd_jax.models.reused_head import ReusedHead
 from hsakd_jax.models.rotations import ROTATIONS
 
 Array = jax.Array
@@ -78,6 +79,8 @@ class Network(nn.Module):
       remat: whether the activations inside a stage are recomputed in its backward pass instead of stored (Chen et al.
         2016, arXiv 1604.06174), which takes less memory and more time.
       batch_norm_groups: groups of the batch with statistics of their own, see `layers.BatchNorm`.
+      projector: [H, W, C] of a teacher's last map, to which SimKD's head projects, in the place of the backbone's own
+        head (see `reused_head.ReusedHead`); None for the own one.
     """
 
     architecture: Architecture
@@ -87,6 +90,7 @@ class Network(nn.Module):
     for_export: bool = False
     remat: bool = False
     batch_norm_groups: int = 1
+    projector: tuple[int, int, int] | None = None
 
     @nn.compact
     def __call__(self, images: Array, train: Train = False) -> Outputs:
@@ -110,14 +114,15 @@ class Network(nn.Module):
         for l, stage in enumerate(stages, 1):
             maps.append(as_maps(stage(backbone, name=f"stage{l}")(x)))
             x = maps[-1].output
-        classified = HeadOutputs(*head(backbone, self.num_classes, name="head")(x))
+        last = partial(ReusedHead, size=self.projector) if self.projector else head
+        result: Sequence[Array] = last(backbone, self.num_classes, name="head")(x)
         aux_logits: list[Array] = []
         if self.branches:
             for l, (x, *_) in enumerate(maps, 1):
                 tail = {f"stage{m}": stage for m, stage in enumerate(stages, 1) if m > l}
                 classifier = Branch(tail, stages[-1], head, ROTATIONS * self.num_classes, branch, name=f"branch{l}")
                 aux_logits.append(classifier(x))
-        return _outputs(classified, aux_logits, maps)
+        return _outputs(HeadOutputs(*result), aux_logits, maps)
 
 
 def _outputs(head: HeadOutputs, aux_logits: list[Array], stages: list[Maps]) -> Outputs:

@@ -35,7 +35,8 @@ def outputs(seed, stages, rows=B):
         return jnp.asarray(g.normal(size=shape), jnp.float32)
 
     features = tuple(normal(rows, size, size, channels) for size, channels in stages)
-    return Outputs(normal(rows, N), (), features, normal(rows, stages[-1][1]))
+    logits, embedding = normal(rows, N), normal(rows, stages[-1][1])
+    return Outputs(logits, (), features, embedding, hints=features, preactivations=features)
 
 
 def start(term, s, t, **options):
@@ -183,6 +184,29 @@ def test_stages_pair_from_the_deepest_and_pool_to_the_smaller():
 def test_maps_that_do_not_compare(term, stages, options, message):
     with pytest.raises(ValueError, match=message):
         start(term, outputs(0, stages), outputs(1, TEACHER), **options)
+
+
+def test_reviewkd_takes_the_teachers_maps_before_their_last_relu():
+    """The golden cases compare its values."""
+    s, t = outputs(0, STUDENT), outputs(1, TEACHER)
+    found, variables, _ = value("reviewkd", s, t)
+    assert set(variables["params"]["reviewkd"]) == {"pooled", "stage1", "stage2", "stage3"}
+    doubled = {field: tuple(2 * x for x in s.hints) for field in ("features", "hints", "preactivations")}
+
+    def changed(whose, *fields, **options):
+        fields = {field: doubled[field] if whose is s else tuple(2 * x for x in t.hints) for field in fields}
+        pair = (s._replace(**fields), t) if whose is s else (s, t._replace(**fields))
+        return value("reviewkd", *pair, variables, **options)[0] != found
+
+    assert changed(t, "preactivations")
+    assert not changed(t, "features", "hints")
+    # BatchNorm's eps makes the double of a map another one.
+    assert changed(s, "hints")
+    assert not changed(s, "features", "preactivations")
+    assert changed(s, "preactivations", preactivation=True)
+    assert not changed(s, "features", "hints", preactivation=True)
+    narrow = start("reviewkd", s, t, max_channels=2)["params"]["reviewkd"]
+    assert {level["conv1"]["kernel"].shape[-1] for level in narrow.values()} == {2}
 
 
 def test_sp():
@@ -406,7 +430,8 @@ def test_dtypes(terms, name):
         else:
             variables, *pair = given
             low = [jax.tree.map(lambda x: x.astype(name), o and o.features) for o in pair]
-            given = [variables, *(o and o._replace(features=x) for o, x in zip(pair, low, strict=True))]
+            maps = [{"features": x, "hints": x, "preactivations": x} for x in low]
+            given = [variables, *(o and o._replace(**x) for o, x in zip(pair, maps, strict=True))]
             dtype = "float32"
         assert {x.dtype for x in jax.tree.leaves(jax.eval_shape(apply, *given))} == {np.dtype(dtype)}
 
@@ -437,7 +462,7 @@ def test_every_term_has_a_recipe_with_its_published_weight():
         "fitnet": 100, "at": 1000, "vid": 1, "rkd": 1, "sp": 3000, "cc": 0.02, "pkt": 30000, "dkd": 1, "crd": 0.8,
         "sskd_kl": 2.7, "sskd_ss": 10, "sskd_head": 1,
     }  # fmt: skip
-    weights |= {"dist": 2, "rld": 1, "ttm": 45, "wttm": 4, "nkd": 1, "ofa": 1, "wkd_f": 0.08}
+    weights |= {"dist": 2, "rld": 1, "ttm": 45, "wttm": 4, "nkd": 1, "ofa": 1, "wkd_f": 0.08, "reviewkd": 5, "simkd": 1}
     found = {
         name: term["weight"]
         for recipe, r in RECIPES.items()
@@ -450,7 +475,7 @@ def test_every_term_has_a_recipe_with_its_published_weight():
     plain = {
         name: r.terms["kl"]["weight"] for name, r in RECIPES.items() if r.objective == "methods" and "kl" in r.terms
     }
-    without = ("dkd", "dkd_ls", "dist", "rld", "ttm", "wttm", "nkd", "ofa", "wkd_f")
+    without = ("dkd", "dkd_ls", "dist", "rld", "ttm", "wttm", "nkd", "ofa", "wkd_f", "reviewkd", "simkd")
     special = {**dict.fromkeys(without, 0), **{name: 0.9 for name in plain if name.startswith("sskd")}}
     assert plain == {name: special.get(name, 1) for name in plain}
     assert set(weights) == set(methods.TERMS)

@@ -23,7 +23,7 @@ def by_pair(method):
     return found
 
 
-@pytest.mark.parametrize("method", ["dkd", "kd_ls", "dkd_ls", "wkd_f"])
+@pytest.mark.parametrize("method", ["dkd", "kd_ls", "dkd_ls", "wkd_f", "reviewkd"])
 def test_values_by_pair(method):
     checked = by_pair(method)
     assert len(checked) > 1
@@ -31,6 +31,8 @@ def test_values_by_pair(method):
         terms = published_terms(method, *on)
         if method == "kd_ls":
             found, expected = terms["kl"], {key: theirs[key] for key in ("weight", "temperature")}
+        elif method == "reviewkd":
+            found, expected = terms["reviewkd"], {"weight": theirs["weight"], "warmup": 20, "preactivation": False}
         elif method == "wkd_f":
             found, every = terms["wkd_f"], PUBLISHED["wkd_f"]["cifar100"]["all"]
             expected = {"weight": theirs["loss.wkd_feat_weight"], "decay": every["loss.cosine_decay_epoch"]}
@@ -65,6 +67,16 @@ def test_values_on_imagenet():
     found = published_terms("kd_ls", *IMAGENET)
     assert (found["task"]["weight"], found["kl"]["weight"]) == (ls[pair]["ce"], ls[pair]["weight"])
     assert found["kl"]["temperature"] == ls[pair]["temperature"]
+
+
+def test_reviewkd_on_imagenet():
+    theirs, every = (
+        PUBLISHED["reviewkd"]["imagenet"]["ResNet34/ResNet18"],
+        PUBLISHED["reviewkd"]["imagenet (mdistiller)"],
+    )
+    expected = {"weight": theirs["weight"], "max_channels": theirs["mid_channels"], "warmup": theirs["warmup"]}
+    expected["preactivation"] = every["all"]["stu_preact"]
+    assert published_terms("reviewkd", *IMAGENET)["reviewkd"] == expected
 
 
 def test_both_mobilenets_have_the_same_values():

@@ -1,5 +1,6 @@
 """The maps that methods compare: those of CRD's benchmark, those before the last ReLU and the input of the pool."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 
 from hsakd_jax import create
 from hsakd_jax.models import NETWORKS
+from hsakd_jax.models.layers import HE_TORCH, LayerFactory
 from hsakd_jax.models.network import Architecture, Network
-from hsakd_jax.models.resnet import Head, Stem, cifar
+from hsakd_jax.models.resnet import Stem
 from hsakd_jax.runs.restore import initialise
 
 
@@ -96,20 +98,18 @@ def test_recomputed_stages_have_the_same_maps():
 
 
 def test_a_stage_may_return_its_output_alone():
-    stem, stages, _, init, branch_init = cifar(8)
-    del stages
+    class OwnHead(nn.Module):
+        layers: LayerFactory
+        num_outputs: int
 
-    def head(layers, num_outputs, name):
-        class Own(Head):
-            def __call__(self, x):
-                return tuple(super().__call__(x)[:2])
+        @nn.compact
+        def __call__(self, x):
+            return self.layers.pool_fc(x, self.num_outputs)[:2]
 
-        return Own(layers, num_outputs, name=name)
-
-    def stage(layers, name, stride=2):
+    def stage(layers, name, stride=1):
         return Stem(layers, 8, name=name)
 
-    network = Network(Architecture(stem, (stage, stage), head, init, branch_init), 5)
+    network = Network(Architecture(None, (stage, stage), OwnHead, HE_TORCH, HE_TORCH), 5)
     outputs, _ = jax.eval_shape(network.init_with_output, jax.random.key(0), IMAGES)
     assert [x.shape for x in outputs.features] == [(4, 8, 8, 8)] * 2
     assert outputs.hints == outputs.preactivations == outputs.features

@@ -24,6 +24,8 @@ from hsakd_jax.distillation.methods.exits import ofa
 from hsakd_jax.distillation.methods.features import at, fitnet, vid
 from hsakd_jax.distillation.methods.logits import dist, dkd, nkd, rld, ttm, wttm
 from hsakd_jax.distillation.methods.relations import cc, pkt, rkd, sp
+from hsakd_jax.distillation.methods.reused_classifier import simkd
+from hsakd_jax.distillation.methods.review import reviewkd
 from hsakd_jax.distillation.methods.self_supervised import sskd_head, sskd_kl, sskd_ss
 from hsakd_jax.distillation.methods.transport import wkd_f
 from hsakd_jax.models.network import Outputs
@@ -46,6 +48,8 @@ TERMS: dict[str, Callable[..., Array]] = {
     "cc": cc,
     "vid": vid,
     "wkd_f": wkd_f,
+    "reviewkd": reviewkd,
+    "simkd": simkd,
     "rkd": rkd,
     "pkt": pkt,
     "crd": crd,

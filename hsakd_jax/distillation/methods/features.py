@@ -74,7 +74,7 @@ def fitnet(outputs: Outputs, labels: Array, teacher: Outputs, sample: Sample, st
     Raises:
       ValueError: the stage has no partner in the teacher, or the sizes differ so that no regressor fits.
     """
-    pairs = stage_pairs(outputs, teacher)
+    pairs = stage_pairs(outputs.features, teacher.features)
     if stage not in pairs:
         raise ValueError(
             f"fitnet: choose a stage that has a partner (paired from the deepest): {', '.join(map(str, pairs))}"
@@ -124,7 +124,7 @@ class Regressor(nn.Module):
 
 def at(outputs: Outputs, labels: Array, teacher: Outputs, sample: Sample) -> Array:
     """Sum of `attention_loss` over all pairs of stages."""
-    pairs = equal_size_stage_pairs(outputs, teacher).values()
+    pairs = equal_size_stage_pairs(outputs.features, teacher.features).values()
     return jnp.stack([attention_loss(*pair) for pair in pairs]).sum()
 
 
@@ -132,7 +132,8 @@ def vid(
     outputs: Outputs, labels: Array, teacher: Outputs, sample: Sample, variance: Variance = 5.0, eps: Small = 1e-5
 ) -> Array:
     """Sum of `gaussian_nll` over all pairs of stages, see `Gaussians`."""
-    return Gaussians(variance, eps, name="vid")(equal_size_stage_pairs(outputs, teacher))
+    pairs = equal_size_stage_pairs(outputs.features, teacher.features)
+    return Gaussians(variance, eps, name="vid")(pairs)
 
 
 class Gaussians(nn.Module):
