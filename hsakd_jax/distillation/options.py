@@ -13,6 +13,7 @@ Variance = Annotated[float, Meta(ge=0.02, le=100)]
 Width = Annotated[int, Meta(ge=1, le=2**16)]
 Negatives = Annotated[int, Meta(ge=1, le=2**20)]
 Grid = Annotated[int, Meta(ge=1, le=64)]  # cells along each side of a map
+MapsOf = Literal["hints", "features"]  # fields of `Outputs`
 Projector = Literal["regressor", "bottleneck"]
 Stage = Annotated[int, Meta(ge=1, le=100)]
 Branches = tuple[Stage, ...]

@@ -1,6 +1,6 @@
 """A network is a stem, stages and a head; branch l is a fresh copy of what is left after stage l."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -114,15 +114,18 @@ class Network(nn.Module):
         for l, stage in enumerate(stages, 1):
             maps.append(as_maps(stage(backbone, name=f"stage{l}")(x)))
             x = maps[-1].output
-        last = partial(ReusedHead, size=self.projector) if self.projector else head
-        result: Sequence[Array] = last(backbone, self.num_classes, name="head")(x)
+        classified = HeadOutputs(*_backbone_head(head, self.projector)(backbone, self.num_classes, name="head")(x))
         aux_logits: list[Array] = []
         if self.branches:
             for l, (x, *_) in enumerate(maps, 1):
                 tail = {f"stage{m}": stage for m, stage in enumerate(stages, 1) if m > l}
                 classifier = Branch(tail, stages[-1], head, ROTATIONS * self.num_classes, branch, name=f"branch{l}")
                 aux_logits.append(classifier(x))
-        return _outputs(HeadOutputs(*result), aux_logits, maps)
+        return _outputs(classified, aux_logits, maps)
+
+
+def _backbone_head(own: Callable[..., nn.Module], projector: tuple[int, int, int] | None) -> Callable[..., nn.Module]:
+    return partial(ReusedHead, size=projector) if projector else own
 
 
 def _outputs(head: HeadOutputs, aux_logits: list[Array], stages: list[Maps]) -> Outputs:

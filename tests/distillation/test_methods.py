@@ -170,6 +170,24 @@ def test_stages_pair_from_the_deepest_and_pool_to_the_smaller():
     }
 
 
+def test_hints_unless_the_features_are_chosen():
+    """Those of VGG begin one block later and are as many."""
+    s, t = (
+        outputs(seed, stages)._replace(hints=outputs(seed + 2, (*stages[1:], stages[2])).features)
+        for seed, stages in ((0, STUDENT), (1, TEACHER))
+    )
+    for maps in ("hints", "features"):
+        pairs = list(zip(wide(getattr(s, maps)), wide(getattr(t, maps)), strict=True))
+        expected = sum(attention_loss(a, b) for a, b in pairs)
+        np.testing.assert_allclose(value("at", s, t, maps=maps)[0], expected, rtol=1e-5)
+        channels = [b.shape[-1] for _, b in pairs]
+        found = start("vid", s, t, maps=maps)["params"]["vid"]
+        assert [found[f"stage{l}_log_scale"].size for l in (1, 2, 3)] == channels
+        conv = start("fitnet", s, t, maps=maps)["params"]["fitnet"]["conv"]["kernel"]
+        assert conv.shape[-2:] == (pairs[1][0].shape[-1], channels[1])
+    assert value("at", s, t)[0] == value("at", s, t, maps="hints")[0]
+
+
 @pytest.mark.parametrize(
     ("term", "stages", "options", "message"),
     [
