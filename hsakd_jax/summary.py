@@ -43,6 +43,7 @@ def main(values: flags.FlagValues, words: list[str]) -> None:
     from hsakd_jax.core.files import expand
     from hsakd_jax.models import NETWORKS, create
     from hsakd_jax.runs.directory import RunDirectory
+    from hsakd_jax.runs.restore import build_network, peer_config
 
     (word,) = words
     if word not in NETWORKS and ("/" in word or os.path.isdir(expand(word))):
@@ -51,7 +52,7 @@ def main(values: flags.FlagValues, words: list[str]) -> None:
                 raise UserError(f"--{flag} is for the name of a network, a run has its own: leave it out")
         network = RunDirectory(word).config().network
         name, shape = network.arch, network.image_shape
-        built = create(name, network.num_classes, network.branches, network.dtype)
+        built = build_network(peer_config(network, word))
     else:
         classes, side = (1000, 224) if word.endswith("_imagenet") else (100, 32)
         built = create(word, values.num_classes or classes, True, values.dtype or "float32")

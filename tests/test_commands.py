@@ -155,6 +155,27 @@ def test_tiny_recipes(recipe, pipeline, run_command, call_command, tmp_path):
         assert "contains 2 networks: the first one is exported" in call_command("export", *args).stderr
 
 
+def test_methods_that_compare_further_maps(call_command, tmp_path):
+    """ReviewKD, and SimKD, whose deployed student has a projector and its teacher's last layer."""
+    workdir = f"--workdir={tmp_path}/runs"
+    done = call_command("main", f"{CONFIG}:tiny", workdir, "--config.runs=('reviewkd', 'simkd')")
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "runs" / "results.json").read_text())
+    for recipe, heads_params in (("reviewkd", 16 * 10 + 10), ("simkd", 3_200 + 32 * 10 + 10)):
+        assert results[recipe]["parameters"]["backbone"] == 4_972 + heads_params
+        shown = json.loads(call_command("evaluate", f"--workdir={tmp_path}/runs/{recipe}", "--json").stdout)
+        assert {key: shown[key] for key in ("top1", "top5")} == {
+            key: results[recipe]["last"][key] for key in ("top1", "top5")
+        }
+        args = [f"--workdir={tmp_path}/runs/{recipe}", f"--output={tmp_path}/{recipe}"]
+        assert call_command("export", *args, "--format=stablehlo").returncode == 0
+        assert f"{4_972 + heads_params:,}" in call_command("summary", f"{tmp_path}/runs/{recipe}").stdout
+    refused = call_command("export", f"--workdir={tmp_path}/runs/simkd", f"--output={tmp_path}/x", "--format=torch")
+    assert_refused(refused, "no projector", "stablehlo or onnx")
+    layers = [hsakd_jax.restore(tmp_path / "runs" / run)[1]["params"]["head"]["fc"] for run in ("backbone", "simkd")]
+    jax.tree.map(np.testing.assert_array_equal, *layers)
+
+
 @pytest.mark.slow
 def test_recipes_with_what_they_need(run_command, tmp_path):
     """An objective with memory, one that takes a part over from its teacher's run, unlike peers, and a probe."""
@@ -448,6 +469,10 @@ BAD = {
     "branch 0": (
         [f"{CONFIG}:student_tiny", "--config.objective.student.kl_aux.branches=(0,)"],
         ["objective.student.kl_aux.branches is (0,): set values in brackets, or none, each a whole number from 1"],
+    ),
+    "maps": (
+        [f"{CONFIG}:at_tiny", "--config.objective.at.at.maps=hint"],
+        ["objective.at.at.maps is 'hint': choose features or hints"],
     ),
     "stage 0": ([f"{CONFIG}:fitnet_tiny", "--config.objective.fitnet.fitnet.stage=0"], ["fitnet.stage is 0: set"]),
     "negative warm-up": (["--config.student.warmup=-1"], ["student.warmup is -1: set a whole number from 0"]),

@@ -17,6 +17,7 @@ Regularisation = Annotated[float, Meta(gt=0, le=1e6)]  # of an optimal transport
 Iterations = Annotated[int, Meta(ge=1, le=10**4)]
 ClassCost = Literal["cka_map", "cka_logits", "classifier"]  # what the costs between classes are made from
 ClassImages = Annotated[int, Meta(ge=2, le=2**20)]  # of each class
+MapsOf = Literal["hints", "features"]  # fields of `Outputs`
 Projector = Literal["regressor", "bottleneck"]
 Stage = Annotated[int, Meta(ge=1, le=100)]
 Branches = tuple[Stage, ...]

@@ -83,6 +83,13 @@ def _wkd_l(pair: str, weight: float, temperature: float, file: str) -> Setting:
     return Setting("wkd_l", "cifar100", pair, {**values, **NO_KD}, f"JiamingLv/WKD configs/cifar100/wkd_l/{file}")
 
 
+def _reviewkd(pair: str, weight: float) -> Setting:
+    values = _values(reviewkd__weight=weight, reviewkd__warmup=20)
+    return Setting(
+        "reviewkd", "cifar100", pair, {**values, **NO_KD}, "dvlab-research/ReviewKD CIFAR-100/script/reviewKD.sh"
+    )
+
+
 # Of methods that take the place of KD.
 NO_KD = {"kl.weight": 0.0}
 CRD = {"crd__weight": 0.8, "crd__negatives": 16384, "crd__temperature": 0.07}
@@ -249,6 +256,30 @@ SETTINGS = (
         nkd__gamma=1.5,
         nkd__temperature=1.0,
         kl__weight=0.0,
+    ),
+    _reviewkd("wrn_40_2/wrn_16_2", 5.0),
+    _reviewkd("wrn_40_2/wrn_40_1", 5.0),
+    _reviewkd("wrn_40_2/ShuffleV1", 5.0),
+    _reviewkd("resnet32x4/resnet8x4", 5.0),
+    _reviewkd("resnet32x4/ShuffleV1", 5.0),
+    _reviewkd("resnet32x4/ShuffleV2", 8.0),
+    _reviewkd("resnet56/resnet20", 0.6),
+    _reviewkd("resnet110/resnet32", 1.0),
+    _imagenet(
+        "reviewkd",
+        "dvlab-research/ReviewKD ImageNet/README.md, ImageNet/models/reviewkd.py",
+        reviewkd__weight=1.0,
+        reviewkd__max_channels=512,
+        reviewkd__preactivation=True,
+        reviewkd__warmup=0,
+        kl__weight=0.0,
+    ),
+    Setting(
+        "simkd",
+        "cifar100",
+        ANY_PAIR,
+        _values(0.0, simkd__weight=1.0, kl__weight=0.0),
+        "DefangChen/SimKD scripts/run_distill.sh",
     ),
     _wkd_l("resnet32x4/resnet8x4", 600.0, 8.0, "res32x4_res8x4.yaml"),
     _wkd_l("wrn_40_2/ShuffleV1", 200.0, 6.0, "wrn40_2_shuv1.yaml"),

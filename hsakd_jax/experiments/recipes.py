@@ -24,6 +24,7 @@ class Recipe(NamedTuple):
       schedule: the section of the config with its epochs and learning rate; '' for that of its network.
       fraction: of the training images that it uses.
       select_by: accuracy that selects the best epoch (see `runs.config.Evaluation`).
+      reuses_classifier: whether its head is SimKD's: a projector and the teacher's last layer.
     """
 
     title: str
@@ -39,6 +40,7 @@ class Recipe(NamedTuple):
     schedule: str = ""
     fraction: float = 1.0
     select_by: str = "top1"
+    reuses_classifier: bool = False
 
 
 # A run that only the user can name.
@@ -107,9 +109,9 @@ RECIPES = {
         {"task": {"weight": 0.1}, "kl": {"weight": 0.9, "temperature": 4.0}},
         teacher="backbone",
     ),
-    "fitnet": _method("FitNet", fitnet={"weight": 100.0, "stage": 2}),
-    "at": _method("AT", at={"weight": 1000.0}),
-    "vid": _method("VID", vid={"weight": 1.0}),
+    "fitnet": _method("FitNet", fitnet={"weight": 100.0, "stage": 2, "maps": "hints"}),
+    "at": _method("AT", at={"weight": 1000.0, "maps": "hints"}),
+    "vid": _method("VID", vid={"weight": 1.0, "maps": "hints"}),
     "rkd": _method("RKD", rkd={"weight": 1.0}),
     "sp": _method("SP", sp={"weight": 3000.0}),
     "cc": _method("CC", cc={"weight": 0.02}),
@@ -162,6 +164,15 @@ RECIPES = {
     ),
     "wkd_f": _method(
         "WKD-F", kl=OFF, wkd_f={"weight": 0.08, "ratio": 4.0, "grid": 1, "projector": "regressor", "decay": 150}
+    ),
+    "reviewkd": _method(
+        "ReviewKD",
+        kl=OFF,
+        reviewkd={"weight": 5.0, "max_channels": 512, "preactivation": False, "warmup": 20},
+    ),
+    # Its only loss, on a student whose last layer is the teacher's.
+    "simkd": _method("SimKD", task=OFF, kl=OFF, simkd={"weight": 1.0})._replace(
+        reuses_classifier=True, trainable="^(?!head/fc/)"
     ),
     # As its authors' code crops: if all rotations had one crop, they would be easier to recognise as one image's.
     "sskd_teacher": Recipe(

@@ -10,8 +10,10 @@ from hsakd_jax.core.files import expand
 from hsakd_jax.data.datasets import Splits
 from hsakd_jax.data.image_files import DECODING
 from hsakd_jax.experiments.recipes import GIVEN, RECIPES, Recipe, needed
-from hsakd_jax.runs.config import Objective, RunConfig, typed
+from hsakd_jax.models import profile
+from hsakd_jax.runs.config import Network, Objective, RunConfig, typed
 from hsakd_jax.runs.directory import RunDirectory
+from hsakd_jax.runs.restore import build_network, peer_config
 
 # Keys of a section that describe a network or a teacher rather than the training.
 NETWORK_KEYS = ("arch", "dtype", "workdir", "run", "checkpoint", "peer", "inference_dtype")
@@ -37,7 +39,10 @@ def resolve(config: dict[str, Any], name: str, splits: Splits, command: Sequence
         "recipe": name,
         "seed": config["seed"],
         "classes": list(splits.class_names),
-        "network": _network(config, recipe, section, splits),
+        "network": {
+            **_network(config, recipe, section, splits),
+            "projector": _projector(config, taught_by, splits) if recipe.reuses_classifier else None,
+        },
         "data": _data(config["data"], recipe),
         "training": _training(config, recipe, section),
         "objective": _objective(recipe.objective, config["objective"][name]),
@@ -75,6 +80,20 @@ def _network(config: dict[str, Any], recipe: Recipe, section: dict[str, Any], sp
         "num_classes": len(splits.class_names),
         "image_shape": [source["image_size"]] * 2 + [channels] if source["crop"] == "resized" else list(shape),
     }
+
+
+def _projector(config: dict[str, Any], taught_by: str, splits: Splits) -> tuple[int, ...]:
+    """[H, W, C] of the last map of the run that teaches."""
+    if given := config["teacher"]["workdir"]:
+        network = RunDirectory(given).config().network
+    else:
+        described = _network(config, RECIPES[taught_by], section_of(config, taught_by), splits)
+        network = msgspec.convert({**described, "projector": None}, Network)
+    teacher = peer_config(network, given or taught_by, peer=config["teacher"]["peer"])
+    try:
+        return profile.last_map_size(build_network(teacher), teacher.image_shape)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def _data(source: dict[str, Any], recipe: Recipe) -> dict[str, Any]:

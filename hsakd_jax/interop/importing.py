@@ -140,6 +140,7 @@ def _network(found: torch_weights.Found, side: int) -> dict[str, Any]:
         "peers": (),
         "num_classes": found.num_classes,
         "image_shape": (side, side, found.channels),
+        "projector": None,
     }
 
 

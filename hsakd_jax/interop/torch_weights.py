@@ -168,9 +168,12 @@ def to_state_dict(name: str, network: Network, variables: Mapping[str, Any]) -> 
       variables: its {'params', 'batch_stats'}; branches it does not have are left out.
 
     Raises:
-      UserError: what PyTorch calls its parameters is not known, as of networks that the reference does not have.
+      UserError: what PyTorch calls its parameters is not known, as of networks that the reference does not have, and
+        of those with a projector.
     """
     _refuse_unnamed(name)
+    if network.projector:
+        raise UserError("PyTorch's networks have no projector, which SimKD adds: export to stablehlo or onnx")
     flat: dict[tuple[str, ...], Any] = flatten_dict(variables)
     channels = variables["params"]["stem" if "stem" in variables["params"] else "stage1"]["conv1"]["kernel"].shape[-2]
     found = Found(name, network.num_classes, network.branches, channels, torch_names.HEADS[name][0])

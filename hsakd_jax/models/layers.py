@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import normal, variance_scaling, zeros
 
+from hsakd_jax.models.maps import HeadOutputs
 from hsakd_jax.models.numerics import at_least_float32
 from hsakd_jax.models.ops import channel_sums, convolve, relu, window_sums
 
@@ -278,19 +279,20 @@ class LayerFactory(NamedTuple):
         sums = _pool(x, 0.0, jax.lax.add, window, stride) if self.for_export else window_sums(x, window, stride)
         return sums / window**2
 
-    def pool_fc(self, x: Array, features: int) -> tuple[Array, Array]:
-        """Global average pool and the linear layer 'fc'.
+    def pool_fc(self, x: Array, features: int) -> HeadOutputs:
+        """Global average pool and the linear layer 'fc', by which every head ends.
 
         Args:
           x: [B, H, W, C], floating point.
           features: outputs of the linear layer.
 
         Returns:
-          Its outputs, [B, features], and its inputs, [B, C], both in at least float32.
+          Its outputs, [B, features], its inputs, [B, C], both in at least float32, and `x`.
         """
-        x = at_least_float32(x).mean((1, 2))
+        pooled = at_least_float32(x).mean((1, 2))
         bias_init = self.init.fc_bias(x.shape[-1])
-        return nn.Dense(features, kernel_init=self.init.fc, bias_init=bias_init, name="fc")(x), x
+        fc = nn.Dense(features, kernel_init=self.init.fc, bias_init=bias_init, name="fc")
+        return HeadOutputs(fc(pooled), pooled, x)
 
 
 def max_pool(x: Array, window: int, stride: int) -> Array:
@@ -301,6 +303,18 @@ def max_pool(x: Array, window: int, stride: int) -> Array:
     """
     _check_size(x, stride, "a max-pool")
     return _pool(x, -jnp.inf, jax.lax.max, window, stride)
+
+
+def average_pool(x: Array, height: int, width: int) -> Array:
+    """[B, H, W, C] -> [B, height, width, C], over windows that do not overlap.
+
+    Raises:
+      ValueError: `height` does not divide H, or `width` does not divide W.
+    """
+    batch, h, w, channels = x.shape
+    if h % height or w % width:
+        raise ValueError(f"maps of {h}x{w} and {height}x{width} do not compare: one must divide the other")
+    return x.reshape(batch, height, h // height, width, w // width, channels).mean((2, 4))
 
 
 def _pool(x: Array, start: float, reduce: Callable[..., Any], window: int, stride: int) -> Array:

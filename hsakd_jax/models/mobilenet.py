@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 
 from hsakd_jax.models.layers import HE_NORMAL, LayerFactory
+from hsakd_jax.models.maps import HeadOutputs
 from hsakd_jax.models.network import Architecture
 
 Array = jax.Array
@@ -78,7 +79,7 @@ class Head(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, Array]:
+    def __call__(self, x: Array) -> HeadOutputs:
         x = nn.relu(self.layers.norm(self.layers.conv(x, self.features, 1, name="conv"), name="bn"))
         return self.layers.pool_fc(x, self.num_outputs)
 

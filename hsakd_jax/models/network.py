@@ -8,6 +8,8 @@ import flax.linen as nn
 import jax
 
 from hsakd_jax.models.layers import Init, LayerFactory, Train
+from hsakd_jax.models.maps import HeadOutputs, Maps, as_maps, hints, with_preactivations
+from hsakd_jax.models.reused_head import ReusedHead
 from hsakd_jax.models.rotations import ROTATIONS
 
 Array = jax.Array
@@ -23,12 +25,23 @@ class Outputs(NamedTuple):
       aux_logits: L arrays [B, 4N], at least float32, joint logits of class and rotation; empty without branches.
       features: L arrays [B, H, W, C], the map after each stage, in the compute dtype.
       embedding: [B, D], at least float32, the input of the last linear layer: the pooled map.
+      last_map: [B, H, W, D], in the compute dtype, the input of the global average pool. It is after the head's own
+        layers: BatchNorm and ReLU of WRNs, the last convolution of MobileNetV2 and ShuffleNetV2.
+      hints: K arrays [B, H, W, C], in the compute dtype, the maps that CRD's benchmark (arXiv 1910.10699) compares:
+        `features`, except of VGG, whose maps after its blocks 2 to 5 these are (4 stages have 5 blocks).
+      preactivations: K arrays, each `hints` before its last ReLU, as in ReviewKD's code (arXiv 2104.09044). Of WRNs,
+        the hint after the BatchNorm that the next stage or the head begins with. The hint itself, where it comes from
+        no ReLU (MobileNetV2) or from a stage that returns its output alone. Channels of ShuffleNetV2 have the order of
+        the hint, not that before the shuffle.
     """
 
     logits: Array
     aux_logits: tuple[Array, ...] = ()
     features: tuple[Array, ...] = ()
     embedding: Array | None = None
+    last_map: Array | None = None
+    hints: tuple[Array, ...] = ()
+    preactivations: tuple[Array, ...] = ()
 
 
 class Architecture(NamedTuple):
@@ -36,8 +49,10 @@ class Architecture(NamedTuple):
 
     Attributes:
       stem: `stem(layers, name=...)` -> module, or None if the first stage takes the image.
-      stages: each `stage(layers, name=...)` -> module; `stage(layers, stride=1, name=...)` is its copy at stride 1.
-      head: `head(layers, num_outputs, name=...)` -> module that returns logits and the input of its linear layer.
+      stages: each `stage(layers, name=...)` -> module; `stage(layers, stride=1, name=...)` is its copy at stride 1. It
+        returns its output, [B, H, W, C], or `maps.Maps` with the maps inside that methods compare.
+      head: `head(layers, num_outputs, name=...)` -> module that returns the result of `layers.pool_fc`, or a tuple of
+        logits and the input of its linear layer.
       init: initialisers of the backbone.
       branch_init: initialisers of the branches.
     """
@@ -64,6 +79,8 @@ class Network(nn.Module):
       remat: whether the activations inside a stage are recomputed in its backward pass instead of stored (Chen et al.
         2016, arXiv 1604.06174), which takes less memory and more time.
       batch_norm_groups: groups of the batch with statistics of their own, see `layers.BatchNorm`.
+      projector: [H, W, C] of a teacher's last map, to which SimKD's head projects, in the place of the backbone's own
+        head (see `reused_head.ReusedHead`); None for the own one.
     """
 
     architecture: Architecture
@@ -73,6 +90,7 @@ class Network(nn.Module):
     for_export: bool = False
     remat: bool = False
     batch_norm_groups: int = 1
+    projector: tuple[int, int, int] | None = None
 
     @nn.compact
     def __call__(self, images: Array, train: Train = False) -> Outputs:
@@ -92,18 +110,35 @@ class Network(nn.Module):
         groups = 1 if self.is_initializing() else self.batch_norm_groups
         backbone, branch = (LayerFactory(i, self.dtype, train, self.for_export, groups) for i in (init, branch_init))
         x = stem(backbone, name="stem")(images) if stem else images
-        features: list[Array] = []
+        maps: list[Maps] = []
         for l, stage in enumerate(stages, 1):
-            x = stage(backbone, name=f"stage{l}")(x)
-            features.append(x)
-        logits, embedding = head(backbone, self.num_classes, name="head")(x)
+            maps.append(as_maps(stage(backbone, name=f"stage{l}")(x)))
+            x = maps[-1].output
+        classified = HeadOutputs(*_backbone_head(head, self.projector)(backbone, self.num_classes, name="head")(x))
         aux_logits: list[Array] = []
         if self.branches:
-            for l, x in enumerate(features, 1):
+            for l, (x, *_) in enumerate(maps, 1):
                 tail = {f"stage{m}": stage for m, stage in enumerate(stages, 1) if m > l}
                 classifier = Branch(tail, stages[-1], head, ROTATIONS * self.num_classes, branch, name=f"branch{l}")
                 aux_logits.append(classifier(x))
-        return Outputs(logits, tuple(aux_logits), tuple(features), embedding)
+        return _outputs(classified, aux_logits, maps)
+
+
+def _backbone_head(own: Callable[..., nn.Module], projector: tuple[int, int, int] | None) -> Callable[..., nn.Module]:
+    return partial(ReusedHead, size=projector) if projector else own
+
+
+def _outputs(head: HeadOutputs, aux_logits: list[Array], stages: list[Maps]) -> Outputs:
+    compared = hints(with_preactivations(stages, head))
+    return Outputs(
+        logits=head.logits,
+        aux_logits=tuple(aux_logits),
+        features=tuple(stage.output for stage in stages),
+        embedding=head.embedding,
+        last_map=head.last_map,
+        hints=tuple(hint.output for hint in compared),
+        preactivations=tuple(hint.output if hint.preactivation is None else hint.preactivation for hint in compared),
+    )
 
 
 def _rematerialised(stage: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
@@ -132,9 +167,9 @@ class Branch(nn.Module):
     def __call__(self, x: Array) -> Array:
         """The map after stage l, [B, H, W, C], -> joint logits, [B, 4N], in at least float32."""
         for name, stage in self.tail.items():
-            x = stage(self.layers, name=name)(x)
+            x = as_maps(stage(self.layers, name=name)(x)).output
         if not self.tail:
-            x = self.last(self.layers, stride=1, name="stage")(x)
+            x = as_maps(self.last(self.layers, stride=1, name="stage")(x)).output
         return self.head(self.layers, self.num_outputs, name="head")(x)[0]
 
 

@@ -72,6 +72,19 @@ def totals(network: nn.Module, image_shape: tuple[int, ...]) -> dict[str, int]:
     return {"parameters": sum(p.params for p in found), "multiply_adds": sum(p.multiply_adds for p in found)}
 
 
+def last_map_size(network: nn.Module, image_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """[H, W, C] of a network's map in front of its global average pool, for images [H, W, C].
+
+    Raises:
+      ValueError: the images are too small for the network, or its head has no such map.
+    """
+    image = jnp.zeros((1, *image_shape))
+    outputs, _ = jax.eval_shape(network.init_with_output, jax.random.key(0), image)
+    if outputs.last_map is None:
+        raise ValueError("the teacher's head returns no last map: return the result of `layers.pool_fc`")
+    return outputs.last_map.shape[1:]
+
+
 def sizes(network: nn.Module, image_shape: tuple[int, ...]) -> dict[str, dict[str, int]]:
     """`totals` of the trained network and of the deployed one, for one image [H, W, C].
 

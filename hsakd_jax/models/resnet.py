@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 
 from hsakd_jax.models.layers import HE_TORCH, HE_ZERO, Init, LayerFactory, max_pool
+from hsakd_jax.models.maps import HeadOutputs, Maps, as_maps
 from hsakd_jax.models.network import Architecture
 
 Array = jax.Array
@@ -22,11 +23,12 @@ class BasicBlock(nn.Module):
     expansion = 1
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array) -> Maps:
         layers, out = self.layers, self.features
         y = layers.relu(layers.norm(layers.conv(x, out, 3, self.stride, name="conv1"), name="bn1"))
         y = layers.norm(layers.conv(y, out, 3, name="conv2"), name="bn2")
-        return layers.relu(y + shortcut(layers, x, out, self.stride))
+        y = y + shortcut(layers, x, out, self.stride)
+        return Maps(layers.relu(y), y)
 
 
 class Bottleneck(nn.Module):
@@ -42,12 +44,13 @@ class Bottleneck(nn.Module):
     expansion = 4
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array) -> Maps:
         layers, out = self.layers, self.expansion * self.features
         y = layers.relu(layers.norm(layers.conv(x, self.features, 1, name="conv1"), name="bn1"))
         y = layers.relu(layers.norm(layers.conv(y, self.features, 3, self.stride, name="conv2"), name="bn2"))
         y = layers.norm(layers.conv(y, out, 1, name="conv3"), name="bn3")
-        return layers.relu(y + shortcut(layers, x, out, self.stride))
+        y = y + shortcut(layers, x, out, self.stride)
+        return Maps(layers.relu(y), y)
 
 
 def shortcut(layers: LayerFactory, x: Array, features: int, stride: int) -> Array:
@@ -67,10 +70,13 @@ class Stage(nn.Module):
     stride: int
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array) -> Maps:
+        maps = Maps(x)
         for i in range(self.depth):
-            x = self.block(self.layers, self.features, self.stride if i == 0 else 1, name=f"block{i}")(x)
-        return x
+            stride = self.stride if i == 0 else 1
+            found = as_maps(self.block(self.layers, self.features, stride, name=f"block{i}")(maps.output))
+            maps = found if i == 0 else found._replace(entry=maps.entry)
+        return maps
 
 
 class Stem(nn.Module):
@@ -102,7 +108,7 @@ class Head(nn.Module):
     num_outputs: int
 
     @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, Array]:
+    def __call__(self, x: Array) -> HeadOutputs:
         return self.layers.pool_fc(x, self.num_outputs)
 
 

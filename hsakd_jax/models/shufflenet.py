@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from hsakd_jax.models.layers import HE_ZERO, TORCH, LayerFactory
+from hsakd_jax.models.maps import Maps
 from hsakd_jax.models.mobilenet import Head as ConvHead
 from hsakd_jax.models.network import Architecture
 from hsakd_jax.models.resnet import Head, Stage
@@ -39,7 +40,7 @@ class BlockV1(nn.Module):
     groups: int
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array) -> Maps:
         layers = self.layers
         out = self.features - (x.shape[-1] if self.stride == 2 else 0)
         hidden, groups_in = out // 4, 1 if x.shape[-1] == 24 else self.groups
@@ -47,7 +48,8 @@ class BlockV1(nn.Module):
         y = layers.conv(shuffle(y, groups_in), hidden, 3, self.stride, groups=hidden, name="conv2")
         y = layers.conv(nn.relu(layers.norm(y, name="bn2")), out, 1, groups=self.groups, name="conv3")
         y = layers.norm(y, name="bn3")
-        return nn.relu(jnp.concatenate([y, layers.avg_pool(x, 3, 2)], -1) if self.stride == 2 else y + x)
+        y = jnp.concatenate([y, layers.avg_pool(x, 3, 2)], -1) if self.stride == 2 else y + x
+        return Maps(nn.relu(y), y)
 
 
 class BlockV2(nn.Module):
@@ -56,12 +58,14 @@ class BlockV2(nn.Module):
     layers: LayerFactory
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array) -> Maps:
         layers, half = self.layers, x.shape[-1] // 2
         y = nn.relu(layers.norm(layers.conv(x[..., half:], half, 1, name="conv1"), name="bn1"))
         y = layers.norm(layers.conv(y, half, 3, groups=half, name="conv2"), name="bn2")
-        y = nn.relu(layers.norm(layers.conv(y, half, 1, name="conv3"), name="bn3"))
-        return shuffle(jnp.concatenate([x[..., :half], y], -1), 2)
+        y = layers.norm(layers.conv(y, half, 1, name="conv3"), name="bn3")
+        # The first half is the result of an earlier ReLU.
+        output, preactivation = (shuffle(jnp.concatenate([x[..., :half], z], -1), 2) for z in (nn.relu(y), y))
+        return Maps(output, preactivation)
 
 
 class DownBlockV2(nn.Module):
@@ -91,11 +95,11 @@ class StageV2(nn.Module):
     stride: int = 2
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        x = DownBlockV2(self.layers, self.features, self.stride, name="block0")(x)
+    def __call__(self, x: Array) -> Maps:
+        maps = Maps(DownBlockV2(self.layers, self.features, self.stride, name="block0")(x))
         for i in range(1, self.repeats + 1):
-            x = BlockV2(self.layers, name=f"block{i}")(x)
-        return x
+            maps = BlockV2(self.layers, name=f"block{i}")(maps.output)
+        return maps
 
 
 def shuffle_v1() -> Architecture:

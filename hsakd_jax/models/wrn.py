@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 
 from hsakd_jax.models.layers import HE_ZERO, LayerFactory
+from hsakd_jax.models.maps import HeadOutputs, Maps
 from hsakd_jax.models.network import Architecture
 from hsakd_jax.models.resnet import Stage
 
@@ -20,15 +21,16 @@ class Block(nn.Module):
     stride: int
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array) -> Maps:
         layers = self.layers
-        activated = layers.relu(layers.norm(x, name="bn1"))
+        entry = layers.norm(x, name="bn1")
+        activated = layers.relu(entry)
         y = layers.conv(activated, self.features, 3, self.stride, name="conv1")
         y = layers.conv(layers.relu(layers.norm(y, name="bn2")), self.features, 3, name="conv2")
         if x.shape[-1] != self.features:
             # The reference projects the activated input here, and adds the raw one below.
             x = layers.conv(activated, self.features, 1, self.stride, name="shortcut_conv")
-        return y + x
+        return Maps(y + x, entry=entry)
 
 
 class Stem(nn.Module):
@@ -48,8 +50,9 @@ class Head(nn.Module):
     num_outputs: int
 
     @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, Array]:
-        return self.layers.pool_fc(self.layers.relu(self.layers.norm(x, name="bn1")), self.num_outputs)
+    def __call__(self, x: Array) -> HeadOutputs:
+        entry = self.layers.norm(x, name="bn1")
+        return self.layers.pool_fc(self.layers.relu(entry), self.num_outputs)._replace(entry=entry)
 
 
 def wrn(depth: int, width: int) -> Architecture:

@@ -12,7 +12,8 @@ from hsakd_jax.core.files import explain
 MAX_SEED = 2**32 - 1  # JAX's generator holds 32 bits
 Count = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Side = Annotated[int, Meta(ge=1, le=2**16)]  # pixels
-Channels = Annotated[int, Meta(ge=1, le=2**10)]
+Channels = Annotated[int, Meta(ge=1, le=2**10)]  # of images
+Features = Annotated[int, Meta(ge=1, le=2**20)]  # channels of maps
 Fraction = Annotated[float, Meta(gt=0, le=1)]
 NotNegative = Annotated[float, Meta(ge=0, le=1e30)]
 Number = int | float
@@ -41,6 +42,8 @@ class Network(Section, frozen=True, kw_only=True):
       peers: networks of an online run, which learn together; empty for any other run.
       num_classes: N, how many classes.
       image_shape: [H, W, C].
+      projector: [H, W, C] of the teacher's map in front of its global average pool, to which SimKD's head projects;
+        None where the network has its own head.
     """
 
     arch: str
@@ -49,6 +52,7 @@ class Network(Section, frozen=True, kw_only=True):
     peers: tuple[str, ...]
     num_classes: Annotated[int, Meta(ge=2, le=2**24)]
     image_shape: tuple[Side, Side, Channels]
+    projector: tuple[Side, Side, Features] | None
 
 
 class Data(Section, frozen=True, kw_only=True):

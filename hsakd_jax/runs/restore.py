@@ -48,7 +48,8 @@ def build_network(network: config.Network, **options: Any) -> Network | Peers:
     Raises:
       UserError: an unknown architecture.
     """
-    one = create(network.arch, network.num_classes, network.branches, network.dtype).clone(**options)
+    one = create(network.arch, network.num_classes, network.branches, network.dtype)
+    one = one.clone(projector=network.projector, **options)
     if not network.peers:
         return one
     shared = {"num_classes": one.num_classes, "dtype": one.dtype, **options}

@@ -91,6 +91,8 @@ def build(
     program = traced if traced and fits else _program(config, taught.network, train, devices)
     start = _start(config, path, program.network)
     variables, notes = start.variables, (*taught.notes, *filter(None, [start.note]))
+    if config.network.projector:
+        variables = _with_last_layer(variables, taught.variables)
     if program.objective_init:
         own = jax.jit(program.objective_init)(variables, taught.variables)
         own = _fixed_from_teacher(own, config, taught_by) if taught_by else own
@@ -304,6 +306,14 @@ def _objective_variables(config, network, teacher, objective, labels, variables,
 
 def _merge(variables: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     return {collection: {**tree, **own.get(collection, {})} for collection, tree in variables.items()}
+
+
+def _with_last_layer(variables: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """Variables with the last layer of the teacher, whose classes are in the same order."""
+    # Copied, since the train step reuses the memory of its state.
+    fc = jax.tree.map(np.array, theirs["params"]["head"]["fc"])
+    params = variables["params"]
+    return {**variables, "params": {**params, "head": {**params["head"], "fc": fc}}}
 
 
 def _fixed_from_teacher(own: dict[str, Any], config: RunConfig, taught_by: RunDirectory) -> dict[str, Any]:

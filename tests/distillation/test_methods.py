@@ -36,7 +36,9 @@ def outputs(seed, stages, rows=B):
 
     features = tuple(normal(rows, size, size, channels) for size, channels in stages)
     logits, embedding = normal(rows, N), normal(rows, stages[-1][1])
-    return Outputs(logits, tuple(normal(rows, 4 * N) for _ in stages), features, embedding)
+    last_map = normal(rows, 2, 2, 7)  # of the student after a projector
+    joint = tuple(normal(rows, 4 * N) for _ in stages)
+    return Outputs(logits, joint, features, embedding, last_map, hints=features, preactivations=features)
 
 
 def start(term, s, t, **options):
@@ -192,6 +194,24 @@ def test_stages_pair_from_the_deepest_and_pool_to_the_smaller():
     }
 
 
+def test_hints_unless_the_features_are_chosen():
+    """Those of VGG begin one block later and are as many."""
+    s, t = (
+        outputs(seed, stages)._replace(hints=outputs(seed + 2, (*stages[1:], stages[2])).features)
+        for seed, stages in ((0, STUDENT), (1, TEACHER))
+    )
+    for maps in ("hints", "features"):
+        pairs = list(zip(wide(getattr(s, maps)), wide(getattr(t, maps)), strict=True))
+        expected = sum(attention_loss(a, b) for a, b in pairs)
+        np.testing.assert_allclose(value("at", s, t, maps=maps)[0], expected, rtol=1e-5)
+        channels = [b.shape[-1] for _, b in pairs]
+        found = start("vid", s, t, maps=maps)["params"]["vid"]
+        assert [found[f"stage{l}_log_scale"].size for l in (1, 2, 3)] == channels
+        conv = start("fitnet", s, t, maps=maps)["params"]["fitnet"]["conv"]["kernel"]
+        assert conv.shape[-2:] == (pairs[1][0].shape[-1], channels[1])
+    assert value("at", s, t)[0] == value("at", s, t, maps="hints")[0]
+
+
 @pytest.mark.parametrize(
     ("term", "stages", "options", "message"),
     [
@@ -234,6 +254,29 @@ def test_cka_cost(rows):
     cka = (np.linalg.norm(b.T @ a) ** 2) / (np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b))
     expected = [[0, 1 - cka, 1], [1 - cka, 0, 1], [1, 1, 1]]
     np.testing.assert_allclose(jax.jit(transport.cka_cost)(features), expected, atol=1e-5)
+
+
+def test_reviewkd_takes_the_teachers_maps_before_their_last_relu():
+    """The golden cases compare its values."""
+    s, t = outputs(0, STUDENT), outputs(1, TEACHER)
+    found, variables, _ = value("reviewkd", s, t)
+    assert set(variables["params"]["reviewkd"]) == {"pooled", "stage1", "stage2", "stage3"}
+
+    def changed(of_teacher, *fields, **options):
+        """Whether the loss reads one of the fields: their maps are replaced by those after a ReLU."""
+        given = [s, t]
+        cut = {field: tuple(np.maximum(x, 0) for x in given[of_teacher].hints) for field in fields}
+        given[of_teacher] = given[of_teacher]._replace(**cut)
+        return value("reviewkd", *given, variables, **options)[0] != found
+
+    assert changed(True, "preactivations")
+    assert not changed(True, "features", "hints")
+    assert changed(False, "hints")
+    assert not changed(False, "features", "preactivations")
+    assert changed(False, "preactivations", preactivation=True)
+    assert not changed(False, "features", "hints", preactivation=True)
+    narrow = start("reviewkd", s, t, max_channels=2)["params"]["reviewkd"]
+    assert {level["conv1"]["kernel"].shape[-1] for level in narrow.values()} == {2}
 
 
 def test_sp():
@@ -456,8 +499,10 @@ def test_dtypes(terms, name):
             given, dtype = jax.tree.map(lambda x: np.asarray(x, np.float64), given), "float64"
         else:
             variables, *pair = given
-            low = [jax.tree.map(lambda x: x.astype(name), o and o.features) for o in pair]
-            given = [variables, *(o and o._replace(features=x) for o, x in zip(pair, low, strict=True))]
+            fields = ("features", "hints", "preactivations", "last_map")
+            low = [o and {field: getattr(o, field) for field in fields} for o in pair]
+            maps = jax.tree.map(lambda x: x.astype(name), low)
+            given = [variables, *(o and o._replace(**x) for o, x in zip(pair, maps, strict=True))]
             dtype = "float32"
         assert {x.dtype for x in jax.tree.leaves(jax.eval_shape(apply, *given))} == {np.dtype(dtype)}
 
@@ -466,7 +511,8 @@ def test_dtypes(terms, name):
 def test_all_methods_on_what_networks_give(rotated):
     names = ["sskd_kl", "sskd_ss"] if rotated else PLAIN
     key, g, images = jax.random.key(0), np.random.default_rng(0), jnp.zeros((4 * B if rotated else B, 8, 8, 1))
-    networks = [create(name, N, True) for name in ("resnet8_quarter", "resnet8_half")]
+    student, teacher = (create(name, N, True) for name in ("resnet8_quarter", "resnet8_half"))
+    networks = student.clone(projector=(2, 2, 32)), teacher
     s, t = (filled(g, lambda n=n: n.init_with_output(key, images)[0]) for n in networks)
     kl = {"temperature": 4.0, "upright_only": rotated}
     objective = Methods({"task": {}, "kl": kl, **{name: OPTIONS.get(name, {}) for name in names}})
@@ -499,6 +545,8 @@ def test_every_term_has_a_recipe_with_its_published_weight():
         "wkd_target": 1,
         "wkd_l": 600,
         "wkd_f": 0.08,
+        "reviewkd": 5,
+        "simkd": 1,
     }
     found = {
         name: term["weight"]
@@ -512,7 +560,9 @@ def test_every_term_has_a_recipe_with_its_published_weight():
     plain = {
         name: r.terms["kl"]["weight"] for name, r in RECIPES.items() if r.objective == "methods" and "kl" in r.terms
     }
-    without = ("dkd", "dkd_ls", "dist", "rld", "ttm", "wttm", "nkd", "ofa", "wkd_l", "wkd_f")
+    without = (
+        "dkd", "dkd_ls", "dist", "rld", "ttm", "wttm", "nkd", "ofa", "wkd_l", "wkd_f", "reviewkd", "simkd"
+    )  # fmt: skip
     special = {**dict.fromkeys(without, 0), **{name: 0.9 for name in plain if name.startswith("sskd")}}
     assert plain == {name: special.get(name, 1) for name in plain}
     assert set(weights) == set(methods.TERMS)

@@ -52,6 +52,12 @@ KEYS = {
     "ttm": {f"ttm.{key}": (key,) for key in ("weight", "gamma")},
     "wttm": {f"wttm.{key}": (key,) for key in ("weight", "gamma")},
     "nkd": {f"nkd.{key}": (key,) for key in ("weight", "gamma", "temperature")},
+    "reviewkd": {
+        "reviewkd.weight": ("weight",),
+        "reviewkd.warmup": ("warmup",),
+        "reviewkd.max_channels": ("mid_channels",),
+    },
+    "simkd": {"simkd.weight": ("simkd",), "kl.weight": ("kl",)},
     "wkd_l": {
         "wkd_l.weight": ("loss.wkd_logit_weight",),
         "wkd_l.temperature": ("temperature",),
@@ -78,6 +84,7 @@ IMPLIED = {
     "crd.weight": 0.8,  # of WTTM, in the name of its pair
     "sskd_head.weight": 1.0,
     "wkd_target.weight": 1.0,
+    "reviewkd.preactivation": True,  # the networks of the authors' ImageNet code
     "wkd_l.images": 732,  # of the smallest class of ImageNet
     "task.weight": {"kd_ls": 0.1},  # a note
 }
@@ -122,7 +129,7 @@ def test_every_line_is_that_of_the_authors_code(setting):
 def test_every_published_pair_has_a_line():
     """Of the networks that are here."""
     ours = {value: key for key, value in THEIRS.items()}
-    for recipe in ("dkd", "kd_ls", "dkd_ls", "rld", "ttm", "wttm", "wkd_l", "wkd_f"):
+    for recipe in ("dkd", "kd_ls", "dkd_ls", "rld", "ttm", "wttm", "reviewkd", "wkd_l", "wkd_f"):
         pairs = (name.split(",")[0].split("/") for name in PUBLISHED[recipe]["cifar100"] if "/" in name)
         expected = {"/".join(ours.get(name, name) for name in pair) for pair in pairs}
         expected = {pair for pair in expected if set(pair.split("/")) <= set(NETWORKS)}

@@ -3,9 +3,10 @@
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
-from hsakd_jax.distillation.methods import Methods, common, reused_classifier, review, transport
+from hsakd_jax.distillation.methods import Methods, reused_classifier, review, transport
 from hsakd_jax.distillation.methods.logits import target_loss
-from hsakd_jax.models.layers import TORCH, LayerFactory
+from hsakd_jax.models.layers import HE_ZERO, LayerFactory
+from hsakd_jax.models.reused_head import ReusedHead
 
 from .methods import nested, outputs
 
@@ -44,18 +45,15 @@ def hcl(golden, case, arrays):
 
 
 def reviewkd(golden, case, arrays):
-    student, teacher = (outputs(arrays, network) for network in ("student", "teacher"))
-    pairs = common.stage_pairs(student, teacher)
-    loss, _ = updated(review.Review(), nested(arrays, case), pairs, student.embedding, teacher.embedding)
-    return {"loss": loss}, {}
+    return {"loss": term(arrays, "reviewkd", nested(arrays, case))[0]}, {}
 
 
 def simkd(golden, case, arrays):
-    teacher_map, layers = arrays["teacher_feature"], LayerFactory(TORCH, None, True, False)
-    head = reused_classifier.ReusedHead(layers, teacher_map.shape[1:], 10, case["hyper"]["factor"])
+    teacher_map, layers = arrays["teacher_feature"], LayerFactory(HE_ZERO, None, True, False)
+    head = ReusedHead(layers, 10, teacher_map.shape[1:], case["hyper"]["factor"])
     params = {**nested(arrays, case), "fc": {"kernel": arrays["classifier"], "bias": arrays["classifier_bias"]}}
-    (logits, _, projected), _ = updated(head, params, arrays["student_feature"])
-    return {"loss": reused_classifier.simkd_loss(projected, teacher_map)}, {"prediction": logits}
+    found, _ = updated(head, params, arrays["student_feature"])
+    return {"loss": reused_classifier.simkd_loss(found.last_map, teacher_map)}, {"prediction": found.logits}
 
 
 def wkd_f(golden, case, arrays):

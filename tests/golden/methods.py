@@ -129,7 +129,8 @@ def nested(arrays: Arrays, case: Mapping[str, Any]) -> dict[str, Any]:
 def outputs(arrays: Arrays, network: str) -> Outputs:
     """The outputs of 'student' or 'teacher' that a case has."""
     maps = tuple(arrays[name] for name in sorted(arrays) if name.startswith(f"{network}_feature"))
-    return Outputs(arrays.get(f"{network}_logits"), (), maps, arrays.get(f"{network}_embedding"))
+    logits, embedding = (arrays.get(f"{network}_{name}") for name in ("logits", "embedding"))
+    return Outputs(logits, (), maps, embedding, hints=maps, preactivations=maps)
 
 
 def errors(golden: Golden, case: dict[str, Any], compute: Compute) -> dict[str, float]:

@@ -25,6 +25,8 @@ from hsakd_jax.distillation.methods.exits import ofa
 from hsakd_jax.distillation.methods.features import at, fitnet, vid
 from hsakd_jax.distillation.methods.logits import dist, dist_aux, dkd, nkd, rld, ttm, wttm
 from hsakd_jax.distillation.methods.relations import cc, pkt, rkd, sp
+from hsakd_jax.distillation.methods.reused_classifier import simkd
+from hsakd_jax.distillation.methods.review import reviewkd
 from hsakd_jax.distillation.methods.self_supervised import sskd_head, sskd_kl, sskd_ss
 from hsakd_jax.distillation.methods.transport import wkd_f, wkd_l, wkd_target
 from hsakd_jax.models.network import Outputs
@@ -50,6 +52,8 @@ TERMS: dict[str, Callable[..., Array]] = {
     "wkd_f": wkd_f,
     "wkd_target": wkd_target,
     "wkd_l": wkd_l,
+    "reviewkd": reviewkd,
+    "simkd": simkd,
     "rkd": rkd,
     "pkt": pkt,
     "crd": crd,

@@ -1,12 +1,13 @@
 """Functions that several methods share: the sample, pairs of stages, cells of maps, inner products, a linear layer."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hsakd_jax.models.layers import torch_bias, torch_kernel
+from hsakd_jax.models.layers import average_pool, torch_bias, torch_kernel
 from hsakd_jax.models.network import Outputs
 from hsakd_jax.models.numerics import at_least_float32
 
@@ -40,20 +41,24 @@ def embedding(outputs: Outputs) -> Array:
     return at_least_float32(outputs.embedding)
 
 
-def stage_pairs(outputs: Outputs, teacher: Outputs) -> StagePairs:
-    """Pairs of maps [B, H, W, C] in at least float32, paired from the deepest stage backwards.
+def stage_pairs(student: Sequence[Array], teacher: Sequence[Array]) -> StagePairs:
+    """Pairs of maps [B, H, W, C] in at least float32, paired from the deepest backwards.
 
-    A stage of the deeper network that has no partner is left out.
+    A map of the deeper network that has no partner is left out.
+
+    Args:
+      student: its maps, one per stage.
+      teacher: its maps.
     """
-    ahead = len(teacher.features) - len(outputs.features)
+    ahead = len(teacher) - len(student)
     return {
-        l: (at_least_float32(student_map), at_least_float32(teacher.features[l + ahead - 1]))
-        for l, student_map in enumerate(outputs.features, 1)
+        l: (at_least_float32(student_map), at_least_float32(teacher[l + ahead - 1]))
+        for l, student_map in enumerate(student, 1)
         if l + ahead > 0
     }
 
 
-def equal_size_stage_pairs(outputs: Outputs, teacher: Outputs) -> StagePairs:
+def equal_size_stage_pairs(student: Sequence[Array], teacher: Sequence[Array]) -> StagePairs:
     """`stage_pairs`, with the larger map of each pair average-pooled to the size of the smaller one.
 
     Raises:
@@ -64,19 +69,7 @@ def equal_size_stage_pairs(outputs: Outputs, teacher: Outputs) -> StagePairs:
         height, width = (min(student_map.shape[axis], teacher_map.shape[axis]) for axis in (1, 2))
         return average_pool(student_map, height, width), average_pool(teacher_map, height, width)
 
-    return {l: equal_size(*pair) for l, pair in stage_pairs(outputs, teacher).items()}
-
-
-def average_pool(x: Array, height: int, width: int) -> Array:
-    """[B, H, W, C] -> [B, height, width, C], over windows that do not overlap.
-
-    Raises:
-      ValueError: `height` does not divide H, or `width` does not divide W.
-    """
-    batch, h, w, channels = x.shape
-    if h % height or w % width:
-        raise ValueError(f"maps of {h}x{w} and {height}x{width} do not compare: one must divide the other")
-    return x.reshape(batch, height, h // height, width, w // width, channels).mean((2, 4))
+    return {l: equal_size(*pair) for l, pair in stage_pairs(student, teacher).items()}
 
 
 def cells(x: Array, grid: int) -> list[Array]:

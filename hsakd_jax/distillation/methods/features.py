@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import constant, variance_scaling
 
 from hsakd_jax.distillation.methods.common import Sample, StagePairs, equal_size_stage_pairs, stage_pairs, unit_rows
-from hsakd_jax.distillation.options import Small, Stage, Variance
+from hsakd_jax.distillation.options import MapsOf, Small, Stage, Variance
 from hsakd_jax.models.layers import BatchNorm, torch_bias, torch_kernel
 from hsakd_jax.models.network import Outputs
 from hsakd_jax.models.ops import convolve
@@ -65,16 +65,30 @@ def gaussian_nll(mean: Array, target: Array, variance: Array) -> Array:
     return 0.5 * (jnp.square(mean - target) / variance + jnp.log(variance)).mean()
 
 
-# Wiring: which maps each loss takes, and the layers between them.
+# Wiring: which maps each loss takes, and the layers between them. By default these are the hints, which CRD's benchmark
+# compares; the features differ from them in VGG alone, whose stages HSAKD's branches begin after.
 
 
-def fitnet(outputs: Outputs, labels: Array, teacher: Outputs, sample: Sample, stage: Stage = 2) -> Array:
-    """`hint_loss` of the map after `stage` of the student, through a regressor to the teacher's size.
+def fitnet(
+    outputs: Outputs, labels: Array, teacher: Outputs, sample: Sample, stage: Stage = 2, maps: MapsOf = "hints"
+) -> Array:
+    """`hint_loss` of a map of the student, through a regressor to the teacher's size.
+
+    Hint 2 is the map of CRD's `hint_layer 2`, which counts the stem's as 0: after the second stage of ResNets and WRNs,
+    after the third block of VGG.
+
+    Args:
+      outputs: of the student.
+      labels: [B], not used.
+      teacher: its outputs.
+      sample: not used.
+      stage: number of the student's map, from 1.
+      maps: the field of `Outputs` that has them.
 
     Raises:
       ValueError: the stage has no partner in the teacher, or the sizes differ so that no regressor fits.
     """
-    pairs = stage_pairs(outputs, teacher)
+    pairs = stage_pairs(getattr(outputs, maps), getattr(teacher, maps))
     if stage not in pairs:
         raise ValueError(
             f"fitnet: choose a stage that has a partner (paired from the deepest): {', '.join(map(str, pairs))}"
@@ -122,17 +136,24 @@ class Regressor(nn.Module):
         return nn.relu(BatchNorm(True, name="bn")(x))
 
 
-def at(outputs: Outputs, labels: Array, teacher: Outputs, sample: Sample) -> Array:
-    """Sum of `attention_loss` over all pairs of stages."""
-    pairs = equal_size_stage_pairs(outputs, teacher).values()
+def at(outputs: Outputs, labels: Array, teacher: Outputs, sample: Sample, maps: MapsOf = "hints") -> Array:
+    """Sum of `attention_loss` over all pairs of `maps`."""
+    pairs = equal_size_stage_pairs(getattr(outputs, maps), getattr(teacher, maps)).values()
     return jnp.stack([attention_loss(*pair) for pair in pairs]).sum()
 
 
 def vid(
-    outputs: Outputs, labels: Array, teacher: Outputs, sample: Sample, variance: Variance = 5.0, eps: Small = 1e-5
+    outputs: Outputs,
+    labels: Array,
+    teacher: Outputs,
+    sample: Sample,
+    variance: Variance = 5.0,
+    eps: Small = 1e-5,
+    maps: MapsOf = "hints",
 ) -> Array:
-    """Sum of `gaussian_nll` over all pairs of stages, see `Gaussians`."""
-    return Gaussians(variance, eps, name="vid")(equal_size_stage_pairs(outputs, teacher))
+    """Sum of `gaussian_nll` over all pairs of `maps`, see `Gaussians`."""
+    pairs = equal_size_stage_pairs(getattr(outputs, maps), getattr(teacher, maps))
+    return Gaussians(variance, eps, name="vid")(pairs)
 
 
 class Gaussians(nn.Module):

@@ -1,11 +1,11 @@
 """SimKD: the student learns the teacher's last map and takes over the teacher's last layer."""
 
-import flax.linen as nn
 import jax
 
-from hsakd_jax.distillation.methods.common import average_pool
+from hsakd_jax.distillation.methods.common import Sample
 from hsakd_jax.distillation.methods.features import hint_loss
-from hsakd_jax.models.layers import LayerFactory
+from hsakd_jax.models.layers import average_pool
+from hsakd_jax.models.network import Outputs
 from hsakd_jax.models.numerics import at_least_float32
 
 Array = jax.Array
@@ -17,7 +17,7 @@ def simkd_loss(student_map: Array, teacher_map: Array) -> Array:
     It is the only loss; the labels are not used. A teacher's map that is larger is average-pooled.
 
     Args:
-      student_map: [B, H, W, C], floating point, see `ReusedHead`.
+      student_map: [B, H, W, C], floating point, see `models.reused_head.ReusedHead`.
       teacher_map: [B, H', W', C], floating point; H divides H', W divides W'.
 
     Returns:
@@ -27,44 +27,21 @@ def simkd_loss(student_map: Array, teacher_map: Array) -> Array:
     return hint_loss(at_least_float32(student_map), pooled)
 
 
-# Wiring: the head of the student.
+# Wiring: which maps the loss takes.
 
 
-class ReusedHead(nn.Module):
-    """Three convolutions to the channels of the teacher's last map, global average pool, the teacher's linear layer.
+def simkd(outputs: Outputs, labels: Array, teacher: Outputs, sample: Sample) -> Array:
+    """`simkd_loss` of the last maps of a student with a projector and of its teacher.
 
-    The linear layer 'fc' takes the teacher's parameters, which are fixed. BatchNorm and ReLU follow each convolution. A
-    map that is larger than the teacher's is average-pooled first.
-
-    Attributes:
-      layers: of the student's backbone.
-      size: H, W, C of the teacher's map in front of its global average pool.
-      num_outputs: of the teacher's linear layer.
-      factor: C is divided by this number in the first two convolutions.
+    Raises:
+      ValueError: a network has no last map, or the student has no projector to the teacher's channels.
     """
-
-    layers: LayerFactory
-    size: tuple[int, ...]
-    num_outputs: int
-    factor: int = 2
-
-    @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, Array, Array]:
-        """Classifies a map.
-
-        Args:
-          x: [B, H', W', C'], the student's map in front of its global average pool.
-
-        Returns:
-          Logits, [B, num_outputs], the input of the linear layer, [B, C], and the map after the convolutions,
-          [B, min(H, H'), min(W, W'), C].
-
-        Raises:
-          ValueError: a height or width does not divide that of its partner.
-        """
-        (height, width, features), hidden = self.size, self.size[-1] // self.factor
-        x = average_pool(x, min(x.shape[1], height), min(x.shape[2], width))
-        for i, (channels, kernel) in enumerate(((hidden, 1), (hidden, 3), (features, 1)), 1):
-            x = self.layers.norm(self.layers.conv(x, channels, kernel, name=f"conv{i}"), name=f"bn{i}")
-            x = self.layers.relu(x)
-        return *self.layers.pool_fc(x, self.num_outputs), x
+    if outputs.last_map is None or teacher.last_map is None:
+        raise ValueError("simkd: the head of a network returns no last map: return the result of `layers.pool_fc`")
+    (*_, own), (*_, theirs) = outputs.last_map.shape, teacher.last_map.shape
+    if own != theirs:
+        raise ValueError(
+            f"simkd: the student's last map has {own} channels and the teacher's {theirs}: set the student's projector "
+            "(the recipe simkd does)"
+        )
+    return simkd_loss(outputs.last_map, teacher.last_map)

@@ -5,8 +5,10 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import lecun_uniform
 
-from hsakd_jax.distillation.methods.common import StagePairs, cells
+from hsakd_jax.distillation.methods.common import Sample, StagePairs, cells, embedding, stage_pairs
+from hsakd_jax.distillation.options import Width
 from hsakd_jax.models.layers import TORCH, LayerFactory
+from hsakd_jax.models.network import Outputs
 
 Array = jax.Array
 
@@ -53,7 +55,33 @@ def resize_nearest(x: Array, height: int, width: int) -> Array:
     return jnp.einsum("ih,jw,bhwc->bijc", rows, columns, x, precision="highest")
 
 
-# Wiring: the layers that fuse the student's maps.
+# Wiring: which maps the loss takes, and the layers that fuse the student's.
+
+
+def reviewkd(
+    outputs: Outputs,
+    labels: Array,
+    teacher: Outputs,
+    sample: Sample,
+    max_channels: Width = 512,
+    preactivation: bool = False,
+) -> Array:
+    """`Review` of the hints and the embeddings, as the authors take them.
+
+    The teacher's maps are those before the last ReLU, and with `preactivation` the student's too, as in the authors'
+    code for ImageNet. On CIFAR, ResNets have four levels: three stages and the embedding. The authors' weight grows
+    linearly for 20 epochs on CIFAR. They count epochs from 0, so that the first one has weight 0; here it has 1/20.
+
+    Args:
+      outputs: of the student.
+      labels: [B], not used.
+      teacher: its outputs.
+      sample: not used.
+      max_channels: see `Review`.
+      preactivation: whether the student's maps are those before the last ReLU.
+    """
+    pairs = stage_pairs(outputs.preactivations if preactivation else outputs.hints, teacher.preactivations)
+    return Review(max_channels, name="reviewkd")(pairs, embedding(outputs), embedding(teacher))
 
 
 class Review(nn.Module):
@@ -71,8 +99,7 @@ class Review(nn.Module):
         """The loss, a scalar.
 
         Args:
-          pairs: maps of both networks. The authors take the teacher's before the last ReLU of each stage; on ImageNet
-            the student's too.
+          pairs: maps of both networks.
           student: [B, D], at least float32, the student's embedding, which counts as a map of one pixel.
           teacher: [B, D'], at least float32, the teacher's embedding.
         """

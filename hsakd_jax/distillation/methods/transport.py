@@ -221,7 +221,7 @@ def wkd_f(
     Raises:
       ValueError: no projector reaches the size of the teacher's map, or a cell of the grid has one pixel.
     """
-    student_map, teacher_map = stage_pairs(outputs, teacher)[len(outputs.features)]
+    student_map, teacher_map = stage_pairs(outputs.features, teacher.features)[len(outputs.features)]
     size = teacher_map.shape[1:]
     module = Regressor(size, name="wkd_f") if projector == "regressor" else Bottleneck(hidden, size, name="wkd_f")
     means, deviations = gaussian_distances(module(student_map), teacher_map, grid, eps)
