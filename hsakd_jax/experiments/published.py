@@ -77,6 +77,7 @@ def _wkd_l(pair: str, weight: float, temperature: float, file: str) -> Setting:
         wkd_l__weight=weight,
         wkd_l__temperature=temperature,
         wkd_l__cost="cka_map",
+        wkd_l__images=500,
         wkd_l__sharpness=1.0,
         wkd_l__decay=150,
     )
@@ -98,9 +99,9 @@ CRD = {"crd__weight": 0.8, "crd__negatives": 16384, "crd__temperature": 0.07}
 SETTINGS = (
     _benchmark("kd", task=0.1, kl__weight=0.9, kl__temperature=4.0),
     # HSAKD's paper combines these with KD and does not publish the weight of KD.
-    _benchmark("fitnet", fitnet__weight=100.0, fitnet__stage=2),
-    _benchmark("at", at__weight=1000.0),
-    _benchmark("vid", vid__weight=1.0),
+    _benchmark("fitnet", fitnet__weight=100.0, fitnet__stage=2, fitnet__maps="hints"),
+    _benchmark("at", at__weight=1000.0, at__maps="hints"),
+    _benchmark("vid", vid__weight=1.0, vid__maps="hints"),
     _benchmark("rkd", rkd__weight=1.0),
     _benchmark("sp", sp__weight=3000.0),
     _benchmark("cc", cc__weight=0.02),
@@ -131,7 +132,13 @@ SETTINGS = (
         kl__weight=0.5,
         kl__temperature=1.0,
     ),
-    _imagenet("at", "megvii-research/mdistiller configs/imagenet/r34_r18/at.yaml", at__weight=1000.0, kl__weight=0.0),
+    _imagenet(
+        "at",
+        "megvii-research/mdistiller configs/imagenet/r34_r18/at.yaml",
+        at__weight=1000.0,
+        at__maps="hints",
+        kl__weight=0.0,
+    ),
     _imagenet("crd", "megvii-research/mdistiller configs/imagenet/r34_r18/crd.yaml", **CRD, kl__weight=0.0),
     # CRD's paper has these two without KD, and does not publish their weights.
     _imagenet("sp", "Tian et al. 2020 (arXiv 1910.10699), the table of ImageNet", kl__weight=0.0),

@@ -85,7 +85,8 @@ IMPLIED = {
     "sskd_head.weight": 1.0,
     "wkd_target.weight": 1.0,
     "reviewkd.preactivation": True,  # the networks of the authors' ImageNet code
-    "wkd_l.images": 732,  # of the smallest class of ImageNet
+    "wkd_l.images": {"cifar100": 500, "imagenet2012": 732},  # all, or those of the smallest class
+    **dict.fromkeys(("fitnet.maps", "at.maps", "vid.maps"), "hints"),  # after VGG's blocks, in the benchmark's networks
     "task.weight": {"kd_ls": 0.1},  # a note
 }
 OTHERS = {("sp", "imagenet2012"), ("cc", "imagenet2012")}  # from a table of CRD's paper
@@ -117,7 +118,8 @@ def test_every_line_is_that_of_the_authors_code(setting):
             compared += 1
         else:
             expected = IMPLIED.get(key)
-            expected = expected.get(setting.recipe, 1.0) if isinstance(expected, dict) else expected
+            if isinstance(expected, dict):
+                expected = expected.get(setting.recipe, expected.get(setting.dataset, 1.0))
             if key == "wkd_l.cost":
                 assert values["cost_matrix"] == "cka"
                 expected = "cka_logits" if "logit" in values["cost_matrix_path"] else "cka_map"
