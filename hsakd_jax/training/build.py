@@ -268,7 +268,7 @@ def term_weight(term: Term, steps_per_epoch: int, epochs: int) -> Any:
         return term.weight
 
     def weight(step):
-        epoch = step // steps_per_epoch + 1
+        epoch = (step // steps_per_epoch + 1).astype(float)
         factor = jnp.minimum(1.0, epoch / term.warmup) if term.warmup else jnp.ones(())
         if start is not None:
             progress = jnp.clip((epoch - start) / max(epochs - start, 1), 0.0, 1.0)

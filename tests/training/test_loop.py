@@ -1,0 +1,102 @@
+"""The training loop in process: which variables give the results, and records of a run that is stopped and resumed."""
+
+import itertools
+import os
+import signal
+
+import jax
+import msgspec
+import numpy as np
+import pytest
+from run_configs import run_config
+
+from hsakd_jax.core.console import Console
+from hsakd_jax.core.errors import Stopped
+from hsakd_jax.core.sharding import Devices
+from hsakd_jax.data.dataset import Dataset
+from hsakd_jax.data.datasets import Splits
+from hsakd_jax.evaluation import accuracies
+from hsakd_jax.runs.checkpoint import Checkpoints
+from hsakd_jax.runs.directory import RunDirectory
+from hsakd_jax.training import loop
+
+EPOCHS, STEPS_PER_EPOCH = 2, 4
+
+
+@pytest.fixture(autouse=True)
+def _one_device(monkeypatch):
+    """Programs for eight take longer to compile."""
+    monkeypatch.setattr(loop, "Devices", lambda: Devices(jax.devices()[:1]))
+
+
+def train(workdir, **keys):
+    """Trains on eight images a step; the run's directory and results."""
+    g = np.random.default_rng(0)
+    images = g.integers(0, 256, (8 * STEPS_PER_EPOCH, 8, 8, 1)).astype(np.uint8)
+    data = Dataset(images, g.integers(0, 2, len(images)).astype(np.int32))
+    keys |= {"student__arch": "resnet8_quarter", "student__epochs": EPOCHS, "student__batch": 8, "eval_every": 1}
+    config = run_config("baseline", shape=(8, 8, 1), tests=data, eval_batch=8, **keys)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as in a command
+        results = loop.run(config, workdir, Splits(data, None, data, config.classes), Console(silent=True))
+    return RunDirectory(workdir), results
+
+
+def fingerprint(variables):
+    """A number of the parameters and one of the running statistics, under names of accuracies."""
+    sums = {
+        kind: float(sum(np.asarray(x, np.float64).sum() for x in jax.tree.leaves(variables[kind])))
+        for kind in ("params", "batch_stats")
+    }
+    return {"top1": sums["batch_stats"], "top5": sums["params"]}
+
+
+def test_results_are_of_the_variables_and_statistics_of_their_epochs(tmp_path, monkeypatch):
+    """The first epoch is the best one; neither its parameters nor its running statistics are those of the last."""
+    falling = itertools.count(100, -1)
+    monkeypatch.setattr(loop, "make_evaluate", lambda *_: lambda variables, _: fingerprint(variables))
+    monkeypatch.setattr(accuracies, "mean_top1", lambda _: float(next(falling)))
+    directory, results = train(tmp_path / "run")
+    checkpoints = Checkpoints(directory.checkpoints, write=False)
+    best, last = (fingerprint(checkpoints.restore(epoch * STEPS_PER_EPOCH)) for epoch in (1, EPOCHS))
+    assert results.best == {"epoch": 1, **best}
+    assert results.last == {"epoch": EPOCHS, **last}
+    assert all(best[name] != last[name] for name in best)
+
+
+def stop_at(step):
+    """`make_multi_step` whose process gets SIGTERM after a step."""
+
+    def make(*args, made=loop.make_multi_step, **options):
+        multi_step = made(*args, **options)
+
+        def stopping(state, teacher_variables, done, until):
+            state, done = multi_step(state, teacher_variables, done, until)
+            if done == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return state, done
+
+        return stopping
+
+    return make
+
+
+def test_means_of_a_run_that_is_stopped_between_records_are_those_of_one_that_is_not(tmp_path, monkeypatch):
+    """The sums of the steps before the stop, from step 4 to 5, count in the first record after it, that of step 6."""
+    directory, _ = train(tmp_path / "whole", log_every=3)
+    expected = timeless(directory)
+    assert [record.step for record in expected if record.split is None] == [3, 4, 6, 8]
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "make_multi_step", stop_at(5))
+        with pytest.raises(Stopped, match="saved at step 5 of 8"):
+            train(tmp_path / "run", log_every=3)
+    assert timeless(RunDirectory(tmp_path / "run"))[-1].step == 4
+    directory, _ = train(tmp_path / "run", log_every=3)
+    assert timeless(directory) == expected
+
+
+def timeless(directory):
+    """All records, without the rate."""
+    return [
+        msgspec.structs.replace(record, values={k: v for k, v in record.values.items() if k != "images_per_s"})
+        for record in directory.metrics.read()
+    ]
