@@ -24,11 +24,16 @@ from . import method_steps as spec
 
 
 class Outputs(NamedTuple):
-    """Class logits, the map after each stage, and the pooled last map."""
+    """Class logits, the map after each stage, the same before its last ReLU, and the last map, pooled or not."""
 
     logits: Tensor
     maps: list[Tensor]
-    embedding: Tensor
+    before_relu: list[Tensor]
+    last_map: Tensor
+
+    @property
+    def embedding(self) -> Tensor:
+        return self.last_map.mean((2, 3))
 
 
 class Step(NamedTuple):
@@ -63,8 +68,9 @@ class Block(nn.Module):
             self.shortcut_bn = nn.BatchNorm2d(features)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The result before its ReLU."""
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(y + (self.shortcut_bn(self.shortcut_conv(x)) if self.projects else x))
+        return y + (self.shortcut_bn(self.shortcut_conv(x)) if self.projects else x)
 
 
 class Network(nn.Module):
@@ -80,9 +86,29 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Outputs:
         first = self.stage1(self.stem(images))
-        second = self.stage2(first)
-        embedding = second.mean((2, 3))
-        return Outputs(self.head(embedding), [first, second], embedding)
+        second = self.stage2(F.relu(first))
+        maps = [F.relu(first), F.relu(second)]
+        last_map = self.last_map(maps[-1])
+        return Outputs(self.head.fc(last_map.mean((2, 3))), maps, [first, second], last_map)
+
+    def last_map(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Projected(Network):
+    """SimKD's student: convolutions to the teacher's channels, of which the first two have half, and its last layer."""
+
+    def __init__(self, widths: tuple[int, int, int]):
+        super().__init__(widths)
+        channels = (STUDENT, TEACHER // 2, TEACHER // 2, TEACHER)
+        layers: dict[str, nn.Module] = {}
+        for i, kernel in enumerate((1, 3, 1), 1):
+            layers[f"conv{i}"] = nn.Conv2d(channels[i - 1], channels[i], kernel, 1, kernel // 2, bias=False)
+            layers |= {f"bn{i}": nn.BatchNorm2d(channels[i]), f"relu{i}": nn.ReLU()}
+        self.head = named(**layers, fc=nn.Linear(TEACHER, spec.NUM_CLASSES))
+
+    def last_map(self, x: Tensor) -> Tensor:
+        return self.head[:-1](x)
 
 
 # Terms, unweighted.
@@ -135,7 +161,8 @@ def divergence(p: Tensor, q: Tensor) -> Tensor:
     return (p * (p / q).log()).sum(1).mean()
 
 
-def fitnet(step: Step, stage: int) -> Tensor:
+def fitnet(step: Step, stage: int, maps: str) -> Tensor:
+    assert maps == "hints"  # of ResNets those after the stages
     return F.mse_loss(step.own.fitnet(step.student.maps[stage - 1]), step.teacher.maps[stage - 1])
 
 
@@ -144,8 +171,9 @@ def regressor() -> nn.Module:
     return named(conv=nn.Conv2d(STUDENT, TEACHER, 1), bn=nn.BatchNorm2d(TEACHER), relu=nn.ReLU())
 
 
-def vid(step: Step) -> Tensor:
+def vid(step: Step, maps: str) -> Tensor:
     """-log N(teacher's map; mean, variance of the channel), without its constant, mean over all elements."""
+    assert maps == "hints"
     total = torch.zeros(())
     for stage, (x, y) in enumerate(zip(step.student.maps, step.teacher.maps, strict=True), 1):
         for i in (1, 2, 3):
@@ -248,6 +276,54 @@ def wkd_f(step: Step, ratio: float, grid: int) -> Tensor:
     return ratio * means + ((x - y) ** 2).sum(1).mean()
 
 
+def reviewkd(step: Step, max_channels: int, preactivation: bool) -> Tensor:
+    """From the embedding back to the first stage: each level is fused with the one before, then compared."""
+    assert not preactivation  # of the student
+    assert max_channels > STUDENT
+    student = [step.student.embedding[:, :, None, None], *reversed(step.student.maps)]
+    teacher = [step.teacher.embedding[:, :, None, None], *reversed(step.teacher.before_relu)]
+    total, deeper = torch.zeros(()), None
+    for level, x, y in zip(step.own.reviewkd.children(), student, teacher, strict=True):
+        x = level.bn1(level.conv1(x))
+        if deeper is not None:
+            deeper = F.interpolate(deeper, x.shape[2:], mode="nearest")
+            own, other = torch.sigmoid(level.attention(torch.cat([x, deeper], 1))).split(1, 1)
+            x = own * x + other * deeper
+        deeper = F.interpolate(x, y.shape[2:], mode="nearest")
+        total = total + hierarchical(level.bn2(level.conv2(deeper)), y)
+    return total
+
+
+def hierarchical(x: Tensor, y: Tensor) -> Tensor:
+    """Squared errors at full size and pooled to 4, 2 and 1, each with half the weight of the one before."""
+    sizes = [x.shape[2], *(size for size in (4, 2, 1) if size < x.shape[2])]
+    pooled = [(F.adaptive_avg_pool2d(x, size), F.adaptive_avg_pool2d(y, size)) for size in sizes]
+    weights = [0.5**i for i in range(len(sizes))]
+    return sum(w * F.mse_loss(*pair) for w, pair in zip(weights, pooled, strict=True)) / sum(weights)
+
+
+def levels() -> nn.Module:
+    own, width = nn.Module(), STUDENT  # of the fused maps
+    channels = {"pooled": (STUDENT, TEACHER)}
+    for stage in (2, 1):
+        channels[f"stage{stage}"] = spec.STUDENT_WIDTHS[stage], spec.TEACHER_WIDTHS[stage]
+    for name, (x, y) in channels.items():
+        layers = {
+            "conv1": nn.Conv2d(x, width, 1, bias=False),
+            "bn1": nn.BatchNorm2d(width),
+            "conv2": nn.Conv2d(width, y, 3, 1, 1, bias=False),
+            "bn2": nn.BatchNorm2d(y),
+        }
+        if name != "pooled":
+            layers["attention"] = nn.Conv2d(2 * width, 2, 1)
+        own.add_module(name, named(**layers))
+    return own
+
+
+def simkd(step: Step) -> Tensor:
+    return F.mse_loss(step.student.last_map, step.teacher.last_map)
+
+
 def similarities(x: Tensor) -> Tensor:
     """Cosines of each rotated row with each upright one."""
     x = F.normalize(x)
@@ -289,7 +365,8 @@ def head(width: int) -> nn.Module:
 
 
 TERMS: dict[str, Callable[..., Tensor]] = {
-    f.__name__: f for f in (task, kl, wttm, dkd, fitnet, vid, cc, crd, ofa, wkd_f, sskd_head, sskd_kl, sskd_ss)
+    f.__name__: f
+    for f in (task, kl, wttm, dkd, fitnet, vid, cc, crd, ofa, reviewkd, simkd, wkd_f, sskd_head, sskd_kl, sskd_ss)
 }
 # The modules of a term's own, under the name that we have for them.
 OWN: dict[str, Callable[[], dict[str, nn.Module]]] = {
@@ -298,6 +375,7 @@ OWN: dict[str, Callable[[], dict[str, nn.Module]]] = {
     "cc": lambda: {"cc": projections()},
     "crd": lambda: {"crd": contrast()},
     "ofa": lambda: {"ofa": exits()},
+    "reviewkd": lambda: {"reviewkd": levels()},
     "wkd_f": lambda: {"wkd_f": regressor()},
     "sskd_head": lambda: {"sskd": named(teacher_head=head(TEACHER))},
     "sskd_ss": lambda: {"sskd": named(student_head=head(STUDENT), teacher_head=head(TEACHER))},
@@ -340,7 +418,8 @@ def factor(epoch: int, warmup: int = 0, decay: int | None = None, **_: Any) -> f
 
 
 def steps_of(case: spec.Case) -> list[dict[str, Any]]:
-    student, teacher = Network(spec.STUDENT_WIDTHS), Network(spec.TEACHER_WIDTHS)
+    student = (Projected if case.projects else Network)(spec.STUDENT_WIDTHS)
+    teacher = Network(spec.TEACHER_WIDTHS)
     network = student if case.trains == "student" else teacher
     network.objective = nn.Module()
     for term in case.terms:

@@ -28,6 +28,7 @@ IMAGES, BATCH, NUM_CLASSES = 30, 12, 10
 IMAGE_SHAPE = (8, 8, 3)
 # Channels of the stem and of the two stages, which have one block each.
 STUDENT_WIDTHS, TEACHER_WIDTHS = (4, 4, 6), (5, 5, 8)
+LAST_MAP = (4, 4, 8)  # of the teacher
 MEAN, STD = 0.5, 0.25
 LR, GAMMA, MILESTONE = 0.05, 0.1, 1  # the learning rate is multiplied by GAMMA after epoch MILESTONE
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
@@ -43,6 +44,7 @@ class Case(NamedTuple):
       changed: the options in which this differs from the recipe: TERM.OPTION -> value.
       fixed: how the names of parameters begin that do not learn, and whose BatchNorms keep their running statistics.
       trains: 'student', or 'teacher' for a run without a teacher.
+      projects: whether the student has SimKD's head, a projector to the teacher's last map.
     """
 
     recipe: str
@@ -50,6 +52,7 @@ class Case(NamedTuple):
     changed: Mapping[str, Any] = MappingProxyType({})
     fixed: tuple[str, ...] = ()
     trains: str = "student"
+    projects: bool = False
 
 
 TASK = {"weight": 1.0}
@@ -62,14 +65,20 @@ CASES = {
         {"task": TASK, "dkd": {"weight": 1.0, "alpha": 1.0, "beta": 8.0, "temperature": 4.0, "warmup": 2}},
         {"dkd.warmup": 2},
     ),
-    "fitnet": Case("fitnet", {"task": TASK, "kl": KL, "fitnet": {"weight": 100.0, "stage": 2}}),
-    "vid": Case("vid", {"task": TASK, "kl": KL, "vid": {"weight": 1.0}}),
+    "fitnet": Case("fitnet", {"task": TASK, "kl": KL, "fitnet": {"weight": 100.0, "stage": 2, "maps": "hints"}}),
+    "vid": Case("vid", {"task": TASK, "kl": KL, "vid": {"weight": 1.0, "maps": "hints"}}),
     "cc": Case("cc", {"task": TASK, "kl": KL, "cc": {"weight": 0.02}}),
     "crd": Case("crd", {"task": TASK, "kl": KL, "crd": CRD}, {"crd.negatives": NEGATIVES}),
     "wttm": Case(
         "wttm", {"task": TASK, "wttm": {"weight": 4.0, "gamma": 0.2}, "crd": CRD}, {"crd.negatives": NEGATIVES}
     ),
     "ofa": Case("ofa", {"task": TASK, "ofa": {"weight": 1.0, "gamma": 1.0, "temperature": 1.0}}),
+    "reviewkd": Case(
+        "reviewkd",
+        {"task": TASK, "reviewkd": {"weight": 5.0, "max_channels": 512, "preactivation": False, "warmup": 2}},
+        {"reviewkd.warmup": 2},
+    ),
+    "simkd": Case("simkd", {"simkd": {"weight": 1.0}}, fixed=("head/fc",), projects=True),
     # From epoch 1 to 3 the weight falls to 0, and is half of itself in epoch 2.
     "wkd_f": Case(
         "wkd_f",

@@ -46,6 +46,8 @@ def run(case):
     """For each step the metrics and the `figure` of each array that a run has, all by name."""
     config = configure(case)
     student, teacher = (network(widths) for widths in (golden.STUDENT_WIDTHS, golden.TEACHER_WIDTHS))
+    if case.projects:
+        student = student.clone(projector=golden.LAST_MAP)
     trained, taught_by = (student, teacher) if case.trains == "student" else (teacher, None)
     train, devices = Dataset(golden.images(), golden.classes()), Devices(jax.devices()[:1])
     program = build.make_program(config, trained, taught_by, train, devices)
