@@ -267,9 +267,9 @@ def exits() -> nn.Module:
     return named(stage1=named(conv1=separable, **tail()), stage2=named(conv=nn.Conv2d(second, width, 1), **tail()))
 
 
-def wkd_f(step: Step, ratio: float, grid: int) -> Tensor:
+def wkd_f(step: Step, ratio: float, grid: int, projector: str) -> Tensor:
     """Distances of means and of standard deviations of each channel over the whole map: a grid of 1."""
-    assert grid == 1
+    assert (grid, projector) == (1, "regressor")
     x, y = step.own.wkd_f(step.student.maps[-1]).flatten(2), step.teacher.maps[-1].flatten(2)
     means = ((x.mean(2) - y.mean(2)) ** 2).sum(1).mean()
     x, y = ((z.var(2, unbiased=True) + 1e-5).sqrt() for z in (x, y))

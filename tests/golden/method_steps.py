@@ -82,7 +82,7 @@ CASES = {
     # From epoch 1 to 3 the weight falls to 0, and is half of itself in epoch 2.
     "wkd_f": Case(
         "wkd_f",
-        {"task": TASK, "wkd_f": {"weight": 0.08, "ratio": 4.0, "grid": 1, "decay": 1}},
+        {"task": TASK, "wkd_f": {"weight": 0.08, "ratio": 4.0, "grid": 1, "projector": "regressor", "decay": 1}},
         {"wkd_f.decay": 1},
     ),
     "sskd_teacher": Case(

@@ -74,7 +74,7 @@ def run(case):
 
 def configure(case):
     """The config of a case's recipe, whose terms must be those of the reference."""
-    section = "frozen" if case.trains == "teacher" else "student"
+    section = "head" if case.trains == "teacher" else "student"
     training = {
         "epochs": golden.EPOCHS,
         "batch": golden.BATCH,
