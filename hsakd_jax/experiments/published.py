@@ -38,6 +38,11 @@ def _dkd_ls(pair: str, temperature: float, weight: float, beta: float) -> Settin
     return Setting("dkd_ls", "cifar100", pair, values, "sunshangquan/logit-standardization-KD logs/DKD")
 
 
+def _mlld_ls(pair: str, weight: float) -> Setting:
+    values = {f"{term}.weight": weight for term in ("mlld_kl", "mlld_images", "mlld_classes")}
+    return Setting("mlld_ls", "cifar100", pair, values, "sunshangquan/logit-standardization-KD logs/MLKD")
+
+
 def _imagenet(recipe: str, source: str, **values: float) -> Setting:
     by_key = {key.replace("__", "."): value for key, value in values.items()}
     return Setting(recipe, "imagenet2012", "resnet34_imagenet/resnet18_imagenet", by_key, source)
@@ -104,6 +109,30 @@ SETTINGS = (
         "yzd-v/cls_KD configs/distillers/imagenet/res34_distill_res18_img.py",
         nkd__gamma=1.5,
         nkd__temperature=1.0,
+    ),
+    _imagenet(
+        "mlld",
+        "Jin-Ying/Multi-Level-Logit-Distillation configs/imagenet/r34_r18/kd_ours.yaml",
+        task__weight=0.5,
+        strong_task__weight=0.5,
+        mlld_kl__weight=0.5,
+        mlld_kl__temperature=1.0,
+        mlld_images__weight=0.5,
+        mlld_images__temperature=1.0,
+        mlld_classes__weight=0.5,
+        mlld_classes__temperature=1.0,
+    ),
+    # Pairs with weight 9 are the default.
+    _mlld_ls("resnet32x4/ShuffleV2", 6.0),
+    _mlld_ls("vgg13_bn/mobilenetV2", 6.0),
+    _mlld_ls("vgg13_bn/vgg8_bn", 6.0),
+    _imagenet(
+        "crld",
+        "scx-822/CRLD-main configs/imagenet/r34_r18/crld.yaml",
+        task__weight=2.0,
+        strong_task__weight=2.0,
+        crld_within__temperature=1.0,
+        crld_across__temperature=1.0,
     ),
     Setting(
         "wkd_f",

@@ -17,6 +17,7 @@ class Recipe(NamedTuple):
       terms: the terms of its objective, with their options.
       branches: whether it trains with auxiliary classifiers.
       rotated: whether it sees all four rotations of a batch.
+      strong_view: whether it sees a second, strong view of a batch too; for 'methods'.
       teacher: the recipe that trains its teacher, where the config names no run; '' where it is taught by none.
       init: the recipe whose run it starts from, where the config names no run; '' for a fresh start.
       trainable: what learns, where the config says nothing (see `layers.is_trainable`).
@@ -31,6 +32,7 @@ class Recipe(NamedTuple):
     terms: dict[str, dict]
     branches: bool = False
     rotated: bool = False
+    strong_view: bool = False
     teacher: str = ""
     init: str = ""
     trainable: str = ""
@@ -63,6 +65,11 @@ def _student(title: str, teacher: str = "teacher", **terms: dict) -> Recipe:
 def _method(title: str, **terms: dict) -> Recipe:
     """A student that a plain teacher teaches, with the published weights of a method's terms."""
     return Recipe(title, "student", "methods", {"task": TASK, "kl": KL, **terms}, teacher="backbone")
+
+
+def _views(title: str, **terms: dict) -> Recipe:
+    """A method that replaces KD and has a strong view."""
+    return _method(title, kl=OFF, **terms)._replace(strong_view=True)
 
 
 OFF = {"weight": 0.0}
@@ -143,6 +150,29 @@ RECIPES = {
     "nkd": _method("NKD", kl=OFF, nkd={"weight": 1.0, "gamma": 3.5, "temperature": 3.0}),
     "ofa": _method("OFA", kl=OFF, ofa={"weight": 1.0, "gamma": 1.0, "temperature": 1.0}),
     "wkd_f": _method("WKD-F", kl=OFF, wkd_f={"weight": 0.08, "ratio": 4.0, "grid": 1, "decay": 150}),
+    # Two views of each image; the sum of both cross-entropies is 'task' and 'strong_task'.
+    "mlld": _views(
+        "MLLD",
+        task={"weight": 0.1},
+        strong_task={"weight": 0.1},
+        mlld_kl={"weight": 0.9, "temperature": 4.0},
+        mlld_images={"weight": 0.9, "temperature": 4.0},
+        mlld_classes={"weight": 0.9, "temperature": 4.0},
+    ),
+    "mlld_ls": _views(
+        "MLLD + LS",
+        task={"weight": 0.1},
+        strong_task={"weight": 0.1},
+        mlld_kl={"weight": 9.0, "temperature": 2.0, "standardise": True},
+        mlld_images={"weight": 9.0, "temperature": 2.0},
+        mlld_classes={"weight": 9.0, "temperature": 2.0},
+    ),
+    "crld": _views(
+        "CRLD",
+        strong_task=TASK,
+        crld_within={"weight": 2.0, "temperature": 4.0, "threshold": 0.9},
+        crld_across={"weight": 0.5, "temperature": 4.0, "threshold": 0.2},
+    ),
     # Its authors train the head for 60 epochs; here it has the schedule of branches on a frozen backbone.
     "sskd_teacher": Recipe(
         "teacher, SSKD's head",
@@ -170,6 +200,9 @@ RECIPES = {
     ),
     "student_frozen": _student("HSAKD", "teacher_frozen"),
     "student": _student("HSAKD*"),
+    "student_strong": _student("HSAKD* + strong view")._replace(
+        objective="methods", terms={**STUDENT, "strong_task": TASK}, strong_view=True
+    ),
     "student_online": _student("HSAKD, online teacher", "teacher_online"),
     "mutual": Recipe("online", "student", "mutual", MUTUAL, branches=True, rotated=True),
     # A new last layer on a backbone that is kept.

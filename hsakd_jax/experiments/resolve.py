@@ -95,6 +95,7 @@ def _training(config: dict[str, Any], recipe: Recipe, section: dict[str, Any]) -
         "fresh_last_layer": recipe.init == GIVEN,
         "trainable": section["trainable"] or recipe.trainable or None,
         "rotated": recipe.rotated,
+        "strong_view": recipe.strong_view,
         "batch_norm_groups": config["batch_norm_groups"],
     }
 

@@ -17,7 +17,13 @@ from hsakd_jax.runs import config as typed
 from hsakd_jax.training import tracking
 
 # Type and range of every key that a person sets: those of the run's config, where the two have the same keys.
-_DERIVED = ("rotated", "fresh_last_layer", "batch_norm_groups", "decoding")  # nobody sets these in their section
+_DERIVED = (
+    "rotated",
+    "strong_view",
+    "fresh_last_layer",
+    "batch_norm_groups",
+    "decoding",
+)  # nobody sets these in their section
 _TRAINING, _DATA = field_types(typed.Training), field_types(typed.Data)
 _SCHEDULE = {"dtype": typed.Dtype, **{key: kind for key, kind in _TRAINING.items() if key not in _DERIVED}}
 _STUDENT = {"arch": str, **_SCHEDULE}

@@ -107,6 +107,7 @@ class Training(Section, frozen=True, kw_only=True):
       batch_norm_groups: parts of a batch, each with its own BatchNorm statistics.
       trainable: regular expression over parameter paths that selects what learns; None for everything.
       rotated: whether the network sees each image in all four rotations.
+      strong_view: whether the network also sees a second view of each image (see `data.rand_augment`), upright.
       init: run directory that the parameters come from, relative to this run's or absolute; None for a random start.
       fresh_last_layer: whether the last layer is random although `init` has one.
     """
@@ -127,6 +128,7 @@ class Training(Section, frozen=True, kw_only=True):
     batch_norm_groups: Count
     trainable: str | None
     rotated: bool
+    strong_view: bool
     init: str | None
     fresh_last_layer: bool
 

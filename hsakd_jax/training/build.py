@@ -16,6 +16,7 @@ from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.sharding import Devices
 from hsakd_jax.data.augment import augment, normalise
 from hsakd_jax.data.dataset import Dataset
+from hsakd_jax.data.rand_augment import rand_augment
 from hsakd_jax.data.streaming import Photos
 from hsakd_jax.distillation import methods, objectives
 from hsakd_jax.models.layers import Train, is_trainable
@@ -169,7 +170,7 @@ def make_program(config: RunConfig, network: Any, teacher: Any, train: Dataset |
     Raises:
       UserError: as `make_objective`.
     """
-    training, data, labels = config.training, config.data, train.labels
+    training, labels = config.training, train.labels
     steps_per_epoch = training.steps_per_epoch(len(labels))
     schedule = make_schedule(training, steps_per_epoch)
     update = TrainStep(
@@ -185,25 +186,40 @@ def make_program(config: RunConfig, network: Any, teacher: Any, train: Dataset |
         teacher=teacher,
         accumulate=training.accumulate,
     )
-    crop = "done" if isinstance(train, Photos) else data.crop
     # Not the key of the initialisers.
     seed = jax.random.fold_in(jax.random.key(config.seed), 1)
 
     def step(state, teacher_variables, images, labels, index):
         key = jax.random.fold_in(seed, state.step)
-        images = augment(key, images, crop=crop, pad=data.pad, flip=data.flip, size=config.network.image_shape[0])
-        images = normalise(images, data.mean, data.std)
-        images = rotate(images) if training.rotated else images
         sample = None
         if isinstance(update.objective, nn.Module):
             sample = methods.Sample(index, jnp.asarray(train.labels), jax.random.fold_in(key, 1))
-        return update(state, teacher_variables, Batch(images, labels, sample))
+        weak, strong = _views(config, isinstance(train, Photos), key, images)
+        return update(state, teacher_variables, Batch(weak, labels, sample, strong))
 
     objective_init = None
     if isinstance(update.objective, nn.Module):
         objective_init = partial(_objective_variables, config, network, teacher, update.objective, labels)
     whole = devices.jit(step, replicated=2, donate=True)
     return Program(network, teacher, schedule, update.init, whole, objective_init)
+
+
+def _views(config: RunConfig, cropped: bool, key: jax.Array, images: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    """The images as the network takes them, and their strong view, or None.
+
+    The strong view has a random crop and flip of its own, as in MLLD's and CRLD's code. Photographs are cropped before
+    they come here, so that their two views have the same crop.
+    """
+    data, training = config.data, config.training
+    crop = "done" if cropped else data.crop
+    weak_view = partial(augment, crop=crop, pad=data.pad, flip=data.flip, size=config.network.image_shape[0])
+    weak = normalise(weak_view(key, images), data.mean, data.std)
+    weak = rotate(weak) if training.rotated else weak
+    if not training.strong_view:
+        return weak, None
+    crop_key, operations_key = jax.random.split(jax.random.fold_in(key, 2))
+    strong = rand_augment(operations_key, weak_view(crop_key, images))
+    return weak, normalise(strong, data.mean, data.std)
 
 
 def make_schedule(training: Training, steps_per_epoch: int) -> optax.Schedule:
@@ -278,6 +294,10 @@ def _objective_variables(config, network, teacher, objective, labels, variables,
     taught = None if teacher is None else teacher.apply(teacher_variables, images)
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
     sample = methods.Sample(jnp.arange(rows), jnp.asarray(labels), key)
+    if config.training.strong_view:
+        upright = images[:rows]
+        theirs = None if teacher is None else teacher.apply(teacher_variables, upright)
+        sample = sample._replace(strong=network.apply(variables, upright), teacher_strong=theirs)
     own = objective.init(key, outputs, jnp.zeros(rows, jnp.int32), taught, sample)
     return {collection: {OBJECTIVE: tree} for collection, tree in own.items()}
 

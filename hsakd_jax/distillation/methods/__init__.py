@@ -26,6 +26,14 @@ from hsakd_jax.distillation.methods.logits import dist, dkd, nkd, rld, ttm, wttm
 from hsakd_jax.distillation.methods.relations import cc, pkt, rkd, sp
 from hsakd_jax.distillation.methods.self_supervised import sskd_head, sskd_kl, sskd_ss
 from hsakd_jax.distillation.methods.transport import wkd_f
+from hsakd_jax.distillation.methods.views import (
+    crld_across,
+    crld_within,
+    mlld_classes,
+    mlld_images,
+    mlld_kl,
+    strong_task,
+)
 from hsakd_jax.models.network import Outputs
 
 __all__ = ["TERMS", "Methods", "Sample", "option_types"]
@@ -40,6 +48,12 @@ TERMS: dict[str, Callable[..., Array]] = {
     "wttm": wttm,
     "dist": dist,
     "ofa": ofa,
+    "strong_task": strong_task,
+    "mlld_kl": mlld_kl,
+    "mlld_images": mlld_images,
+    "mlld_classes": mlld_classes,
+    "crld_within": crld_within,
+    "crld_across": crld_across,
     "fitnet": fitnet,
     "at": at,
     "sp": sp,
