@@ -43,6 +43,41 @@ def test_values_by_pair(method):
     assert {setting.pair for setting in SETTINGS if (setting.recipe, setting.dataset) == (method, "cifar100")} <= pairs
 
 
+def of_two_views(recipe, *on):
+    """Of both cross-entropies the weight that they share, and of the other terms those of each."""
+    terms = published_terms(recipe, *on)
+    assert terms["task"] == terms.pop("strong_task")
+    assert terms.pop("kl") == {"weight": 0.0}
+    return terms.pop("task")["weight"], terms
+
+
+def same_for_all(weight, temperature, **options):
+    """MLLD's terms: one weight and one temperature."""
+    kl = {"weight": weight, "temperature": temperature}
+    return {"mlld_kl": kl | options, "mlld_images": kl, "mlld_classes": kl}
+
+
+def test_values_of_two_views():
+    mlld, imagenet = PUBLISHED["mlld"]["cifar100"]["all"], PUBLISHED["mlld"]["imagenet"]["all"]
+    for dataset, theirs, pairs in (("cifar100", mlld, by_pair("mlld")), ("imagenet2012", imagenet, [IMAGENET])):
+        expected = same_for_all(theirs.get("loss.kd_weight"), theirs["temperature"])
+        assert {on[0] for on in pairs} == {dataset}
+        for on in pairs:
+            assert of_two_views("mlld", *on) == (theirs["loss.ce_weight"], expected), on
+    for on, theirs in by_pair("mlld_ls").items():
+        expected = same_for_all(theirs["weight"], theirs["temperature"], standardise=True)
+        assert of_two_views("mlld_ls", *on) == (0.1, expected), on
+    cifar, imagenet = PUBLISHED["crld"]["cifar100"]["all pairs"], PUBLISHED["crld"]["imagenet"]
+    for on, theirs in (
+        (("cifar100", "vgg13_bn", "vgg8_bn"), cifar),
+        (IMAGENET, imagenet["ResNet34/ResNet18, ResNet50/MobileNetV1"]),
+    ):
+        t = theirs["temperature"]
+        within = {"weight": theirs["within"], "temperature": t, "threshold": theirs["tau_weak"]}
+        across = {"weight": theirs["cross"], "temperature": t, "threshold": theirs["tau_strong"]}
+        assert of_two_views("crld", *on) == (theirs["ce"], {"crld_within": within, "crld_across": across})
+
+
 def test_values_on_imagenet():
     dkd, rld, dist, nkd, ls = (PUBLISHED[name]["imagenet"] for name in ("dkd", "rld", "dist", "nkd", "kd_ls"))
     pair, both = "ResNet34/ResNet18", "ResNet34/ResNet18, ResNet50/MobileNetV1"

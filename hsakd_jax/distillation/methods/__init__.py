@@ -108,7 +108,8 @@ class Methods(nn.Module):
         Raises:
           ValueError: a term does not fit these outputs.
         """
-        teacher = jax.lax.stop_gradient(teacher)
+        teacher, strong = jax.lax.stop_gradient((teacher, sample.teacher_strong))
+        sample = sample._replace(teacher_strong=strong)
         return {
             name: TERMS[name](outputs, labels, teacher, sample, **options)
             if name in TERMS
