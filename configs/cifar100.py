@@ -16,6 +16,7 @@ first:
 | fitnet, at, vid, rkd, sp, cc, crd, sskd | other methods | 75.30, 75.64, 75.31, 75.33, 74.35, 75.30, 75.81, 76.16 |
 | pkt, reviewkd, dkd, simkd | methods that the paper does not have | |
 | kd_ls, dkd_ls, dist, rld, ttm, wttm, nkd, ofa, wkd_l, wkd_f | methods since 2022, which the paper does not have | |
+| mlld, mlld_ls, crld, student_strong | methods with a second, strong view, which the paper does not have | |
 | student_frozen | HSAKD, a teacher with branches on a frozen backbone | 77.20 |
 | student | HSAKD*, a jointly trained teacher | 78.67 |
 | student_ls, student_dist | HSAKD* with later losses, which the paper does not have | |

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-ANY_PAIR = "*"
+ANY_PAIR, IMAGENET_PAIR = "*", "resnet34_imagenet/resnet18_imagenet"
 
 
 class Setting(NamedTuple):
@@ -37,7 +37,7 @@ def _benchmark(recipe: str, **values: Any) -> Setting:
 
 
 def _imagenet(recipe: str, source: str, **values: Any) -> Setting:
-    return Setting(recipe, "imagenet2012", "resnet34_imagenet/resnet18_imagenet", _values(**values), source)
+    return Setting(recipe, "imagenet2012", IMAGENET_PAIR, _values(**values), source)
 
 
 def _dkd(pair: str, beta: float, file: str) -> Setting:
@@ -84,6 +84,18 @@ def _wkd_l(pair: str, weight: float, temperature: float, file: str) -> Setting:
     return Setting("wkd_l", "cifar100", pair, {**values, **NO_KD}, f"JiamingLv/WKD configs/cifar100/wkd_l/{file}")
 
 
+def _mlld(task: float, weight: float, temperature: float) -> dict[str, Any]:
+    """MLLD's three terms have one weight and one temperature."""
+    terms = ("mlld_kl", "mlld_images", "mlld_classes")
+    values = {f"{term}.weight": weight for term in terms} | {f"{term}.temperature": temperature for term in terms}
+    return {"task.weight": task, "strong_task.weight": task, **values, **NO_KD}
+
+
+def _mlld_ls(pair: str, weight: float) -> Setting:
+    values = {**_mlld(0.1, weight, 2.0), "mlld_kl.standardise": True}
+    return Setting("mlld_ls", "cifar100", pair, values, "sunshangquan/logit-standardization-KD logs/MLKD")
+
+
 def _reviewkd(pair: str, weight: float) -> Setting:
     values = _values(reviewkd__weight=weight, reviewkd__warmup=20)
     return Setting(
@@ -93,6 +105,13 @@ def _reviewkd(pair: str, weight: float) -> Setting:
 
 # Of methods that take the place of KD.
 NO_KD = {"kl.weight": 0.0}
+CRLD = {
+    "crld_within__weight": 2.0,
+    "crld_within__threshold": 0.9,
+    "crld_across__weight": 0.5,
+    "crld_across__threshold": 0.2,
+    "kl__weight": 0.0,
+}
 CRD = {"crd__weight": 0.8, "crd__negatives": 16384, "crd__temperature": 0.07}
 
 # A value without a line here is not published for its pair: `recipes.RECIPES` has our choice.
@@ -287,6 +306,48 @@ SETTINGS = (
         ANY_PAIR,
         _values(0.0, simkd__weight=1.0, kl__weight=0.0),
         "DefangChen/SimKD scripts/run_distill.sh",
+    ),
+    Setting(
+        "mlld",
+        "cifar100",
+        ANY_PAIR,
+        _mlld(0.1, 0.9, 4.0),
+        "Jin-Ying/Multi-Level-Logit-Distillation configs/cifar100/ours",
+    ),
+    Setting(
+        "mlld",
+        "imagenet2012",
+        IMAGENET_PAIR,
+        _mlld(0.5, 0.5, 1.0),
+        "Jin-Ying/Multi-Level-Logit-Distillation configs/imagenet/r34_r18/kd_ours.yaml",
+    ),
+    _mlld_ls("resnet110/resnet20", 9.0),
+    _mlld_ls("resnet110/resnet32", 9.0),
+    _mlld_ls("ResNet50/mobilenetV2", 9.0),
+    _mlld_ls("resnet32x4/ShuffleV2", 6.0),
+    _mlld_ls("resnet32x4/resnet8x4", 9.0),
+    _mlld_ls("resnet32x4/wrn_16_2", 9.0),
+    _mlld_ls("resnet32x4/wrn_40_2", 9.0),
+    _mlld_ls("vgg13_bn/mobilenetV2", 6.0),
+    _mlld_ls("vgg13_bn/vgg8_bn", 6.0),
+    _mlld_ls("wrn_40_2/resnet8x4", 9.0),
+    _mlld_ls("wrn_40_2/wrn_16_2", 9.0),
+    _mlld_ls("wrn_40_2/wrn_40_1", 9.0),
+    Setting(
+        "crld",
+        "cifar100",
+        ANY_PAIR,
+        _values(strong_task__weight=1.0, **CRLD, crld_within__temperature=4.0, crld_across__temperature=4.0),
+        "scx-822/CRLD-main configs/cifar100/crld, mdistiller/engine/cfg.py",
+    ),
+    _imagenet(
+        "crld",
+        "scx-822/CRLD-main configs/imagenet/r34_r18/crld.yaml",
+        task=2.0,
+        strong_task__weight=2.0,
+        **CRLD,
+        crld_within__temperature=1.0,
+        crld_across__temperature=1.0,
     ),
     _wkd_l("resnet32x4/resnet8x4", 600.0, 8.0, "res32x4_res8x4.yaml"),
     _wkd_l("wrn_40_2/ShuffleV1", 200.0, 6.0, "wrn40_2_shuv1.yaml"),

@@ -18,6 +18,7 @@ class Recipe(NamedTuple):
       branches: whether it trains with auxiliary classifiers.
       rotated: whether it sees all four rotations of a batch.
       crop_rotations: whether each rotation is cropped on its own, where images are cropped from their padding.
+      strong_view: whether it sees a second, strong view of a batch too; for 'methods'.
       teacher: the recipe that trains its teacher, where the config names no run; '' where it is taught by none.
       init: the recipe whose run it starts from, where the config names no run; '' for a fresh start.
       trainable: what learns, where the config says nothing (see `layers.is_trainable`).
@@ -34,6 +35,7 @@ class Recipe(NamedTuple):
     branches: bool = False
     rotated: bool = False
     crop_rotations: bool = False
+    strong_view: bool = False
     teacher: str = ""
     init: str = ""
     trainable: str = ""
@@ -70,6 +72,11 @@ def _student(title: str, teacher: str = "teacher", **terms: dict) -> Recipe:
 def _method(title: str, **terms: dict) -> Recipe:
     """A student that a plain teacher teaches, with the published weights of a method's terms."""
     return Recipe(title, "student", "methods", {"task": TASK, "kl": KL, **terms}, teacher="backbone")
+
+
+def _views(title: str, **terms: dict) -> Recipe:
+    """A method that replaces KD and has a strong view."""
+    return _method(title, kl=OFF, **terms)._replace(strong_view=True)
 
 
 OFF = {"weight": 0.0}
@@ -174,6 +181,29 @@ RECIPES = {
     "simkd": _method("SimKD", task=OFF, kl=OFF, simkd={"weight": 1.0})._replace(
         reuses_classifier=True, trainable="^(?!head/fc/)"
     ),
+    # Two views of each image; the sum of both cross-entropies is 'task' and 'strong_task'.
+    "mlld": _views(
+        "MLLD",
+        task={"weight": 0.1},
+        strong_task={"weight": 0.1},
+        mlld_kl={"weight": 0.9, "temperature": 4.0},
+        mlld_images={"weight": 0.9, "temperature": 4.0},
+        mlld_classes={"weight": 0.9, "temperature": 4.0},
+    ),
+    "mlld_ls": _views(
+        "MLLD + LS",
+        task={"weight": 0.1},
+        strong_task={"weight": 0.1},
+        mlld_kl={"weight": 9.0, "temperature": 2.0, "standardise": True},
+        mlld_images={"weight": 9.0, "temperature": 2.0},
+        mlld_classes={"weight": 9.0, "temperature": 2.0},
+    ),
+    "crld": _views(
+        "CRLD",
+        strong_task=TASK,
+        crld_within={"weight": 2.0, "temperature": 4.0, "threshold": 0.9},
+        crld_across={"weight": 0.5, "temperature": 4.0, "threshold": 0.2},
+    ),
     # As its authors' code crops: if all rotations had one crop, they would be easier to recognise as one image's.
     "sskd_teacher": Recipe(
         "teacher, SSKD's head",
@@ -203,6 +233,9 @@ RECIPES = {
     ),
     "student_frozen": _student("HSAKD", "teacher_frozen"),
     "student": _student("HSAKD*"),
+    "student_strong": _student("HSAKD* + strong view")._replace(
+        objective="methods", terms={**STUDENT, "strong_task": TASK}, strong_view=True
+    ),
     "student_online": _student("HSAKD, online teacher", "teacher_online"),
     # HSAKD* with later losses in the place of KL. No paper has these: the weights and temperatures are those of the
     # losses alone, KD with logit standardisation (Sun et al. 2024) and DIST.

@@ -115,6 +115,7 @@ def _training(config: dict[str, Any], recipe: Recipe, section: dict[str, Any]) -
         "trainable": section["trainable"] or recipe.trainable or None,
         "rotated": recipe.rotated,
         "crop_rotations": recipe.crop_rotations and config["data"]["crop"] == "pad",
+        "strong_view": recipe.strong_view,
         "batch_norm_groups": config["batch_norm_groups"],
     }
 

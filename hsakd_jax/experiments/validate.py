@@ -20,6 +20,7 @@ from hsakd_jax.training import tracking
 _DERIVED = (
     "rotated",
     "crop_rotations",
+    "strong_view",
     "fresh_last_layer",
     "batch_norm_groups",
     "decoding",

@@ -112,6 +112,7 @@ class Training(Section, frozen=True, kw_only=True):
       trainable: regular expression over parameter paths that selects what learns; None for everything.
       rotated: whether the network sees each image in all four rotations.
       crop_rotations: whether each rotation of an image is cropped on its own, after it is rotated.
+      strong_view: whether the network also sees a second view of each image (see `data.rand_augment`), upright.
       init: run directory that the parameters come from, relative to this run's or absolute; None for a random start.
       fresh_last_layer: whether the last layer is random although `init` has one.
     """
@@ -133,6 +134,7 @@ class Training(Section, frozen=True, kw_only=True):
     trainable: str | None
     rotated: bool
     crop_rotations: bool
+    strong_view: bool
     init: str | None
     fresh_last_layer: bool
 

@@ -16,6 +16,7 @@ from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.sharding import Devices
 from hsakd_jax.data.augment import augment, normalise, random_crop
 from hsakd_jax.data.dataset import Dataset
+from hsakd_jax.data.rand_augment import rand_augment
 from hsakd_jax.data.streaming import Photos
 from hsakd_jax.distillation import methods, objectives
 from hsakd_jax.models.layers import Train, is_trainable
@@ -194,11 +195,13 @@ def make_program(config: RunConfig, network: Any, teacher: Any, train: Dataset |
 
     def step(state, teacher_variables, images, labels, index):
         key = jax.random.fold_in(seed, state.step)
-        images = training_images(key, images, config, cropped=isinstance(train, Photos))
         sample = None
         if isinstance(update.objective, nn.Module):
             sample = methods.Sample(index, jnp.asarray(train.labels), jax.random.fold_in(key, 1))
-        return update(state, teacher_variables, Batch(images, labels, sample))
+        cropped = isinstance(train, Photos)
+        weak = training_images(key, images, config, cropped)
+        strong = strong_view(key, images, config, cropped) if training.strong_view else None
+        return update(state, teacher_variables, Batch(weak, labels, sample, strong))
 
     objective_init = None
     if isinstance(update.objective, nn.Module):
@@ -220,12 +223,29 @@ def training_images(key: jax.Array, images: jax.Array, config: RunConfig, croppe
       float32 [B, H, W, C], or [4B, H, W, C] in the order of `rotate`.
     """
     training, data = config.training, config.data
-    crop = "done" if cropped or training.crop_rotations else data.crop
-    images = augment(key, images, crop=crop, pad=data.pad, flip=data.flip, size=config.network.image_shape[0])
+    images = _cropped(key, images, config, cropped or training.crop_rotations)
     images = rotate(images) if training.rotated else images
     if training.crop_rotations:
         images = random_crop(jax.random.fold_in(key, 3), images, data.pad)
     return normalise(images, data.mean, data.std)
+
+
+def strong_view(key: jax.Array, images: jax.Array, config: RunConfig, cropped: bool = False) -> jax.Array:
+    """The second view of the images that the network sees in a step: upright, changed by RandAugment and cutout.
+
+    It has a random crop and flip of its own, as in MLLD's and CRLD's code. Images that were cropped before they came
+    here have the same crop in both views. Arguments are those of `training_images`, the result is [B, H, W, C].
+    """
+    crop_key, operations_key = jax.random.split(jax.random.fold_in(key, 2))
+    images = rand_augment(operations_key, _cropped(crop_key, images, config, cropped))
+    return normalise(images, config.data.mean, config.data.std)
+
+
+def _cropped(key: jax.Array, images: jax.Array, config: RunConfig, done: bool) -> jax.Array:
+    """Random crop, unless it is done, and flip."""
+    data = config.data
+    crop = "done" if done else data.crop
+    return augment(key, images, crop=crop, pad=data.pad, flip=data.flip, size=config.network.image_shape[0])
 
 
 def make_schedule(training: Training, steps_per_epoch: int) -> optax.Schedule:
@@ -300,6 +320,10 @@ def _objective_variables(config, network, teacher, objective, labels, variables,
     taught = None if teacher is None else teacher.apply(teacher_variables, images)
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
     sample = methods.Sample(jnp.arange(rows), jnp.asarray(labels), key)
+    if config.training.strong_view:
+        upright = images[:rows]
+        theirs = None if teacher is None else teacher.apply(teacher_variables, upright)
+        sample = sample._replace(strong=network.apply(variables, upright), teacher_strong=theirs)
     own = objective.init(key, outputs, jnp.zeros(rows, jnp.int32), taught, sample)
     return {collection: {OBJECTIVE: tree} for collection, tree in own.items()}
 

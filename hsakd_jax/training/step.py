@@ -64,11 +64,14 @@ class Batch(NamedTuple):
       images: floating point, [B, H, W, C] or, rotated, [4B, H, W, C].
       labels: integers, [B].
       sample: which training images these are, for objectives that are modules; None for others.
+      strong: floating point, [B, H, W, C], a second view of the images for such objectives, with a stronger
+        augmentation and never rotated; None for others.
     """
 
     images: Array
     labels: Array
     sample: Any = None
+    strong: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,15 +144,27 @@ def _gradient(step: TrainStep, state: State, teacher_variables: Any, batch: Batc
 
 def _loss(step: TrainStep, params, batch_stats, teacher_variables, batch: Batch, at: Array):
     """The weighted sum of the terms; besides, new running statistics and the metrics of the batch."""
-    taught = None
-    if step.teacher is not None:
-        taught = jax.lax.stop_gradient(step.teacher.apply(teacher_variables, batch.images))
+    taught = _taught(step, teacher_variables, batch.images)
     variables = {"params": params, "batch_stats": batch_stats}
     outputs, updated = step.network.apply(variables, batch.images, step.train, mutable=["batch_stats"])
+    if batch.strong is not None:
+        # A second pass with BatchNorm statistics of its own, as in MLLD's and CRLD's code.
+        strong, updated = step.network.apply(
+            {**variables, **updated}, batch.strong, step.train, mutable=["batch_stats"]
+        )
+        taught_strong = _taught(step, teacher_variables, batch.strong)
+        batch = batch._replace(sample=batch.sample._replace(strong=strong, teacher_strong=taught_strong))
     terms, memory = _terms(step.objective, variables, outputs, taught, batch)
     weights = {name: weight(at) if callable(weight) else weight for name, weight in step.weights.items()}
     loss = sum(weights[name] * term for name, term in terms.items())
     return loss, ({**updated["batch_stats"], **memory}, {**terms, "loss": loss, "top1": top1(outputs, batch.labels)})
+
+
+def _taught(step: TrainStep, teacher_variables, images: Array) -> Any:
+    """The teacher's outputs, without gradient; None without a teacher."""
+    if step.teacher is None:
+        return None
+    return jax.lax.stop_gradient(step.teacher.apply(teacher_variables, images))
 
 
 def _terms(objective, variables, outputs, taught, batch: Batch) -> tuple[dict[str, Array], dict[str, Any]]:
@@ -167,10 +182,12 @@ def _micro_batches(batch: Batch, count: int) -> list[Batch]:
         rows = x.reshape(len(batch.labels) // count, count, -1, *x.shape[1:])
         return [rows[:, i].reshape(-1, *x.shape[1:]) for i in range(count)]
 
-    samples = [None] * count
+    samples: list[Any] = [None] * count
     if batch.sample is not None:
         samples = [batch.sample._replace(index=index) for index in split(batch.sample.index)]
-    return [Batch(*parts) for parts in zip(split(batch.images), split(batch.labels), samples, strict=True)]
+    strong = [None] * count if batch.strong is None else split(batch.strong)
+    parts = zip(split(batch.images), split(batch.labels), samples, strong, strict=True)
+    return [Batch(*part) for part in parts]
 
 
 def _empty(names: tuple[str, ...], params: Any) -> MetricAccumulator:

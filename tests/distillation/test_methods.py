@@ -23,7 +23,6 @@ except ImportError:  # where jax is 0.7
 B, N, IMAGES = 4, 5, 12
 LABELS = jnp.array([4, 0, 2, 0], jnp.int32)
 CLASSES = np.array([1, 4, 0, 2, 2, 0, 1, 3, 0, 3, 1, 4])
-SAMPLE = Sample(jnp.array([1, 2, 4, 8], jnp.int32), jnp.asarray(CLASSES, jnp.int32), jax.random.key(7))
 STUDENT, TEACHER = ((8, 3), (4, 5), (2, 6)), ((8, 4), (4, 6), (2, 7))
 
 
@@ -39,6 +38,10 @@ def outputs(seed, stages, rows=B):
     last_map = normal(rows, 2, 2, 7)  # of the student after a projector
     joint = tuple(normal(rows, 4 * N) for _ in stages)
     return Outputs(logits, joint, features, embedding, last_map, hints=features, preactivations=features)
+
+
+STRONG = outputs(2, STUDENT), outputs(3, TEACHER)
+SAMPLE = Sample(jnp.array([1, 2, 4, 8], jnp.int32), jnp.asarray(CLASSES, jnp.int32), jax.random.key(7), *STRONG)
 
 
 def start(term, s, t, **options):
@@ -443,7 +446,8 @@ def test_sskd_ss_and_the_teachers_head():
 
 
 PLAIN = [name for name in methods.TERMS if not name.startswith("sskd")]
-OPTIONS = {"crd": {"negatives": 8}}
+# Random logits are sure of nothing.
+OPTIONS = {"crd": {"negatives": 8}, "crld_within": {"threshold": 0.4}}
 
 
 def case(terms):
@@ -464,10 +468,12 @@ def test_gradients_reach_the_student_alone(terms):
 
     @jax.jit
     def gradients(variables, s, labels, t, sample):
-        def loss(variables, s, t):
-            return objective.apply(variables, s, labels, t, sample, mutable=["batch_stats"])[0][terms[0]]
+        def loss(variables, student, teacher):
+            (s, strong), (t, teacher_strong) = student, teacher
+            views = sample._replace(strong=strong, teacher_strong=teacher_strong)
+            return objective.apply(variables, s, labels, t, views, mutable=["batch_stats"])[0][terms[0]]
 
-        return jax.grad(loss, (0, 1, 2))(variables, s, t)
+        return jax.grad(loss, (0, 1, 2))(variables, (s, sample.strong), (t, sample.teacher_strong))
 
     def moves(tree):
         return [bool(np.any(np.asarray(x) != 0)) for x in jax.tree.leaves(tree)]
@@ -490,9 +496,11 @@ def test_gradients_reach_the_student_alone(terms):
 def test_dtypes(terms, name):
     """Float64 stays; maps in bfloat16 give float32."""
     objective, *given = case(terms)
+    given += STRONG
 
-    def apply(variables, s, t):
-        return objective.apply(variables, s, LABELS, t, SAMPLE, mutable=["batch_stats"])
+    def apply(variables, s, t, strong, teacher_strong):
+        sample = SAMPLE._replace(strong=strong, teacher_strong=teacher_strong)
+        return objective.apply(variables, s, LABELS, t, sample, mutable=["batch_stats"])
 
     with enable_x64(name == "float64"):
         if name == "float64":
@@ -529,6 +537,12 @@ def test_resize_nearest(height, width):
     np.testing.assert_array_equal(review.resize_nearest(jnp.asarray(x), height, width), expected)
 
 
+@pytest.mark.parametrize("term", ["strong_task", "mlld_kl", "crld_within", "crld_across"])
+def test_a_term_of_two_views_needs_both(term):
+    with pytest.raises(ValueError, match="the term needs a strong view"):
+        value(term, outputs(0, STUDENT), outputs(1, TEACHER), {}, SAMPLE._replace(strong=None))
+
+
 def test_every_term_has_a_recipe_with_its_published_weight():
     weights = {
         "fitnet": 100, "at": 1000, "vid": 1, "rkd": 1, "sp": 3000, "cc": 0.02, "pkt": 30000, "dkd": 1, "crd": 0.8,
@@ -548,11 +562,13 @@ def test_every_term_has_a_recipe_with_its_published_weight():
         "reviewkd": 5,
         "simkd": 1,
     }
+    weights |= {"strong_task": 1, "mlld_kl": 0.9, "mlld_images": 0.9, "mlld_classes": 0.9}
+    weights |= {"crld_within": 2, "crld_across": 0.5}
     found = {
         name: term["weight"]
         for recipe, r in RECIPES.items()
         for name, term in r.terms.items()
-        if name in methods.TERMS and recipe != "dkd_ls"
+        if name in methods.TERMS and recipe not in ("dkd_ls", "mlld_ls")
     }
     assert found == weights
     assert RECIPES["dkd_ls"].terms["dkd"]["weight"] == 12
@@ -561,7 +577,8 @@ def test_every_term_has_a_recipe_with_its_published_weight():
         name: r.terms["kl"]["weight"] for name, r in RECIPES.items() if r.objective == "methods" and "kl" in r.terms
     }
     without = (
-        "dkd", "dkd_ls", "dist", "rld", "ttm", "wttm", "nkd", "ofa", "wkd_l", "wkd_f", "reviewkd", "simkd"
+        "dkd", "dkd_ls", "dist", "rld", "ttm", "wttm", "nkd", "ofa", "wkd_l", "wkd_f", "reviewkd", "simkd", "mlld",
+        "mlld_ls", "crld",
     )  # fmt: skip
     special = {**dict.fromkeys(without, 0), **{name: 0.9 for name in plain if name.startswith("sskd")}}
     assert plain == {name: special.get(name, 1) for name in plain}

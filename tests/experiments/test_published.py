@@ -58,6 +58,24 @@ KEYS = {
         "reviewkd.max_channels": ("mid_channels",),
     },
     "simkd": {"simkd.weight": ("simkd",), "kl.weight": ("kl",)},
+    "mlld": {
+        "strong_task.weight": ("loss.ce_weight",),
+        **{f"mlld_{term}.weight": ("loss.kd_weight",) for term in ("kl", "images", "classes")},
+        **{f"mlld_{term}.temperature": ("temperature",) for term in ("kl", "images", "classes")},
+    },
+    "mlld_ls": {
+        **{f"mlld_{term}.weight": ("weight",) for term in ("kl", "images", "classes")},
+        **{f"mlld_{term}.temperature": ("temperature",) for term in ("kl", "images", "classes")},
+    },
+    "crld": {
+        "strong_task.weight": ("ce",),
+        "crld_within.weight": ("within",),
+        "crld_within.temperature": ("temperature",),
+        "crld_within.threshold": ("tau_weak",),
+        "crld_across.weight": ("cross",),
+        "crld_across.temperature": ("temperature",),
+        "crld_across.threshold": ("tau_strong",),
+    },
     "wkd_l": {
         "wkd_l.weight": ("loss.wkd_logit_weight",),
         "wkd_l.temperature": ("temperature",),
@@ -87,7 +105,9 @@ IMPLIED = {
     "reviewkd.preactivation": True,  # the networks of the authors' ImageNet code
     "wkd_l.images": {"cifar100": 500, "imagenet2012": 732},  # all, or those of the smallest class
     **dict.fromkeys(("fitnet.maps", "at.maps", "vid.maps"), "hints"),  # after VGG's blocks, in the benchmark's networks
-    "task.weight": {"kd_ls": 0.1},  # a note
+    "task.weight": {"kd_ls": 0.1, "mlld_ls": 0.1},  # notes
+    "strong_task.weight": 0.1,  # of MLLD with standardised logits, a note
+    "mlld_kl.standardise": True,
 }
 OTHERS = {("sp", "imagenet2012"), ("cc", "imagenet2012")}  # from a table of CRD's paper
 
@@ -131,7 +151,7 @@ def test_every_line_is_that_of_the_authors_code(setting):
 def test_every_published_pair_has_a_line():
     """Of the networks that are here."""
     ours = {value: key for key, value in THEIRS.items()}
-    for recipe in ("dkd", "kd_ls", "dkd_ls", "rld", "ttm", "wttm", "reviewkd", "wkd_l", "wkd_f"):
+    for recipe in ("dkd", "kd_ls", "dkd_ls", "rld", "ttm", "wttm", "reviewkd", "mlld_ls", "wkd_l", "wkd_f"):
         pairs = (name.split(",")[0].split("/") for name in PUBLISHED[recipe]["cifar100"] if "/" in name)
         expected = {"/".join(ours.get(name, name) for name in pair) for pair in pairs}
         expected = {pair for pair in expected if set(pair.split("/")) <= set(NETWORKS)}

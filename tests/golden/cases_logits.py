@@ -1,7 +1,8 @@
 """Golden cases of methods that compare logits."""
 
 from hsakd_jax.distillation import losses
-from hsakd_jax.distillation.methods import exits, logits, views
+from hsakd_jax.distillation.methods import Sample, exits, logits, views
+from hsakd_jax.distillation.objectives import TERMS
 from hsakd_jax.models.network import Outputs
 
 
@@ -52,26 +53,26 @@ def ofa(golden, case, arrays):
 
 
 def mlld(golden, case, arrays):
-    (student, teacher), temperature = both_views(arrays), case["hyper"]["temperature"]
+    temperature, standardise = case["hyper"]["temperature"], case["hyper"]["standardised"]
     assert tuple(case["hyper"]["further_temperatures"]) == views.FURTHER_TEMPERATURES
     return {
-        "ce": views.cross_entropy(student, arrays["labels"]),
-        "kd": views.mlld_kl(student, teacher, temperature, case["hyper"]["standardised"]),
-        "cc": views.mlld_classes(student.weak, teacher.weak, temperature),
-        "bc": views.mlld_images(student.weak, teacher.weak, temperature),
+        "ce": of_views(views.strong_task, arrays) + of_task(arrays),
+        "kd": of_views(views.mlld_kl, arrays, temperature=temperature, standardise=standardise),
+        "cc": of_views(views.mlld_classes, arrays, temperature=temperature),
+        "bc": of_views(views.mlld_images, arrays, temperature=temperature),
     }, {}
 
 
 def crld(golden, case, arrays):
-    (student, teacher), hyper = both_views(arrays), case["hyper"]
+    hyper, temperature = case["hyper"], case["hyper"]["temperature"]
     of_weak, of_strong = hyper["tau_weak"], hyper["tau_strong"]
     return {
-        "ce": views.cross_entropy(student, arrays["labels"]),
-        "within": views.crld_within(student, teacher, hyper["temperature"], of_weak),
-        "cross": views.crld_across(student, teacher, hyper["temperature"], of_strong),
+        "ce": of_views(views.strong_task, arrays) + of_task(arrays),
+        "within": of_views(views.crld_within, arrays, temperature=temperature, threshold=of_weak),
+        "cross": of_views(views.crld_across, arrays, temperature=temperature, threshold=of_strong),
     }, {
-        "mask_weak": views.confident_rows(teacher.weak, of_weak),
-        "mask_strong": views.confident_rows(teacher.strong, of_strong),
+        "mask_weak": views.confident_rows(arrays["teacher_weak"], of_weak),
+        "mask_strong": views.confident_rows(arrays["teacher_strong"], of_strong),
     }
 
 
@@ -79,8 +80,15 @@ def both(arrays):
     return arrays["student_logits"], arrays["teacher_logits"]
 
 
-def both_views(arrays):
-    return tuple(views.Views(arrays[f"{side}_weak"], arrays[f"{side}_strong"]) for side in ("student", "teacher"))
+def of_views(term, arrays, **options):
+    student, teacher, *strong = (
+        Outputs(arrays[f"{side}_{view}"]) for view in ("weak", "strong") for side in ("student", "teacher")
+    )
+    return term(student, arrays["labels"], teacher, Sample(None, None, None, *strong), **options)
+
+
+def of_task(arrays):
+    return TERMS["task"](Outputs(arrays["student_weak"]), arrays["labels"], None)
 
 
 def of_term(term, arrays, **options):

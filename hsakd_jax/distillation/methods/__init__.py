@@ -29,6 +29,14 @@ from hsakd_jax.distillation.methods.reused_classifier import simkd
 from hsakd_jax.distillation.methods.review import reviewkd
 from hsakd_jax.distillation.methods.self_supervised import sskd_head, sskd_kl, sskd_ss
 from hsakd_jax.distillation.methods.transport import wkd_f, wkd_l, wkd_target
+from hsakd_jax.distillation.methods.views import (
+    crld_across,
+    crld_within,
+    mlld_classes,
+    mlld_images,
+    mlld_kl,
+    strong_task,
+)
 from hsakd_jax.models.network import Outputs
 
 __all__ = ["TERMS", "Methods", "Sample", "default_options", "option_types"]
@@ -44,6 +52,12 @@ TERMS: dict[str, Callable[..., Array]] = {
     "dist": dist,
     "dist_aux": dist_aux,
     "ofa": ofa,
+    "strong_task": strong_task,
+    "mlld_kl": mlld_kl,
+    "mlld_images": mlld_images,
+    "mlld_classes": mlld_classes,
+    "crld_within": crld_within,
+    "crld_across": crld_across,
     "fitnet": fitnet,
     "at": at,
     "sp": sp,
@@ -114,7 +128,8 @@ class Methods(nn.Module):
         Raises:
           ValueError: a term does not fit these outputs.
         """
-        teacher = jax.lax.stop_gradient(teacher)
+        teacher, strong = jax.lax.stop_gradient((teacher, sample.teacher_strong))
+        sample = sample._replace(teacher_strong=strong)
         return {
             name: TERMS[name](outputs, labels, teacher, sample, **options)
             if name in TERMS

@@ -17,17 +17,21 @@ StagePairs = dict[int, tuple[Array, Array]]
 
 
 class Sample(NamedTuple):
-    """The training images of a batch.
+    """The training images of a batch, and the outputs for their strong view, of B upright rows.
 
     Attributes:
       index: [B], int32, their positions in the training set.
       classes: [n], int32, the labels of all training images.
       key: random key of this step.
+      strong: outputs of the network that learns for the strong view; None where the run has none.
+      teacher_strong: outputs of the teacher for the strong view, without gradient; None where the run has none.
     """
 
     index: Array  # pyright: ignore[reportIncompatibleMethodOverride]: tuples have a method of this name
     classes: Array
     key: Array
+    strong: Outputs | None = None
+    teacher_strong: Outputs | None = None
 
 
 def embedding(outputs: Outputs) -> Array:

@@ -1,4 +1,4 @@
-"""Methods that compare the class logits of two views of the same images: MLLD and CRLD."""
+"""Methods that learn from two views of the same images: cross-entropy of the strong view, MLLD, CRLD."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from hsakd_jax.distillation import losses
-from hsakd_jax.distillation.methods.common import inner_products
+from hsakd_jax.distillation.methods.common import Sample, inner_products
+from hsakd_jax.distillation.options import Fraction, Temperature
+from hsakd_jax.models.network import Outputs
 from hsakd_jax.models.numerics import at_least_float32
 
 Array = jax.Array
@@ -26,12 +28,7 @@ class Views(NamedTuple):
     strong: Array
 
 
-def cross_entropy(student: Views, labels: Array) -> Array:
-    """The sum of both views' `losses.cross_entropy`, a scalar in at least float32; labels are [B], integers."""
-    return losses.cross_entropy(student.weak, labels) + losses.cross_entropy(student.strong, labels)
-
-
-def mlld_kl(student: Views, teacher: Views, temperature: float, standardise: bool = False) -> Array:
+def mlld_kl_loss(student: Views, teacher: Views, temperature: float, standardise: bool = False) -> Array:
     """Multi-level logit distillation of each image's prediction (Jin et al. 2023, CVPR): KL at five temperatures.
 
     This follows the authors' code where it differs from the paper. The code does not mask single images of the weak
@@ -54,7 +51,7 @@ def mlld_kl(student: Views, teacher: Views, temperature: float, standardise: boo
     return unsure * weak.sum() + strong.sum() + weak[3:].sum()
 
 
-def mlld_images(student_logits: Array, teacher_logits: Array, temperature: float) -> Array:
+def mlld_images_loss(student_logits: Array, teacher_logits: Array, temperature: float) -> Array:
     """Multi-level logit distillation of relations between images (Jin et al. 2023, CVPR), of the weak view.
 
     The relation of two images is the inner product of their probabilities. As in the authors' code, the sum over all
@@ -75,7 +72,7 @@ def mlld_images(student_logits: Array, teacher_logits: Array, temperature: float
     return _fraction_up_to_median(_probabilities(teacher_logits, 1.0).max(-1)) * jnp.stack(each).sum()
 
 
-def mlld_classes(student_logits: Array, teacher_logits: Array, temperature: float) -> Array:
+def mlld_classes_loss(student_logits: Array, teacher_logits: Array, temperature: float) -> Array:
     """Multi-level logit distillation of relations between classes (Jin et al. 2023, CVPR), of the weak view.
 
     The relation of two classes is the inner product of their probabilities over the batch. As in the authors' code, the
@@ -128,7 +125,7 @@ def confident_rows(teacher_logits: Array, threshold: float) -> Array:
     return _probabilities(teacher_logits, 1.0).max(-1) >= threshold
 
 
-def crld_within(student: Views, teacher: Views, temperature: float, threshold: float) -> Array:
+def crld_within_loss(student: Views, teacher: Views, temperature: float, threshold: float) -> Array:
     """Consistency regularisation within views (CRLD, Zhang et al. 2024, arXiv 2412.16493): each view by its own.
 
     Args:
@@ -145,7 +142,7 @@ def crld_within(student: Views, teacher: Views, temperature: float, threshold: f
     return jnp.where(confident_rows(teacher.weak, threshold), weak + strong, 0).mean()
 
 
-def crld_across(student: Views, teacher: Views, temperature: float, threshold: float) -> Array:
+def crld_across_loss(student: Views, teacher: Views, temperature: float, threshold: float) -> Array:
     """Consistency regularisation across views (CRLD, Zhang et al. 2024, arXiv 2412.16493): each view by the other.
 
     Args:
@@ -160,3 +157,75 @@ def crld_across(student: Views, teacher: Views, temperature: float, threshold: f
     strong_by_weak = losses.kl_per_row(teacher.weak, student.strong, temperature)
     weak_by_strong = losses.kl_per_row(teacher.strong, student.weak, temperature)
     return jnp.where(confident_rows(teacher.strong, threshold), strong_by_weak + weak_by_strong, 0).mean()
+
+
+# Wiring: the logits of both views. The weak view is that of the usual augmentation, the strong one that of the sample.
+
+
+def strong_task(outputs: Outputs, labels: Array, teacher: Outputs | None, sample: Sample) -> Array:
+    """Cross-entropy of the strong view's class logits. MLLD and CRLD add it to that of the weak view, 'task'."""
+    return losses.cross_entropy(_strong(sample.strong).logits, labels)
+
+
+def mlld_kl(
+    outputs: Outputs,
+    labels: Array,
+    teacher: Outputs,
+    sample: Sample,
+    temperature: Temperature = 4.0,
+    standardise: bool = False,
+) -> Array:
+    """`mlld_kl_loss` of the class logits."""
+    return mlld_kl_loss(*_views(outputs, teacher, sample), temperature, standardise)
+
+
+def mlld_images(
+    outputs: Outputs, labels: Array, teacher: Outputs, sample: Sample, temperature: Temperature = 4.0
+) -> Array:
+    """`mlld_images_loss` of the weak view's class logits."""
+    return mlld_images_loss(outputs.logits, teacher.logits, temperature)
+
+
+def mlld_classes(
+    outputs: Outputs, labels: Array, teacher: Outputs, sample: Sample, temperature: Temperature = 4.0
+) -> Array:
+    """`mlld_classes_loss` of the weak view's class logits."""
+    return mlld_classes_loss(outputs.logits, teacher.logits, temperature)
+
+
+def crld_within(
+    outputs: Outputs,
+    labels: Array,
+    teacher: Outputs,
+    sample: Sample,
+    temperature: Temperature = 4.0,
+    threshold: Fraction = 0.9,
+) -> Array:
+    """`crld_within_loss` of the class logits."""
+    return crld_within_loss(*_views(outputs, teacher, sample), temperature, threshold)
+
+
+def crld_across(
+    outputs: Outputs,
+    labels: Array,
+    teacher: Outputs,
+    sample: Sample,
+    temperature: Temperature = 4.0,
+    threshold: Fraction = 0.2,
+) -> Array:
+    """`crld_across_loss` of the class logits."""
+    return crld_across_loss(*_views(outputs, teacher, sample), temperature, threshold)
+
+
+def _views(outputs: Outputs, teacher: Outputs, sample: Sample) -> tuple[Views, Views]:
+    """The student's logits of both views, and the teacher's."""
+    return (
+        Views(outputs.logits, _strong(sample.strong).logits),
+        Views(teacher.logits, _strong(sample.teacher_strong).logits),
+    )
+
+
+def _strong(outputs: Outputs | None) -> Outputs:
+    if outputs is None:
+        raise ValueError("the term needs a strong view of the images: choose a recipe that has one")
+    return outputs
