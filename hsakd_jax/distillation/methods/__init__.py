@@ -128,8 +128,7 @@ class Methods(nn.Module):
         Raises:
           ValueError: a term does not fit these outputs.
         """
-        teacher, strong = jax.lax.stop_gradient((teacher, sample.teacher_strong))
-        sample = sample._replace(teacher_strong=strong)
+        teacher = jax.lax.stop_gradient(teacher)
         return {
             name: TERMS[name](outputs, labels, teacher, sample, **options)
             if name in TERMS

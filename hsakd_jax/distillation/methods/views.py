@@ -221,7 +221,7 @@ def _views(outputs: Outputs, teacher: Outputs, sample: Sample) -> tuple[Views, V
     """The student's logits of both views, and the teacher's."""
     return (
         Views(outputs.logits, _strong(sample.strong).logits),
-        Views(teacher.logits, _strong(sample.teacher_strong).logits),
+        jax.lax.stop_gradient(Views(teacher.logits, _strong(sample.teacher_strong).logits)),
     )
 
 
