@@ -191,10 +191,10 @@ def make_program(config: RunConfig, network: Any, teacher: Any, train: Dataset |
 
     def step(state, teacher_variables, images, labels, index):
         key = jax.random.fold_in(seed, state.step)
+        weak, strong = _views(config, isinstance(train, Photos), key, images)
         sample = None
         if isinstance(update.objective, nn.Module):
             sample = methods.Sample(index, jnp.asarray(train.labels), jax.random.fold_in(key, 1))
-        weak, strong = _views(config, isinstance(train, Photos), key, images)
         return update(state, teacher_variables, Batch(weak, labels, sample, strong))
 
     objective_init = None
