@@ -195,12 +195,12 @@ def make_program(config: RunConfig, network: Any, teacher: Any, train: Dataset |
 
     def step(state, teacher_variables, images, labels, index):
         key = jax.random.fold_in(seed, state.step)
-        sample = None
-        if isinstance(update.objective, nn.Module):
-            sample = methods.Sample(index, jnp.asarray(train.labels), jax.random.fold_in(key, 1))
         cropped = isinstance(train, Photos)
         weak = training_images(key, images, config, cropped)
         strong = strong_view(key, images, config, cropped) if training.strong_view else None
+        sample = None
+        if isinstance(update.objective, nn.Module):
+            sample = methods.Sample(index, jnp.asarray(train.labels), jax.random.fold_in(key, 1))
         return update(state, teacher_variables, Batch(weak, labels, sample, strong))
 
     objective_init = None
