@@ -223,6 +223,9 @@ def test_each_recipe_is_trained_with_each_seed(seeds, pipeline, call_command):
     assert again.returncode == 0, again.stderr
     assert again.stdout.count(": done, ") == 4
     assert again.stdout.endswith(shown[shown.index("\nrun ") :])
+    shown = call_command("evaluate", f"--workdir={workdir}").stdout
+    assert shown.count("top-1") == 4
+    assert all(f"{path}: resnet8_quarter, last checkpoint" in shown for path in paths)
     text = call_command("results", workdir).stdout
     assert re.search(r"\nKD +kd .* 2 +2\n", text)
 

@@ -19,7 +19,7 @@ from hsakd_jax.experiments.recipes import RECIPES
 from hsakd_jax.experiments.resolve import recipes_of, resolve, section_of, teacher_recipe
 from hsakd_jax.experiments.validate import check, check_types
 from hsakd_jax.runs.config import Config, RunConfig
-from hsakd_jax.runs.directory import RunDirectory, resolve_path, runs_inside
+from hsakd_jax.runs.directory import RunDirectory, resolve_path, runs_inside, seed_folder
 from hsakd_jax.runs.results import Results
 from hsakd_jax.training import loop
 from hsakd_jax.training.build import Program, dry_run
@@ -86,7 +86,7 @@ def _folders(root: Path, config: dict[str, Any]) -> dict[int, Path]:
         return {config["seed"]: root}
     if (root / "config.json").exists():
         raise UserError(f"{root} is a run, and seeds needs a folder for several: choose another directory")
-    return {seed: root / f"seed_{seed}" for seed in config["seeds"]}
+    return {seed: seed_folder(root, seed) for seed in config["seeds"]}
 
 
 def _directories(root: Path, names: Sequence[str], apart: bool) -> dict[str, Path]:
