@@ -46,6 +46,7 @@ The method <docs/method>
 :hidden:
 :caption: How to
 
+docs/comparing
 docs/own_data
 docs/own_network
 docs/own_objective

@@ -3,7 +3,8 @@
     python -m hsakd_jax.report RUN... --output=report.html [--png=DIR] [--data_dir=DIR] [--classes=FILE]
 
 RUN is the directory of one run, or a folder that contains several, such as a pipeline's. The page is one file without
-links to others. Runs that differ in their seed only are shown as their mean, with a band of one standard deviation.
+links to others. Runs that differ in their seed only are shown as their mean, with a band of one standard deviation. As
+`results` does, the page compares students with the baseline and with KD.
 
 The command predicts the classes of the test images with the last checkpoints. --data_dir sets the folder of the data,
 if it has moved. The page lists what it can't show because a run or the data is missing. --classes sets a file with the

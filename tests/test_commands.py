@@ -209,6 +209,84 @@ def test_recipes_with_what_they_need(run_command, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, variables["batch_stats"], probed["batch_stats"])
 
 
+@pytest.fixture(scope="module")
+def seeds(pipeline, run_command, tmp_path_factory):
+    """The command of two recipes with two seeds and a given teacher, and its finished workdir."""
+    workdir = tmp_path_factory.mktemp("runs") / "seeds"
+    args = [
+        f"{CONFIG}:tiny", f"--workdir={workdir}", "--config.runs=('baseline','kd')", "--config.seeds=(0,1)",
+        f"--config.teacher.workdir={pipeline}/teacher",
+    ]  # fmt: skip
+    done = run_command("main", *args)
+    assert done.returncode == 0, done.stderr
+    return args, workdir, done.stdout
+
+
+def test_each_recipe_is_trained_with_each_seed(seeds, pipeline, call_command):
+    args, workdir, shown = seeds
+    paths = [workdir / f"seed_{seed}" / recipe for seed in (0, 1) for recipe in ("baseline", "kd")]
+    configs = [RunDirectory(path).config() for path in paths]
+    assert [config.seed for config in configs] == [0, 0, 1, 1]
+    assert {config.teacher.workdir for config in configs[1::2]} == {f"{pipeline}/teacher"}
+    results = [RunDirectory(path).results() for path in paths]
+    assert results[0].last == json.loads((pipeline / "results.json").read_text())["baseline"]["last"]
+    assert results[0].last["top1"] != results[2].last["top1"]
+    assert list(json.loads((workdir / "seed_1" / "results.json").read_text())) == ["baseline", "kd"]
+    values = [result.last["top1"] for result in results]
+    for recipe, (first, second) in {"baseline": values[::2], "KD": values[1::2]}.items():
+        cell = f"{(first + second) / 2:.2f} ({abs(first - second) / math.sqrt(2):.2f})"
+        assert re.search(rf"\n{recipe} +resnet8_quarter +5,142 +{re.escape(cell)} ", shown)
+    gain = (values[1] - values[0] + values[3] - values[2]) / 2
+    words = rf"(not shown: {re.escape(f'{gain:+.2f}')}|(better|worse) by {abs(gain):.2f}) \(95 % interval .*, 2 seeds\)"
+    assert re.search(rf"\ncompared with baseline, last epoch, points of top-1:\nKD  {words}\n", shown)
+    assert "% of 896 test images, mean (standard deviation) of 2 seeds; the best epoch" in shown
+    again = call_command("main", *args)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count(": done, ") == 4
+    assert again.stdout.endswith(shown[shown.index("\nrun ") :])
+    shown = call_command("evaluate", f"--workdir={workdir}").stdout
+    assert shown.count("top-1") == 4
+    assert all(f"{path}: resnet8_quarter, last checkpoint" in shown for path in paths)
+    text = call_command("results", workdir).stdout
+    assert re.search(r"\nKD +kd .* 2 +2\n", text)
+
+
+def test_which_images_are_correct_is_in_the_results(seeds):
+    """As the network that is restored classifies them."""
+    _, workdir, _ = seeds
+    result = RunDirectory(workdir / "seed_1" / "kd").results()
+    images, labels = datasets.load("digits").test
+    network, variables = hsakd_jax.restore(workdir / "seed_1" / "kd")
+    config = RunDirectory(workdir / "seed_1" / "kd").config()
+    pixels = ((images / 255 - config.data.mean) / config.data.std).astype(np.float32)
+    right = np.asarray(network.apply(variables, pixels).logits).argmax(-1) == labels
+    assert (result.correct.unpack(len(labels)) == right).mean() > 0.995  # rounding decides few
+    assert 100 * result.correct.unpack(len(labels)).mean() == pytest.approx(result.last["top1"])
+
+
+def test_all_seeds_are_checked_before_the_first_one_trains(seeds, call_command, tmp_path):
+    args, workdir, _ = seeds
+    shutil.copytree(workdir / "seed_1", tmp_path / "runs" / "seed_1")
+    done = call_command("main", *args, f"--workdir={tmp_path}/runs", "--config.student.epochs=3")
+    assert_refused(done, "seed_1/baseline belongs to another config: training.epochs (2 there, 3 asked for)")
+    assert not (tmp_path / "runs" / "seed_0").exists()
+
+
+def test_a_run_is_no_workdir_of_several_seeds(pipeline, call_command):
+    done = call_command("main", f"{CONFIG}:tiny", f"--workdir={pipeline}/baseline", "--config.seeds=(0,1)")
+    assert_refused(done, "baseline is a run, and seeds needs a folder for several: choose another directory")
+
+
+def test_data_is_loaded_once_where_the_seed_selects_no_images(monkeypatch):
+    loaded = []
+    monkeypatch.setattr(experiments_pipeline, "load_source", lambda source, seed: loaded.append(seed) or seed)
+    for data, found in (({}, [0]), ({"validation": 0.2}, [0, 1]), ({"fraction": 0.5}, [0, 1])):
+        loaded.clear()
+        splits = experiments_pipeline._load({"data": {"fraction": 1.0, "validation": 0.0, **data}}, [0, 1])
+        assert loaded == found
+        assert list(splits) == [0, 1]
+
+
 def test_a_few_shot_run_has_the_images_of_its_seed(call_command, tmp_path, monkeypatch):
     def few_shot(splits, fraction, seed):
         raise UserError(f"a fraction of {fraction} by seed {seed}")
@@ -355,6 +433,14 @@ BAD = {
     "unknown dtype of the teacher": (["--config.teacher.inference_dtype=int8"], ["int8", "bfloat16"]),
     "unknown dtype": (["--config.student.dtype=float16"], ["float16", "bfloat16"]),
     "seed of 33 bits": (["--config.seed=4294967296"], ["seed is 4294967296: set a whole number from 0 to 4294967295"]),
+    "one seed of several": (["--config.seeds=0"], ["seeds is (0,): set at least 2, or one by --config.seed=0"]),
+    "a seed twice": (["--config.seeds=(0,1,0)"], ["seeds is (0, 1, 0), which contains 0 twice: set each seed once"]),
+    "a negative seed of several": (["--config.seeds=(0,-1)"], ["seeds is (0, -1): set values in brackets, or none"]),
+    "seeds that are no numbers": (["--config.seeds=x"], ["seeds is ('x',): set values", "each a whole number from 0"]),
+    "a seed and seeds": (
+        ["--config.seed=0", "--config.seeds=(0,1)"],
+        ["seed and seeds are both set: add the seed to --config.seeds, and leave --config.seed out"],
+    ),
     "batch and devices": (["--config.student.batch=12"], ["student.batch is 12", "8 devices"]),
     "batch and dataset": (
         ["--config.student.batch=800"],

@@ -156,7 +156,7 @@ def test_method(new_file, new_functions, new_lines):
         device="",
         git=None,
     )
-    assert recipe.title in pipeline.summary({name: result})
+    assert recipe.title in pipeline.summary({0: {name: result}})
 
 
 def test_dataset(new_file, new_lines, tmp_path):

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "distillation": ("models", "flax jax msgspec optax"),
     "data": ("core", "PIL absl jax numpy sklearn tensorflow_datasets"),
     "runs": ("core models", "flax jax msgspec numpy orbax"),
-    "evaluation": ("core data models runs", "jax msgspec numpy"),
+    "evaluation": ("core data models runs", "jax msgspec numpy scipy"),
     "training": (
         "core data distillation evaluation models runs",
         "flax jax msgspec numpy optax tensorboardX trackio wandb",

@@ -1,10 +1,11 @@
-"""Groups of runs that differ in their seed only, with labels, colours and gains over the baseline."""
+"""Groups of runs that differ in their seed only, with labels, colours and comparisons."""
 
 import os
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from hsakd_jax.analysis.comparing import Compared, compare_groups
 from hsakd_jax.analysis.run_index import Run, by_settings
 from hsakd_jax.experiments.recipes import RECIPES
 
@@ -26,13 +27,13 @@ class Group(NamedTuple):
       label: unique among the groups of a dataset.
       colour: a key of `plots.COLOURS`.
       runs: at least one.
-      pairs: each run that has a baseline, with this baseline; empty for a baseline.
+      compared: with the baseline and with KD, where there is a group to compare with.
     """
 
     label: str
     colour: str
     runs: Sequence[Run]
-    pairs: Sequence[tuple[Run, Run]]
+    compared: Sequence[Compared]
 
     @property
     def recipe(self) -> str:
@@ -50,9 +51,9 @@ class Group(NamedTuple):
         return _role(self.recipe) == "student"
 
     @property
-    def gains(self) -> list[float]:
-        """Points of top-1 over the baseline, of each pair."""
-        return [run.top1("last") - baseline.top1("last") for run, baseline in self.pairs]
+    def with_baseline(self) -> Compared | None:
+        """The comparison with the baseline."""
+        return next((one for one in self.compared if one.reference == "baseline"), None)
 
     def top1(self, when: str) -> list[float]:
         """Top-1 in % of each run; `when` is 'last' or 'best'."""
@@ -78,12 +79,9 @@ def group(runs: Sequence[Run]) -> Grouping:
     order = {recipe: i for i, recipe in enumerate(RECIPES)}
     ordered = sorted(runs, key=lambda run: (order.get(run.recipe, len(order)), run.seeds[0]))
     members, repeated = by_settings(ordered, by_recipe=True)
-    baselines = [run for some in members for run in some if run.recipe == "baseline"]
     subject = max(members, key=_rank)
-    groups = []
-    for some, label, colour in zip(members, _labels(members), _colours(members, subject), strict=True):
-        found = [(run, baseline_of(run, baselines)) for run in some]
-        groups.append(Group(label, colour, some, [(run, other) for run, other in found if other and other is not run]))
+    compared = compare_groups([(some[0].method, some) for some in members])
+    groups = list(map(Group, _labels(members), _colours(members, subject), members, compared))
     return Grouping(groups, groups[members.index(subject)], repeated)
 
 
@@ -98,29 +96,6 @@ def describe(run: Run) -> str:
         return "trains a new last layer on a trained backbone"
     kind = run.config.objective.kind
     return DESCRIPTIONS.get(kind, f"has the objective {kind}")
-
-
-def baseline_of(run: Run, baselines: Iterable[Run]) -> Run | None:
-    """The baseline of a run, of the same network, data, epochs and batch; None where there is none, or for a teacher.
-
-    Of several, the one with the most settings in common, then one of the same seed, then one in the same folder.
-    """
-    if _role(run.recipe) == "teacher":
-        return None
-    needed = ("classes", "data.name", "data.fraction", "data.validation", "training.epochs", "training.batch")
-    compared = [key for key in run.settings if key.startswith(("training.", "data.", "network."))]
-    compared.remove("network.branches")
-
-    def distance(other: Run) -> tuple[int, bool, bool]:
-        differing = sum(other.settings[key] != run.settings[key] for key in compared)
-        return differing, other.seeds[0] != run.seeds[0], other.path.parent != run.path.parent
-
-    found = [
-        other
-        for other in baselines
-        if other.student == run.student and all(other.settings[key] == run.settings[key] for key in needed)
-    ]
-    return min(found, key=distance, default=None)
 
 
 def _role(recipe: str) -> str | None:

@@ -14,7 +14,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from hsakd_jax.analysis import misclassified, plots, sections
-from hsakd_jax.analysis.grouping import Group, describe, group, title_of
+from hsakd_jax.analysis.comparing import Compared
+from hsakd_jax.analysis.grouping import describe, group, title_of
 from hsakd_jax.analysis.run_index import Run
 from hsakd_jax.analysis.sections import Section
 from hsakd_jax.core.errors import UserError
@@ -105,10 +106,7 @@ class Dataset:
         subject, run = self.subject, self.subject.runs[0]
         reached = statistics.mean(subject.top1("last"))
         line = f"{subject.label}: {run.student} reaches {reached:.2f}\N{NO-BREAK SPACE}% top-1 on {self.name}"
-        if subject.gains:
-            change = statistics.mean(subject.gains)
-            line += f", {_compare(change, 'points more than', 'points less than')} the baseline"
-            line += " (may be chance)" if abs(change) < _chance(subject) else ""
+        line += f", {_headline(subject.with_baseline)}" if subject.with_baseline else ""
         taught = [top1 for run in subject.runs if (top1 := self._teacher_top1(run)) is not None]
         if len(taught) == len(subject.runs):
             line += f", {_compare(statistics.mean(taught) - reached, 'below', 'above')} its teacher {run.teacher}"
@@ -153,7 +151,6 @@ class Dataset:
                 "run": dot + bold.format(one.label),
                 "top-1 last": bold.format(_mean(one.top1("last"))),
                 "best": _mean(one.top1("best")),
-                "gain": _mean(one.gains, "+") if one.gains else "",
                 "network": run.student,
                 "teacher": run.teacher or "",
                 "seed": ", ".join(str(r.seeds[0]) for r in one.runs),
@@ -164,22 +161,22 @@ class Dataset:
             rows.append(row)
         return [{name: row[name] for name in row if any(other[name] for other in rows)} for row in rows]
 
+    def verdicts(self) -> list[dict[str, str]]:
+        """A row of cells by column for each comparison of two groups."""
+        return [
+            {"run": one.label, "compared with": compared.name, "top-1 last, points": str(compared.verdict)}
+            for one in self.groups
+            for compared in one.compared
+        ]
+
     def notes(self) -> list[str]:
         """Remarks on the table."""
         selected = " or ".join(sorted({run.results.selected_by for run in self._runs}))
         note = "Top-1: percentage of the test images that are classified correctly, after the last epoch and after the "
         note += f"best one, selected by {selected}. Sizes are those of the network without branches"
         note += "; of several networks, the first one's." if any(r.config.network.peers for r in self._runs) else "."
-        pairs = [pair for one in self.groups for pair in one.pairs]
-        if pairs:
-            note += " Gain: over the baseline, the same network without a teacher."
         if any(len(one.runs) > 1 for one in self.groups):
-            note += " Several seeds: mean (standard deviation)"
-            within = pairs and all(run.seeds[0] == baseline.seeds[0] for run, baseline in pairs)
-            note += "; a gain compares runs of one seed." if within else "."
-        elif chance := _chance(self.subject) if len(self.groups) > 1 else 0:
-            images = self.subject.runs[0].results.test_images
-            note += f" Differences below {chance:.1f} points may be chance: one seed, {images:,} test images."
+            note += " Several seeds: mean (standard deviation)."
         notes = [note]
         for paths, why in (
             ([run.path for run in self._repeated], "Left out, since another run has the same seed and settings"),
@@ -203,7 +200,8 @@ class Dataset:
     def _predictions(self, data_dir: str | None) -> list[Section]:
         subject, run = self.subject, self.subject.runs[0]  # not the luckiest one
         teacher, networks = run.config.teacher, {"student": Checkpoint(run.path)}
-        baseline = next((other for taught, other in subject.pairs if taught is run), None)
+        baselines = subject.with_baseline.runs if subject.with_baseline else []
+        baseline = min(baselines, key=lambda other: other.seeds[0] != run.seeds[0], default=None)
         remarks = ["Only the first of its networks is shown."] if run.config.network.peers else []
         if teacher:
             where = resolve_path(run.path, teacher.workdir)
@@ -253,6 +251,16 @@ class Dataset:
         return found
 
 
+def _headline(baseline: Compared) -> str:
+    """The comparison with the baseline as a part of a sentence."""
+    verdict = baseline.verdict
+    if verdict.difference is None:
+        return f"not compared with the baseline ({verdict.reason})"
+    if verdict.is_shown:
+        return f"{_compare(verdict.difference, 'points more than', 'points less than')} the baseline"
+    return f"not shown to differ from the baseline ({verdict.difference:+.2f} points)"
+
+
 def _compare(points: float, more: str, less: str) -> str:
     return f"{abs(points):.2f} {more if points > 0 else less}" if round(points, 2) else "level with"
 
@@ -266,14 +274,6 @@ def _records(path: Path) -> Sequence[Record]:
 
 def _ends_early(run: Run, records: Sequence[Record]) -> bool:
     return bool(records) and records[-1].epoch < run.results.last["epoch"]
-
-
-def _chance(one: Group) -> float:
-    """Points by which two equally good networks differ on one of 20 test sets; 0 where seeds show it better."""
-    images, fraction = one.runs[0].results.test_images, statistics.mean(one.top1("last")) / 100
-    if len(one.runs) > 1 or not images:
-        return 0.0
-    return 100 * 1.96 * (2 * fraction * (1 - fraction) / images) ** 0.5
 
 
 def _mean(values: Sequence[float], sign: str = "") -> str:

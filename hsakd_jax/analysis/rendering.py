@@ -51,7 +51,7 @@ def as_text(tables: Sequence[Comparison], everything: bool = False) -> str:
         for column in shown.columns:
             entries = [entry for entry in shown.entries if entry.column == column]
             lines += ["", _heading(column, shown), ""]
-            lines += [_block(entries, shown.kinds, notes), *_commands(entries, everything)]
+            lines += [_block(entries, shown.kinds, notes), *_verdicts(entries, notes), *_commands(entries, everything)]
         parts.append(
             "\n".join([*lines, *([""] if shown.runs() else []), *_wrapped([*notes.lines(), *_evidence(shown)])])
         )
@@ -72,6 +72,11 @@ def as_markdown(tables: Sequence[Comparison], everything: bool = False) -> str:
         for (method, differing), entries in rows.items():
             cells = [_cell(entries.get(column), shown.kinds, notes) for column in shown.columns]
             lines.append(_cells([method + (f"<br>{differing}" if differing else ""), *cells]))
+        verdicts = []
+        for column in shown.columns:
+            found = _sentences([entry for entry in shown.entries if entry.column == column], notes)
+            verdicts += [f"- {_heading(column, shown)}: {' '.join(words)}" for words in found]
+        lines += ["", *verdicts] if verdicts else []
         lines += ["", *(f"{line}  " for line in [*notes.lines(), *_evidence(shown)])]
         commands = []
         for column in shown.columns:
@@ -124,6 +129,24 @@ def _block(entries: Sequence[Entry], kinds: Sequence[str], notes: Notes) -> str:
     if not any(entry.paper for entry in entries):
         header, rows = header[:6], [row[:6] for row in rows]
     return table(header, rows, left=2)
+
+
+def _sentences(entries: Sequence[Entry], notes: Notes) -> list[tuple[str, str]]:
+    """For each comparison, whom it is about, and the verdict."""
+    found = []
+    for entry in entries:
+        label = f" ({_label(entry, notes)})" if entry.differing else ""
+        found += [(f"{entry.method}{label} against {one.name}:", str(one.verdict)) for one in entry.compared]
+    return found
+
+
+def _verdicts(entries: Sequence[Entry], notes: Notes) -> list[str]:
+    sentences = _sentences(entries, notes)
+    width = max((len(who) for who, _ in sentences), default=0)
+    indent = " " * min(width + 3, WIDTH // 2)
+    wrap = partial(textwrap.wrap, width=WIDTH, initial_indent="  ", subsequent_indent=indent)
+    lines = [line for who, verdict in sentences for line in wrap(f"{who.ljust(width)} {verdict}")]
+    return ["", "compared within each seed, last epoch, points of top-1:", *lines] if lines else []
 
 
 def _cell(entry: Entry | None, kinds: Sequence[str], notes: Notes) -> str:
@@ -282,6 +305,7 @@ def _records(shown: Comparison) -> list[dict[str, Any]]:
             "paper_top5": entry.paper and entry.paper.top5,
             "difference_top1": entry.difference(),
             "difference_top5": entry.difference("top5"),
+            "compared": {one.reference: one.verdict._asdict() for one in entry.compared},
             "departures": _departures(entry),
             "own_choice": dict(entry.departures.own_choice),
             "command": entry.command or "",

@@ -65,7 +65,8 @@ def results(groups: Sequence[Group]) -> list[Section]:
     rows = []
     for g in groups:
         last = g.top1("last")
-        gain = f" ({statistics.mean(g.gains):+.2f})" if g.gains else ""
+        difference = g.with_baseline.verdict.difference if g.with_baseline else None
+        gain = "" if difference is None else f" ({difference:+.2f})"
         rows.append(
             plots.Row(
                 g.label,
@@ -76,7 +77,7 @@ def results(groups: Sequence[Group]) -> list[Section]:
                 ring=statistics.mean(g.top1("best")),
             )
         )
-    caption = "Dot: last epoch. Ring: best epoch. In brackets: gain over the baseline in points."
+    caption = "Dot: last epoch. Ring: best epoch. In brackets: points over the baseline within each seed."
     if any(len(g.runs) > 1 for g in groups):
         caption += " Whisker: one standard deviation over seeds."
     return [Section("Results", caption, name="results", figure=plots.dots(rows, "top-1 on test images, %"))]

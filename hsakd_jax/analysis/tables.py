@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hsakd_jax.analysis.comparing import Compared, compare_groups
 from hsakd_jax.analysis.paper import TABLES, Column, Number
 from hsakd_jax.analysis.run_index import UNKNOWN, Agreement, Departures, Run, by_settings, same
 from hsakd_jax.experiments.recipes import RECIPES, parents
@@ -29,6 +30,7 @@ class Entry(NamedTuple):
       departures: from the paper's settings.
       paper: the paper's number; None where it has none.
       command: trains what is missing; None where nothing is, or no command can.
+      compared: with the baseline and with KD of the same pair.
     """
 
     recipe: str
@@ -38,6 +40,7 @@ class Entry(NamedTuple):
     departures: Departures = Departures(Agreement.UNPUBLISHED)
     paper: Number | None = None
     command: str | None = None
+    compared: Sequence[Compared] = ()
 
     @property
     def method(self) -> str:
@@ -203,6 +206,8 @@ def _table(key: str, main_runs: Sequence[Run], runs: Sequence[Run], everything: 
                 repeated += again
             elif number:
                 entries.append(Entry(recipe, column, paper=number, command=command(key, recipe, column, runs)))
+    for column in columns:
+        entries = _with_comparisons(entries, column)
     notes = [paper.note] if paper and paper.note else []
     notes += _remarks({name for column in columns for name in column[1:]}, entries)
     return Comparison(
@@ -214,6 +219,14 @@ def _table(key: str, main_runs: Sequence[Run], runs: Sequence[Run], everything: 
         entries=entries,
         repeated=list({run.path: run for run in repeated}.values()),
     )
+
+
+def _with_comparisons(entries: Sequence[Entry], column: Column) -> list[Entry]:
+    """The entries, those of a column with their comparisons."""
+    trained = [i for i, entry in enumerate(entries) if entry.column == column and entry.runs]
+    found = compare_groups([(entries[i].recipe, entries[i].runs) for i in trained])
+    compared = dict(zip(trained, found, strict=True))
+    return [entry._replace(compared=compared.get(i, entry.compared)) for i, entry in enumerate(entries)]
 
 
 def _remarks(networks: set[str | None], entries: Sequence[Entry]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,10 +28,30 @@ from hsakd_jax.runs.restore import build_network, network_variables
 from hsakd_jax.runs.results import Accuracies
 
 
+class Measured(NamedTuple):
+    """What a network reaches on a dataset.
+
+    Attributes:
+      accuracies: in percent, with the names of `metrics.correct`.
+      correct: whether the class of each image is correct, bool [n], in their order; None of several networks.
+    """
+
+    accuracies: Accuracies
+    correct: np.ndarray | None
+
+
 def make_evaluate(
     network: Any, devices: Devices, config: Config, batch: int
 ) -> Callable[[Any, Dataset | Photos], Accuracies]:
-    """Makes `evaluate(variables, dataset) -> accuracies in percent`, with the names of `metrics.correct`.
+    """Makes `evaluate(variables, dataset) -> accuracies`, those of `make_measure`."""
+    measure = make_measure(network, devices, config, batch)
+    return lambda variables, dataset: measure(variables, dataset).accuracies
+
+
+def make_measure(
+    network: Any, devices: Devices, config: Config, batch: int
+) -> Callable[[Any, Dataset | Photos], Measured]:
+    """Makes `measure(variables, dataset)`.
 
     Networks with branches see all four rotations of each image, others the upright one. Accuracies of `Peers` have
     the network's name in front: 'peer1/top1'.
@@ -50,19 +70,24 @@ def make_evaluate(
         images = prepare(images, **preprocess)
         outputs = network.apply(variables, rotate(images) if network.branches else images)
         named = {"": outputs} if isinstance(outputs, Outputs) else {f"peer{i}/": o for i, o in enumerate(outputs, 1)}
-        return {p + k: n for p, o in named.items() for k, n in metrics.correct(o, labels, mask).items()}
+        right = {p + k: found for p, o in named.items() for k, found in metrics.correct(o, labels, mask).items()}
+        return {name: found.sum(dtype=jnp.int32) for name, found in right.items()}, right.get("top1")
 
     count = devices.jit(count, 1)
 
-    def evaluate(variables, dataset):
-        totals = None
+    def measure(variables, dataset):
+        totals, right = None, []
         for rows in batches_of(config, dataset, batch, local_slice):
             rows = devices.shard(rows)
-            counts = count(variables, rows["image"], rows["label"], rows["mask"])
+            counts, top1 = count(variables, rows["image"], rows["label"], rows["mask"])
+            right.append(top1)
             totals = counts if totals is None else jax.tree.map(jnp.add, totals, counts)
-        return metrics.percentages(jax.device_get(totals), len(dataset.labels))
+        accuracies = metrics.percentages(jax.device_get(totals), len(dataset.labels))
+        # Only the last batch is padded, at its end.
+        correct = None if None in right else np.concatenate(jax.device_get(right))[: len(dataset.labels)]
+        return Measured(accuracies, correct)
 
-    return evaluate
+    return measure
 
 
 def preprocessing(config: Config) -> dict[str, Any]:

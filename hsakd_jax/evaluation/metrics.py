@@ -26,7 +26,7 @@ def top1(outputs: Outputs | Sequence[Outputs], labels: Array) -> Array:
 
 
 def correct(outputs: Outputs, labels: Array, mask: Array) -> dict[str, Array]:
-    """Numbers of correct predictions in a batch.
+    """Which predictions of a batch are correct.
 
     Args:
       outputs: of a plain batch [B], or of a rotated one [4B] where the network has branches.
@@ -34,20 +34,20 @@ def correct(outputs: Outputs, labels: Array, mask: Array) -> dict[str, Array]:
       mask: bool [B], False for padding.
 
     Returns:
-      int32 scalars: 'top1' and 'top5' over upright images; per branch l 'joint_l' (argmax of the joint logits is
-      4y + j) and 'class_l' (argmax of the folded logits is y), both over all four rotations.
+      'top1' and 'top5' of the upright images, bool [B]; per branch l 'joint_l' (argmax of the joint logits is 4y + j)
+      and 'class_l' (argmax of the folded logits is y) of all four rotations, bool [4B]. False for padding.
     """
     logits = upright(outputs.logits, len(labels))
     rows = jnp.repeat(mask, ROTATIONS)
-    counts = {f"top{k}": in_top(logits, labels, k) & mask for k in (1, 5)}
+    found = {f"top{k}": in_top(logits, labels, k) & mask for k in (1, 5)}
     for l, joint_logits in enumerate(outputs.aux_logits, 1):
-        counts[f"joint_{l}"] = in_top(joint_logits, joint_labels(labels)) & rows
-        counts[f"class_{l}"] = in_top(class_logits(joint_logits), jnp.repeat(labels, ROTATIONS)) & rows
-    return {name: right.sum(dtype=jnp.int32) for name, right in counts.items()}
+        found[f"joint_{l}"] = in_top(joint_logits, joint_labels(labels)) & rows
+        found[f"class_{l}"] = in_top(class_logits(joint_logits), jnp.repeat(labels, ROTATIONS)) & rows
+    return found
 
 
 def percentages(counts: dict[str, int], images: int) -> dict[str, float]:
-    """Percentages from the counts of `correct`, summed over a dataset of that many images; names may have a prefix."""
+    """Percentages from numbers of `correct` predictions in a dataset of that many images; names may have a prefix."""
 
     def rows(name):
         return images * (1 if name.rpartition("/")[2].startswith("top") else ROTATIONS)

@@ -81,6 +81,7 @@ def make_config(
         "inference_dtype": "",  # that it answers in; '' for the one that it was trained in
     }
     config: dict[str, Any] = {
+        "seeds": (),  # each trains all runs once, in WORKDIR/seed_N; () for `seed` alone
         "peers": ("", ""),  # the networks of a mutual run; '' for the section's
         "batch_norm_groups": 1,  # parts of a batch that have statistics of their own
         "tracking": (),  # 'tensorboard', 'wandb', 'trackio'

@@ -1,10 +1,11 @@
 """From a command's config to its runs, one after the other, and the table that compares them."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 from hsakd_jax.core.console import Console, table
 from hsakd_jax.core.errors import UserError
@@ -13,29 +14,40 @@ from hsakd_jax.core.sharding import Devices, is_first_process
 from hsakd_jax.data import sampling
 from hsakd_jax.data.datasets import Splits, load_source
 from hsakd_jax.evaluation.accuracies import best_branch, mean_top1
+from hsakd_jax.evaluation.verdict import compare
 from hsakd_jax.experiments.recipes import RECIPES
 from hsakd_jax.experiments.resolve import recipes_of, resolve, section_of, teacher_recipe
 from hsakd_jax.experiments.validate import check, check_types
 from hsakd_jax.runs.config import Config, RunConfig
-from hsakd_jax.runs.directory import RunDirectory, resolve_path, runs_inside
+from hsakd_jax.runs.directory import RunDirectory, resolve_path, runs_inside, seed_folder
 from hsakd_jax.runs.results import Results
 from hsakd_jax.training import loop
 from hsakd_jax.training.build import Program, dry_run
 
 
+class _Planned(NamedTuple):
+    """A run that was checked, and is to train: the arguments of `loop.run`, except the console."""
+
+    config: RunConfig
+    path: Path
+    splits: Splits
+    traced: Program | None  # None of a finished run
+
+
 def execute(
     config: dict[str, Any], workdir: str, console: Console, command: Sequence[str] | None = None
-) -> dict[str, Results]:
-    """Runs all recipes of a config and those that they need, skips finished runs, and shows the table.
+) -> dict[int, dict[str, Results]]:
+    """Runs all recipes of a config and those that they need with each seed, skips finished runs, and shows the table.
 
     Args:
       config: as `make_config` makes it.
-      workdir: of the run; with several runs, or where it contains some, each has a subdirectory of its name.
+      workdir: of the run; with several runs, or where it contains some, each has a subdirectory of its name. With
+        `seeds`, these are in the subdirectory seed_N of the seed N.
       console: where progress is shown.
       command: arguments of the command, which each run records. Keys that they set must have an effect.
 
     Returns:
-      Results by recipe.
+      Results by recipe, by seed.
 
     Raises:
       UserError, Stopped: as `loop.run`.
@@ -43,39 +55,84 @@ def execute(
     check_types(config)
     names = recipes_of(config)
     check(config, {name: section_of(config, name) for name in names}, command or ())
-    root = expand(workdir)
-    paths = _directories(root, names)
-    if root not in paths.values():
-        _earlier_results(root)  # refuses another program's before anything trains
-    source: Any = SimpleNamespace(**config["data"])  # what a person typed, which `resolve` makes a `runs.config.Data`
-    splits = load_source(source, seed=config["seed"])
-    parts = {name: few_shot(splits, RECIPES[name].fraction, config["seed"]) for name in names}
+    folders = _folders(expand(workdir), config)
+    paths = {seed: _directories(folder, names, bool(config["seeds"])) for seed, folder in folders.items()}
+    shared = {seed: folder for seed, folder in folders.items() if folder not in paths[seed].values()}
+    for folder in shared.values():
+        _earlier_results(folder)  # refuses another program's before anything trains
+    splits = _load(config, list(folders))
     # All are checked before the first one trains: a mistake in the student is found before the teacher's hours.
-    resolved = {name: resolve(config, name, splits, command) for name in names}
-    taught_by = {name: _teacher_config(config, resolved, name) for name in names}
-    traced = {
-        name: _check_run(run, paths, name, taught_by[name], parts[name], console) for name, run in resolved.items()
-    }
-    results = {
-        name: loop.run(run, paths[name], parts[name], console, traced.pop(name)) for name, run in resolved.items()
-    }
+    plans = {seed: _plan({**config, "seed": seed}, paths[seed], splits.pop(seed), command, console) for seed in folders}
+    results: dict[int, dict[str, Results]] = {}
+    for seed, plan in plans.items():
+        results[seed] = {name: _train(plan.pop(name), console) for name in names}
+        if seed in shared and is_first_process():
+            _write_results(shared[seed], results[seed])
     console.line("\n" + summary(results))
-    if root not in paths.values() and is_first_process():
-        _write_results(root, results)
     return results
 
 
-def _directories(root: Path, names: Sequence[str]) -> dict[str, Path]:
+def _train(run: _Planned, console: Console) -> Results:
+    return loop.run(run.config, run.path, run.splits, console, run.traced)
+
+
+def _folders(root: Path, config: dict[str, Any]) -> dict[int, Path]:
+    """The folder of the runs of each seed.
+
+    Raises:
+      UserError: the folder of several seeds is a run.
+    """
+    if not config["seeds"]:
+        return {config["seed"]: root}
+    if (root / "config.json").exists():
+        raise UserError(f"{root} is a run, and seeds needs a folder for several: choose another directory")
+    return {seed: seed_folder(root, seed) for seed in config["seeds"]}
+
+
+def _directories(root: Path, names: Sequence[str], apart: bool) -> dict[str, Path]:
     """The directory of each run; a folder that contains runs gets another one.
+
+    Args:
+      root: the folder.
+      names: the recipes.
+      apart: whether a single run has a subdirectory too.
 
     Raises:
       UserError: the folder of several runs is a run.
     """
-    if len(names) == 1 and not runs_inside(root):
+    if len(names) == 1 and not apart and not runs_inside(root):
         return {names[0]: root}
     if (root / "config.json").exists():
-        raise UserError(f"{root} is a run, and {', '.join(names)} need a folder for several: choose another directory")
+        needs = "needs" if len(names) == 1 else "need"
+        raise UserError(
+            f"{root} is a run, and {', '.join(names)} {needs} a folder for several: choose another directory"
+        )
     return {name: root / name for name in names}
+
+
+def _load(config: dict[str, Any], seeds: Sequence[int]) -> dict[int, Splits]:
+    """The data of each seed; loaded once where no seed selects images."""
+    source: Any = SimpleNamespace(**config["data"])  # what a person typed, which `resolve` makes a `runs.config.Data`
+    if source.fraction == 1 and not source.validation:
+        return dict.fromkeys(seeds, load_source(source, seed=seeds[0]))
+    return {seed: load_source(source, seed=seed) for seed in seeds}
+
+
+def _plan(
+    config: dict[str, Any],
+    paths: dict[str, Path],
+    splits: Splits,
+    command: Sequence[str] | None,
+    console: Console,
+) -> dict[str, _Planned]:
+    """The runs of a seed, by recipe, each checked and traced."""
+    parts = {name: few_shot(splits, RECIPES[name].fraction, config["seed"]) for name in paths}
+    resolved = {name: resolve(config, name, splits, command) for name in paths}
+    plan: dict[str, _Planned] = {}
+    for name, run in resolved.items():
+        traced = _check_run(run, paths, name, _teacher_config(config, resolved, name), parts[name], console)
+        plan[name] = _Planned(run, paths[name], parts[name], traced)
+    return plan
 
 
 def few_shot(splits: Splits, fraction: float, seed: int) -> Splits:
@@ -155,23 +212,52 @@ def _write_results(root: Path, results: dict[str, Results]) -> None:
         raise UserError(f"can't write to {root}: {error.strerror}; free some space") from error
 
 
-def summary(results: dict[str, Results]) -> str:
-    """A table of runs: last epoch, best epoch, and the gain by distillation."""
-    baseline = results.get("baseline")
-    header = ["run", "network", "parameters", "top-1 last", "top-1 best", "gain", "best branch joint"]
+def summary(results: Mapping[int, Mapping[str, Results]]) -> str:
+    """A table of runs, given by seed and recipe: last epoch, best epoch, and verdicts on the gain by distillation."""
+    recipes = next(iter(results.values()))
+    by_recipe = {recipe: {seed: runs[recipe] for seed, runs in results.items()} for recipe in recipes}
+    header = ["run", "network", "parameters", "top-1 last", "top-1 best", "best branch joint"]
     rows = []
-    for recipe, result in results.items():
-        top1, best = mean_top1(result.last), mean_top1(result.best)
-        student = RECIPES[recipe].network == "student" and recipe != "baseline"
-        gain = f"{top1 - mean_top1(baseline.last):+.2f}" if baseline and student else ""
-        joint = f"{best_branch(result.last):.2f}" if any("joint_" in name for name in result.last) else ""
+    for recipe, runs in by_recipe.items():
+        one = next(iter(runs.values()))
+        top1, best = ([mean_top1(getattr(r, when)) for r in runs.values()] for when in ("last", "best"))
+        joint = [best_branch(r.last) for r in runs.values()] if any("joint_" in name for name in one.last) else []
         # Of several different networks the size is the first one's, and the accuracy their mean.
-        size = "" if "+" in result.arch else f"{result.parameters.backbone:,}"
-        rows.append([RECIPES[recipe].title, result.arch, size, f"{top1:.2f}", f"{best:.2f}", gain, joint])
+        size = "" if "+" in one.arch else f"{one.parameters.backbone:,}"
+        rows.append([RECIPES[recipe].title, one.arch, size, _cell(top1), _cell(best), _cell(joint)])
     shown = [i for i in range(len(header)) if any(row[i] for row in rows)]
-    first = next(iter(results.values()))
-    selected_on = first.selected_by.rpartition(" ")[2]
-    note = f"% of {first.test_images} test images; the best epoch was selected on the {selected_on} images"
-    kinds = {RECIPES[recipe].select_by for recipe in results}
+    first = next(iter(by_recipe.values()))
+    one = next(iter(first.values()))
+    note = f"% of {one.test_images} test images"
+    note += f", mean (standard deviation) of {len(first)} seeds" if len(first) > 1 else ""
+    note += f"; the best epoch was selected on the {one.selected_by.rpartition(' ')[2]} images"
+    kinds = {RECIPES[recipe].select_by for recipe in by_recipe}
     note += ", a teacher's by its branches" if "joint" in kinds else ""
-    return f"{table([header[i] for i in shown], [[row[i] for i in shown] for row in rows])}\n\n{note}"
+    lines = [table([header[i] for i in shown], [[row[i] for i in shown] for row in rows]), *_verdicts(by_recipe), note]
+    return "\n\n".join(lines)
+
+
+def _cell(values: Sequence[float]) -> str:
+    """The mean, and of several values the standard deviation."""
+    if not values:
+        return ""
+    return f"{mean(values):.2f}" + (f" ({stdev(values):.2f})" if len(values) > 1 else "")
+
+
+def _verdicts(by_recipe: Mapping[str, Mapping[int, Results]]) -> list[str]:
+    """Compares students with the first one that has no teacher, if they have its network and number of images."""
+    students = [recipe for recipe in by_recipe if RECIPES[recipe].network == "student"]
+    baseline = next((recipe for recipe in students if not RECIPES[recipe].teacher), None)
+    if baseline is None:
+        return []
+
+    def trained(recipe: str) -> tuple[str, int]:
+        one = next(iter(by_recipe[recipe].values()))
+        return one.arch, one.train_images
+
+    others = [recipe for recipe in students if recipe != baseline and trained(recipe) == trained(baseline)]
+    width = max((len(RECIPES[recipe].title) for recipe in others), default=0)
+    lines = [f"compared with {RECIPES[baseline].title}, last epoch, points of top-1:"]
+    for recipe in others:
+        lines.append(f"{RECIPES[recipe].title.ljust(width)}  {compare(by_recipe[recipe], by_recipe[baseline])}")
+    return ["\n".join(lines)] if others else []

@@ -158,7 +158,7 @@ SETTINGS = (
         at__maps="hints",
         kl__weight=0.0,
     ),
-    _imagenet("crd", "megvii-research/mdistiller configs/imagenet/r34_r18/crd.yaml", **CRD, kl__weight=0.0),
+    _imagenet("crd", "megvii-research/mdistiller configs/imagenet/r34_r18/crd.yaml", **CRD),
     # CRD's paper has these two without KD, and does not publish their weights.
     _imagenet("sp", "Tian et al. 2020 (arXiv 1910.10699), the table of ImageNet", kl__weight=0.0),
     _imagenet("cc", "Tian et al. 2020 (arXiv 1910.10699), the table of ImageNet", kl__weight=0.0),

@@ -36,10 +36,12 @@ _TAUGHT = {
     "inference_dtype": typed.Dtype | None,
 }
 _TERM = field_types(typed.Term)
+_SEED = field_types(typed.RunConfig)["seed"]
 TYPES: dict[str, Any] = {
     "recipe": str,
     "runs": Annotated[tuple[str, ...], Meta(min_length=1)],
-    "seed": field_types(typed.RunConfig)["seed"],
+    "seed": _SEED,
+    "seeds": tuple[_SEED, ...],
     "peers": tuple[str, ...],
     "batch_norm_groups": _TRAINING["batch_norm_groups"],
     "tracking": field_types(typed.Logging)["tracking"],
@@ -88,6 +90,7 @@ def check(config: dict[str, Any], sections: Mapping[str, dict[str, Any]], comman
       UserError: an unknown network, a batch that does not fit the devices, no teacher or start where one is needed,
         settings that contradict one another, or a tracker that is not there.
     """
+    _check_seeds(config["seeds"], command)
     _check_data(config["data"])
     tracking.check(config["tracking"])
     _refuse_unused_peers(config, list(sections))
@@ -97,6 +100,17 @@ def check(config: dict[str, Any], sections: Mapping[str, dict[str, Any]], comman
         _check_networks(config, name, section)
         _check_milestones(section["milestones"], RECIPES[name].schedule or RECIPES[name].network)
         _check_batch(config, name, section)
+
+
+def _check_seeds(seeds: Sequence[int], command: Sequence[str]) -> None:
+    if not seeds:
+        return
+    if len(seeds) == 1:
+        raise UserError(f"seeds is {tuple(seeds)}: set at least 2, or one by --config.seed={seeds[0]}")
+    if twice := [seed for seed in dict.fromkeys(seeds) if seeds.count(seed) > 1]:
+        raise UserError(f"seeds is {tuple(seeds)}, which contains {twice[0]} twice: set each seed once")
+    if "seed" in overridden(command):
+        raise UserError("seed and seeds are both set: add the seed to --config.seeds, and leave --config.seed out")
 
 
 def _check_data(data: dict[str, Any]) -> None:

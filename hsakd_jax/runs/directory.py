@@ -75,7 +75,7 @@ class RunDirectory:
                     f"{self.path} belongs to another config: {', '.join(differing)}; choose another directory"
                 )
         elif self.path.exists() and (not self.path.is_dir() or _visible(self.path)):
-            runs = [run.name for run in runs_inside(self.path)]
+            runs = [str(run.relative_to(self.path)) for run in runs_inside(self.path)]
             held = f"; it contains the runs {', '.join(runs)}" if runs else ""
             raise UserError(f"{self.path} exists and is not a run directory{held}: choose another directory")
 
@@ -128,7 +128,7 @@ class RunDirectory:
           UserError: this is not a run directory, or its config.json is not valid, or not that of its checkpoint.
         """
         if not self._config.exists():
-            inside = [run.name for run in runs_inside(self.path)]
+            inside = [str(run.relative_to(self.path)) for run in runs_inside(self.path)]
             hint = f"; it contains the runs {', '.join(inside)}: choose one" if inside else ": check the path"
             raise UserError(f"{self.path} is not a run directory (no config.json){hint}")
         if not self.is_ours():
@@ -237,11 +237,17 @@ class RunDirectory:
 
 
 def runs_inside(folder: Path) -> list[Path]:
-    """The run directories in a folder, not deeper, in the order of their names.
+    """The run directories in a folder and in its folders of seeds, not deeper, in the order of their paths.
 
     Those of other programs are left out, with a warning.
     """
-    return [path.parent for path in sorted(folder.glob("*/config.json")) if is_run(path.parent)]
+    found = [*folder.glob("*/config.json"), *folder.glob(f"{seed_folder(Path(), '*')}/*/config.json")]
+    return [path.parent for path in sorted(found) if is_run(path.parent)]
+
+
+def seed_folder(root: Path, seed: int | str) -> Path:
+    """The folder of the runs of one of several seeds."""
+    return root / f"seed_{seed}"
 
 
 def is_run(folder: Path) -> bool:

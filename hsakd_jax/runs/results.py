@@ -1,5 +1,8 @@
 """The typed results of a run, as results.json stores them."""
 
+import hashlib
+
+import numpy as np
 from msgspec import Struct
 
 # By name, in percent: 'top1', 'top5', per branch l 'joint_l' and 'class_l', of an online run 'peer1/top1'; and 'epoch'.
@@ -21,6 +24,28 @@ class TaughtBy(Struct, frozen=True, forbid_unknown_fields=True):
     last: Accuracies | None
 
 
+class Correct(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which test images a network classifies correctly after its last epoch.
+
+    Attributes:
+      labels: the first 16 digits of the SHA-256 of their labels, by which two runs have the same images.
+      packed: a bit for each, as `np.packbits` packs them.
+    """
+
+    labels: str
+    packed: bytes
+
+    @classmethod
+    def pack(cls, correct: np.ndarray, labels: np.ndarray) -> "Correct":
+        """Of bool [n], and integers [n]."""
+        digest = hashlib.sha256(labels.astype("<i4").tobytes()).hexdigest()[:16]
+        return cls(digest, np.packbits(correct).tobytes())
+
+    def unpack(self, images: int) -> np.ndarray:
+        """bool [images]."""
+        return np.unpackbits(np.frombuffer(self.packed, np.uint8), count=images).astype(bool)
+
+
 class Results(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a finished run reached.
 
@@ -40,6 +65,7 @@ class Results(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
       versions: of the packages that decide a result, by name.
       device: number and kind of the devices.
       git: commit of the code; None where git does not know it.
+      correct: None of several networks, and of a run of an earlier version.
     """
 
     recipe: str
@@ -57,3 +83,8 @@ class Results(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     versions: dict[str, str]
     device: str
     git: str | None
+    correct: Correct | None = None
+
+    def __post_init__(self) -> None:
+        if self.correct is not None and len(self.correct.packed) != -(-self.test_images // 8):
+            raise ValueError(f"`correct` has {len(self.correct.packed)} bytes for {self.test_images} test images")

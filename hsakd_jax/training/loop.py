@@ -20,7 +20,7 @@ from hsakd_jax.core.sharding import (
 )
 from hsakd_jax.data.datasets import Splits
 from hsakd_jax.evaluation import accuracies
-from hsakd_jax.evaluation.accuracy import make_evaluate
+from hsakd_jax.evaluation.accuracy import make_evaluate, make_measure
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.config import RunConfig, Teacher
 from hsakd_jax.runs.directory import RunDirectory
@@ -64,10 +64,10 @@ def run(
     for line in built.notes:
         console.line(f"{directory.path}: {line}")
     network = built.program.network
-    evaluate = make_evaluate(network, devices, config, config.eval_batch)
-    select = evaluate
+    measure = make_measure(network, devices, config, config.eval_batch)
+    select = measure
     if config.evaluation.select_by == "top1":  # without branches, which take most of the time
-        select = make_evaluate(network.clone(branches=False), devices, config, config.eval_batch)
+        select = make_measure(network.clone(branches=False), devices, config, config.eval_batch)
     # Each step draws its images by position: with other images, a resumed run would be none that can be repeated.
     data = hashlib.sha256(splits.train.labels.tobytes()).hexdigest()
     sources = {**directory.sources(config), "data": data}
@@ -78,7 +78,7 @@ def run(
     run_in_first_process(lambda: _check(directory, config, sources), str(directory.path))
     steps = config.training.epochs * config.training.steps_per_epoch(len(splits.train.labels))
     clock = Clock(config.training.batch, steps)
-    session = Session(config, directory, devices, splits, console, built, checkpoints, evaluate, select, clock)
+    session = Session(config, directory, devices, splits, console, built, checkpoints, measure, select, clock)
     _report_teacher(session)
     state, teacher_variables = _resume(session)
     with catch_stop_signals() as requests, tracking.follow(config.logging.tracking, directory, console.line) as track:

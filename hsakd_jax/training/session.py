@@ -13,6 +13,7 @@ from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.sharding import Devices, broadcast_from_first, is_first_process
 from hsakd_jax.data.datasets import Splits
 from hsakd_jax.evaluation import accuracies
+from hsakd_jax.evaluation.accuracy import Measured
 from hsakd_jax.models import profile
 from hsakd_jax.runs import provenance
 from hsakd_jax.runs.checkpoint import Checkpoints
@@ -20,11 +21,11 @@ from hsakd_jax.runs.config import RunConfig
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.metrics_log import Record
 from hsakd_jax.runs.restore import peer_config
-from hsakd_jax.runs.results import Accuracies, Results, Sizes, TaughtBy
+from hsakd_jax.runs.results import Correct, Results, Sizes, TaughtBy
 from hsakd_jax.training.build import Built
 from hsakd_jax.training.step import NEVER, MetricAccumulator, State
 
-Evaluate = Callable[[Any, Any], Accuracies]
+Measure = Callable[[Any, Any], Measured]
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Session:
       console: where progress is shown.
       built: what it trains.
       checkpoints: of the run.
-      evaluate: accuracies of all that is trained, of variables and images.
-      evaluate_selection: those that select the best epoch; without branches where these do not count.
+      measure: accuracies of all that is trained, of variables and images.
+      measure_selection: those that select the best epoch; without branches where these do not count.
       clock: rate and time left.
       track: passes a record to the trackers.
     """
@@ -52,8 +53,8 @@ class Session:
     console: Console
     built: Built
     checkpoints: Checkpoints
-    evaluate: Evaluate
-    evaluate_selection: Evaluate
+    measure: Measure
+    measure_selection: Measure
     clock: Clock
     track: Callable[[Record], None] = lambda record: None
 
@@ -109,7 +110,7 @@ def evaluate_and_save(session: Session, state: State, done: int) -> None:
     """Measures the network on the images that select the best epoch, and saves a checkpoint."""
     (dataset, split), clock = session.selection, session.clock
     try:
-        found = session.evaluate_selection(state.variables, dataset)
+        found = session.measure_selection(state.variables, dataset).accuracies
     except UserError:  # such as an image that can't be read: the epoch is saved first
         session.checkpoints.save(done, state)
         raise
@@ -153,9 +154,10 @@ def final_results(session: Session, state: State) -> Results:
     metric = {"joint": "greatest branch joint accuracy", "top1": "top-1"}[config.evaluation.select_by]
     rates = [rate for entry in directory.metrics.read() if (rate := entry.values.get("images_per_s"))]
     sizes = profile.sizes(session.built.program.network, config.network.image_shape)
+    last, best = session.measure(state.variables, splits.test), session.measure(best_variables, splits.test)
     results = Results(
-        last={"epoch": config.training.epochs, **session.evaluate(state.variables, splits.test)},
-        best={"epoch": round(best_step / session.steps_per_epoch), **session.evaluate(best_variables, splits.test)},
+        last={"epoch": config.training.epochs, **last.accuracies},
+        best={"epoch": round(best_step / session.steps_per_epoch), **best.accuracies},
         selected_by=f"{metric} on {session.selection[1]}",
         recipe=config.recipe,
         arch="+".join(dict.fromkeys(config.network.peers or [config.network.arch])),
@@ -167,6 +169,7 @@ def final_results(session: Session, state: State) -> Results:
         parameters=Sizes(**sizes["parameters"]),
         multiply_adds=Sizes(**sizes["multiply_adds"]),
         **provenance.environment(),
+        correct=None if last.correct is None else Correct.pack(last.correct, splits.test.labels),
     )
     directory.finish(results)
     session.console.line(f"{directory.path}: done, {accuracies.describe(results.last)}")

@@ -148,10 +148,10 @@ def _loss(step: TrainStep, params, batch_stats, teacher_variables, batch: Batch,
     variables = {"params": params, "batch_stats": batch_stats}
     outputs, updated = step.network.apply(variables, batch.images, step.train, mutable=["batch_stats"])
     if batch.strong is not None:
-        # A second pass with BatchNorm statistics of its own, as in MLLD's and CRLD's code.
-        strong, updated = step.network.apply(
-            {**variables, **updated}, batch.strong, step.train, mutable=["batch_stats"]
-        )
+        # A second pass with BatchNorm statistics of its own, as in MLLD's and CRLD's code. Branches learn from rotated
+        # batches only.
+        backbone = step.network.clone(branches=False)
+        strong, updated = backbone.apply({**variables, **updated}, batch.strong, step.train, mutable=["batch_stats"])
         taught_strong = _taught(step, teacher_variables, batch.strong)
         batch = batch._replace(sample=batch.sample._replace(strong=strong, teacher_strong=taught_strong))
     terms, memory = _terms(step.objective, variables, outputs, taught, batch)

@@ -33,13 +33,16 @@ from hsakd_jax.models.network import Network, Peers
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.metrics_log import Record
 from hsakd_jax.runs.restore import build_network, initialise
-from hsakd_jax.runs.results import Results, Sizes
+from hsakd_jax.runs.results import Correct, Results, Sizes
 
 CLASSES = [str(i) for i in range(10)]
 FIGURES = {"results", "accuracy", "branches", "losses", "schedule", "throughput", "speed"}  # without predictions
 
 
-def make(path, recipe, top1, *, seed=0, classes=CLASSES, trained=False, log=True, peers=False, words=None, **options):
+def make(
+    path, recipe, top1, *, seed=0, classes=CLASSES, trained=False, log=True, peers=False, words=None, correct=None,
+    **options,
+):  # fmt: skip
     """A finished run of digits as training leaves it.
 
     Args:
@@ -52,6 +55,7 @@ def make(path, recipe, top1, *, seed=0, classes=CLASSES, trained=False, log=True
       log: whether it has a metrics.jsonl.
       peers: whether its accuracies are those of two networks, the second one point better.
       words: arguments of the command that trained it.
+      correct: which test images it classifies correctly, bool [896]; None where its results do not store that.
       **options: of the config file, such as 'student__lr'.
     """
     command = runpy.run_path(str(ROOT / "configs/digits.py"))["get_config"](recipe).to_dict() | {"seed": seed}
@@ -85,6 +89,7 @@ def make(path, recipe, top1, *, seed=0, classes=CLASSES, trained=False, log=True
         versions={"jax": "0.10.2"},
         device="1 x cpu",
         git="0123456789abcdef0123456789abcdef01234567",
+        correct=None if correct is None else Correct.pack(correct, np.arange(896)),
     )
     write_sealed(path / "results.json", results)
     if log:
@@ -170,14 +175,17 @@ def test_a_pipeline_of_two_seeds(tmp_path):
     (tmp_path / "later" / "config.json").write_text((tmp_path / "0" / "kd" / "config.json").read_text())
     page, figures = page_of(tmp_path)
     said = text(page)
-    assert "HSAKD*: resnet8_quarter reaches 91.50 % top-1 on digits, 11.00 points more than the baseline" in said
+    # Differences of 10 and 12 points, and t(0.975, 1) = 12.706.
+    assert "HSAKD*: resnet8_quarter reaches 91.50 % top-1 on digits, not shown to differ from the baseline" in said
+    assert "HSAKD* the baseline not shown: +11.00 (95 % interval -1.71 to 23.71, 2 seeds)" in said
+    assert "HSAKD* KD" not in said  # whose teacher is not found, and may be another network
+    assert "teacher* the baseline" not in said
     assert "2.50 below its teacher resnet8 (mean of 2 seeds)" in said
     assert "8 runs on digits: 100 training images, 896 test images, 10 classes, images of 8x8x1." in said
-    assert re.search(r"HSAKD\* 91\.50 \(2\.12\) 92\.50 \(2\.12\) \+11\.00 \(1\.41\) resnet8_quarter resnet8 0, 1", said)
+    assert re.search(r"HSAKD\* 91\.50 \(2\.12\) 92\.50 \(2\.12\) resnet8_quarter resnet8 0, 1", said)
     assert "5,142 49,568" in said
     assert "Trained on 1 x cpu, commit 0123456789ab, with jax 0.10.2." in said
     assert "Band: one standard deviation over seeds" in said
-    assert "a gain compares runs of one seed" in said
     assert "python -m hsakd_jax.main --config.seed=1" in said
     assert f"are not shown: {tmp_path}/0/student has no checkpoint yet" in said
     assert f"Unfinished, and not shown: {tmp_path}/later." in said
@@ -213,7 +221,7 @@ def test_runs_of_several_settings_and_datasets(tmp_path):
     make(tmp_path / "f" / "alone", "baseline", 60.0, student__epochs=7)  # nothing to compare with
     page, figures = page_of(tmp_path)
     assert page.count("<h1>") == 2
-    assert re.search(r"KD \(a\) 80\.00 81\.00 \+10\.00 resnet8_quarter \? 0 120", text(page))
+    assert re.search(r"KD \(a\) 80\.00 81\.00 resnet8_quarter \? 0 120", text(page))
     assert "KD (resnet8) 82.00 83.00 resnet8 ? 0 120" in text(page)
     assert {"digits-accuracy", "mnist-speed"} <= set(figures)
 
@@ -257,7 +265,6 @@ def test_the_same_run_twice_is_no_second_seed(tmp_path):
     said = text(page_of(tmp_path)[0])
     assert "KD: resnet8_quarter reaches 81.00 % top-1 on digits (mean of 2 seeds)" in said
     assert f"Left out, since another run has the same seed and settings: {tmp_path}/kd-again." in said
-    assert "a gain compares" not in said  # there is none
 
 
 def test_folders_of_other_classes_are_other_datasets(tmp_path):
@@ -278,11 +285,12 @@ def test_the_baseline_with_the_most_settings_in_common(tmp_path):
     make(tmp_path / "elsewhere" / "b", "baseline", 75.0)
     make(tmp_path / "kd", "kd", 80.0)
     (kd,) = (one for one in grouping.group(run_index.find([tmp_path])[0]).groups if one.label == "KD")
-    assert kd.gains == [5.0]
+    assert [run.path for run in kd.with_baseline.runs] == [tmp_path / "elsewhere" / "b"]
+    assert kd.with_baseline.verdict.difference == 5.0
     make(tmp_path / "kd1", "kd", 80.0, seed=1)
-    said = text(page_of(tmp_path)[0])
-    assert "+5.00 (0.00)" in said
-    assert "a gain compares" not in said
+    assert "KD the baseline not tested: +5.00 (one seed, and results.json does not store" in text(page_of(tmp_path)[0])
+    make(tmp_path / "elsewhere" / "c", "baseline", 76.0, seed=1)
+    assert "KD the baseline not shown: +4.50 (95 % interval -1.85 to 10.85, 2 seeds)" in text(page_of(tmp_path)[0])
 
 
 def test_a_log_that_was_cut_does_not_cut_the_others(tmp_path):
@@ -419,18 +427,23 @@ def test_classes_are_called_what_a_file_says(digits, tmp_path):
         report.make(runs, class_file=str(tmp_path / "names.txt"))
 
 
-def test_a_difference_of_one_seed_may_be_chance(tmp_path):
-    """Two standard errors of a difference: 100 * 1.96 * sqrt(2 * 0.82 * 0.18 / 896) = 3.6 points."""
-    make(tmp_path / "baseline", "baseline", 80.0)
-    make(tmp_path / "kd", "kd", 82.0)
+def test_one_seed_is_tested_on_the_test_images(tmp_path):
+    """McNemar: of 896 images, KD alone classifies 20 correctly and the baseline alone 2; HSAKD* 5 and 2."""
+    i = np.arange(896)
+    make(tmp_path / "baseline", "baseline", 80.0, correct=i < 702)
+    make(tmp_path / "kd", "kd", 82.0, correct=(i < 700) | (i >= 876))
+    make(tmp_path / "student", "student", 80.5, correct=(i < 700) | (i >= 891))
+    make(tmp_path / "other", "joint", 79.0)
     said = text(page_of(tmp_path)[0])
-    assert "2.00 points more than the baseline (may be chance)" in said
-    assert "Differences below 3.6 points may be chance: one seed, 896 test images." in said
-    make(tmp_path / "student", "student", 86.0)
-    assert "6.00 points more than the baseline 3 runs" in text(page_of(tmp_path)[0])
-    for recipe, top1 in (("baseline", 80.0), ("kd", 82.0), ("student", 82.0)):
-        make(tmp_path / "1" / recipe, recipe, top1, seed=1)
-    assert "chance" not in text(page_of(tmp_path)[0])
+    first, second = 21 / 898, 3 / 898
+    half = 1.959964 * ((first + second - (first - second) ** 2) / 898) ** 0.5
+    interval = f"{100 * (first - second - half):.2f} to {100 * (first - second + half):.2f}"
+    note = "(test images only; another seed may differ)"
+    assert f"KD the baseline better by 2.01 (95 % interval {interval}, 1 seed) {note}" in said
+    assert re.search(r"HSAKD\* the baseline not shown: \+0\.33 \(95 % interval -0\.\d\d to 0\.\d\d, 1 seed\)", said)
+    assert "HSAKD* KD worse by 1.67" in said
+    assert "joint labels the baseline not tested: -1.00 (one seed, and results.json does not store" in said
+    assert "KD: resnet8_quarter reaches 82.00 % top-1 on digits, 2.01 points more than the baseline 4 runs" in said
 
 
 def test_data_that_is_gone(digits, tmp_path):

@@ -196,6 +196,61 @@ def test_seeds_of_equal_settings_are_averaged(tmp_path, run_tables):
     assert table.columns == [PAIR]
 
 
+def verdicts(entry):
+    return {one.reference: str(one.verdict) for one in entry.compared}
+
+
+def test_students_are_compared_within_each_seed(tmp_path, run_tables):
+    """KD misses a seed; differences from the baseline are 4.2, 4.0, 4.1 for HSAKD*, whose t(0.975, 2) is 4.3027."""
+    pair(tmp_path)
+    for seed, top1 in enumerate((68.5, 69.0, 69.5)):
+        make(tmp_path / f"seed{seed}/baseline", "baseline/resnet20", top1, seed=seed)
+    for seed, top1 in ((0, 71.0), (2, 71.0), (5, 40.0)):
+        make(tmp_path / f"seed{seed}/backbone", "backbone/resnet56", 74.0, seed=seed)
+        make(tmp_path / f"seed{seed}/kd", "kd/resnet56/resnet20", top1, seed=seed)
+    shown = list(run_tables().values())
+    (baseline,), (kd,), (student,) = (entries(shown[0], recipe) for recipe in ("baseline", "kd", "student"))
+    assert verdicts(baseline) == {}
+    assert verdicts(kd) == {"baseline": "not shown: +2.00 (95 % interval -4.35 to 8.35, 2 seeds)"}
+    assert verdicts(student) == {
+        "baseline": "better by 4.10 (95 % interval 3.85 to 4.35, 3 seeds)",
+        "kd": "not shown: +2.15 (95 % interval -3.57 to 7.87, 2 seeds)",
+    }
+    assert verdicts(entries(shown[0], "teacher")[0]) == {}
+    text = rendering.as_text(shown)
+    assert "\n  KD against the baseline:     not shown: +2.00 (95 % interval -4.35 to 8.35, 2 seeds)\n" in text
+    assert "\n  HSAKD* against the baseline: better by 4.10 (95 % interval 3.85 to 4.35, 3 seeds)\n" in text
+    line = "\n- resnet56 -> resnet20: HSAKD* against KD: not shown: +2.15 (95 % interval -3.57 to 7.87, 2 seeds)\n"
+    assert line in rendering.as_markdown(shown)
+    (found,) = (row for row in json.loads(rendering.as_json(shown)) if row["recipe"] == "student")
+    assert found["compared"]["baseline"]["difference"] == pytest.approx(4.1)
+    assert found["compared"]["baseline"]["interval"] == pytest.approx([3.851586, 4.348414])
+    assert found["compared"]["kd"]["seeds"] == 2
+
+
+def test_what_differs_is_not_compared(tmp_path, run_tables):
+    """Another network, teacher, number of images or epochs; of several baselines, the most similar one counts."""
+    make(tmp_path / "a", "baseline/resnet20", 69.0)
+    make(tmp_path / "b", "baseline/resnet20", 60.0, training__lr=0.1)
+    make(tmp_path / "short", "baseline/resnet20", 50.0, training__epochs=60)
+    make(tmp_path / "backbone", "backbone/resnet56", 73.0)
+    make(tmp_path / "kd", "kd/resnet56/resnet20", 71.0)
+    make(tmp_path / "kd_25", "kd_25/resnet56/resnet20", 61.0)
+    make(tmp_path / "crd_25", "crd_25/resnet56/resnet20", 62.0)
+    make(tmp_path / "other/backbone", "backbone/wrn_40_2", 76.0)
+    make(tmp_path / "other/crd", "crd/wrn_40_2/resnet20", 72.0)
+    found = run_tables()
+    reason = "(one seed, and results.json does not store which test images are correct)"
+    (kd,), (crd_25,) = entries(found["cifar100"], "kd"), entries(found["few_shot"], "crd_25")
+    assert verdicts(kd) == {"baseline": f"not tested: +2.00 {reason}"}
+    assert [one.runs[0].path for one in kd.compared] == [tmp_path / "a"]
+    assert verdicts(crd_25) == {"kd": f"not tested: +1.00 {reason}"}
+    (crd,) = entries(found["cifar100"], "crd", Column("cifar100", "wrn_40_2", "resnet20"))
+    assert verdicts(crd) == {"baseline": f"not tested: +3.00 {reason}"}
+    text = rendering.as_text(list(found.values()))
+    assert max(map(len, text.splitlines())) <= 120
+
+
 def test_other_settings_make_entries_of_their_own(tmp_path, run_tables):
     pair(tmp_path, (0, 1))
     make(tmp_path / "short/teacher", "teacher/resnet56", 77.0, seed=5)

@@ -8,7 +8,7 @@ from hsakd_jax import create
 from hsakd_jax.core.sharding import Devices
 from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.evaluation import metrics
-from hsakd_jax.evaluation.accuracy import make_evaluate, report
+from hsakd_jax.evaluation.accuracy import make_measure, report
 from hsakd_jax.models.network import Outputs
 from hsakd_jax.runs.restore import initialise
 
@@ -18,7 +18,9 @@ def test_correct_against_numpy():
     logits, aux = g.normal(size=(4 * b, n)).astype(np.float32), g.normal(size=(4 * b, 4 * n)).astype(np.float32)
     labels, mask = g.integers(0, n, b), np.arange(b) < 43
     outputs = Outputs(jnp.asarray(logits), (jnp.asarray(aux),), ())
-    found = metrics.correct(outputs, jnp.asarray(labels), jnp.asarray(mask))
+    right = metrics.correct(outputs, jnp.asarray(labels), jnp.asarray(mask))
+    assert right["top1"].shape == (b,)
+    found = {name: rows.sum(dtype=jnp.int32) for name, rows in right.items()}
     expected = dict.fromkeys(("top1", "top5", "joint_1", "class_1"), 0)
     for i in range(43):
         order = np.argsort(-logits[4 * i])
@@ -40,7 +42,7 @@ def test_correct_against_numpy():
 def test_logits_that_are_not_finite_are_wrong():
     outputs = Outputs(jnp.full((4, 3), jnp.nan), (), ())
     labels = jnp.array([1, 2, 1, 2])
-    assert int(metrics.correct(outputs, labels, jnp.ones(4, bool))["top1"]) == 0
+    assert not metrics.correct(outputs, labels, jnp.ones(4, bool))["top1"].any()
 
 
 @pytest.mark.parametrize("batch", [7, 16, 100])
@@ -52,12 +54,13 @@ def test_every_image_counts_once_whatever_the_batch(batch):
     network = create("resnet8_quarter", 4, branches=False)
     variables = initialise(network, (8, 8, 1), 0)
     outputs = network.apply(variables, jnp.asarray((images / 255 - 0.3) / 0.4, jnp.float32))
-    expected = 100 * np.mean(np.argmax(outputs.logits, -1) == labels)
+    right = np.argmax(outputs.logits, -1) == labels
     devices = Devices()
-    evaluate = make_evaluate(network, devices, run_config(data__mean=(0.3,), data__std=(0.4,)), batch)
-    found = evaluate(devices.replicate(variables), Dataset(images, labels))
-    assert found["top1"] == pytest.approx(expected)
-    assert found["top5"] == 100
+    measure = make_measure(network, devices, run_config(data__mean=(0.3,), data__std=(0.4,)), batch)
+    found = measure(devices.replicate(variables), Dataset(images, labels))
+    assert found.accuracies["top1"] == pytest.approx(100 * np.mean(right))
+    assert found.accuracies["top5"] == 100
+    np.testing.assert_array_equal(found.correct, right)
     assert len(jax.devices()) == 8
 
 

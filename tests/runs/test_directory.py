@@ -79,7 +79,11 @@ def test_only_our_runs_are_found_in_a_folder(tmp_path):
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "config.json").write_text('{"format": "zarr"}')
     assert runs_inside(tmp_path) == [tmp_path / "ours"]
-    with pytest.raises(UserError, match="it contains the runs ours: choose one"):
+    for place in ("seed_3/kd", "elsewhere/kd"):
+        (tmp_path / place).mkdir(parents=True)
+        shutil.copy(tmp_path / "ours/config.json", tmp_path / place)
+    assert runs_inside(tmp_path) == [tmp_path / "ours", tmp_path / "seed_3/kd"]
+    with pytest.raises(UserError, match="it contains the runs ours, seed_3/kd: choose one"):
         RunDirectory(tmp_path).config()
 
 

@@ -13,7 +13,10 @@ import pytest
 from conftest import ROOT, environment
 from test_resume import assert_same, records
 
+from hsakd_jax import restore
+from hsakd_jax.data import datasets
 from hsakd_jax.runs.checkpoint import Checkpoints
+from hsakd_jax.runs.directory import RunDirectory
 
 ARGS = ("--config=configs/cifar100.py:baseline_tiny", "--config.log_every=2")
 
@@ -120,6 +123,14 @@ def test_a_run_of_two_is_a_run_of_one(uninterrupted, run_command, tmp_path):
     one, two = (next(r for r in records(w) if "loss" in r) for w in (tmp_path / "run", uninterrupted))
     assert {k: one[k] for k in ("step", "epoch")} == {k: two[k] for k in ("step", "epoch")}
     assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)
+    # Each process evaluates a part of each batch: the correct images are those of both, in order.
+    result, (network, variables) = RunDirectory(uninterrupted).results(), restore(uninterrupted)
+    images, labels = datasets.load("digits").test
+    data = RunDirectory(uninterrupted).config().data
+    logits = network.apply(variables, ((images / 255 - data.mean) / data.std).astype(np.float32)).logits
+    correct = result.correct.unpack(len(labels))
+    assert 100 * correct.mean() == pytest.approx(result.last["top1"])
+    assert (correct == (logits.argmax(-1) == labels)).mean() > 0.995  # rounding decides few
     states = [Checkpoints(w / "checkpoints", write=False).restore(22) for w in (tmp_path / "run", uninterrupted)]
     assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
 

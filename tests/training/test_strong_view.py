@@ -113,12 +113,13 @@ def by_hand(recipe, params, batch_stats, batch):
 
     grads, terms = jax.grad(loss, has_aux=True)(params)
     (_, after_weak), (_, after_strong) = (jax.lax.stop_gradient(found) for found in passes(params))
-    # 0.9 of what was there and 0.1 of the batch, twice: the weak view first.
-    stats = jax.tree.map(
+    # 0.9 of what was there and 0.1 of the batch, twice: the weak view first. Branches see the weak view only.
+    weak = dict(after_weak)["batch_stats"]
+    both = jax.tree.map(
         lambda before, weak, strong: 0.9 * weak + (strong - 0.9 * before),
-        batch_stats, dict(after_weak)["batch_stats"], dict(after_strong)["batch_stats"],
+        batch_stats, weak, dict(after_strong)["batch_stats"],
     )  # fmt: skip
-    return terms, grads, stats
+    return terms, grads, {name: (weak if name.startswith("branch") else both)[name] for name in weak}
 
 
 def assert_close(found, expected, tolerance=1e-10):

@@ -1,0 +1,87 @@
+"""Verdicts on groups of runs: students compared with the baseline and with KD, within each seed."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from hsakd_jax.analysis.run_index import Run
+from hsakd_jax.evaluation.verdict import Verdict, compare
+from hsakd_jax.experiments.recipes import RECIPES, Recipe
+
+REFERENCES = {"baseline": "the baseline", "kd": "KD"}
+# Settings that two groups must share; of others, the group with the fewest different ones is the reference.
+NEEDED = ("classes", "data.name", "data.fraction", "data.validation", "training.epochs", "training.batch")
+
+
+class Compared(NamedTuple):
+    """A group of runs compared with another one.
+
+    Attributes:
+      reference: a key of `REFERENCES`, the recipe of the other group.
+      runs: of the other group.
+      verdict: positive where the first group is better.
+    """
+
+    reference: str
+    runs: Sequence[Run]
+    verdict: Verdict
+
+    @property
+    def name(self) -> str:
+        """The reference in a sentence: 'the baseline'."""
+        return REFERENCES[self.reference]
+
+
+def compare_groups(groups: Sequence[tuple[str, Sequence[Run]]]) -> list[list[Compared]]:
+    """Compares each group that is of a student with each reference that has its network, data, epochs and batch.
+
+    Args:
+      groups: recipe and runs of each; these differ in their seeds only.
+
+    Returns:
+      For each group, its comparisons, in the order of `REFERENCES`.
+    """
+    found = []
+    for recipe, runs in groups:
+        compared = []
+        for reference in REFERENCES:
+            if _is_student(recipe) and not _is(recipe, reference):
+                others = [other for name, other in groups if _is(name, reference) and _comparable(runs[0], other[0])]
+                if other := min(others, key=lambda other: _distance(runs, other), default=None):
+                    compared.append(Compared(reference, other, compare(_by_seed(runs), _by_seed(other))))
+        # The baseline learns from no teacher: a verdict against KD would say the same again.
+        found.append([] if _is(recipe, "baseline") else compared)
+    return found
+
+
+def _is_student(recipe: str) -> bool:
+    return recipe in RECIPES and RECIPES[recipe].network == "student"
+
+
+def _is(recipe: str, reference: str) -> bool:
+    """Whether it is the recipe of a reference, on all training images or on a fraction of them."""
+
+    def training(kind: Recipe) -> Recipe:
+        return kind._replace(title="", fraction=1.0)
+
+    return recipe in RECIPES and training(RECIPES[recipe]) == training(RECIPES[reference])
+
+
+def _comparable(run: Run, other: Run) -> bool:
+    return (
+        other.student == run.student
+        and other.teacher in (None, run.teacher)
+        and (other.recipe == "probe") == (run.recipe == "probe")
+        and all(other.settings[key] == run.settings[key] for key in NEEDED)
+    )
+
+
+def _distance(runs: Sequence[Run], others: Sequence[Run]) -> tuple[int, int]:
+    """The number of settings that differ, then of seeds that are missing."""
+    ours, theirs = runs[0].settings, others[0].settings
+    differing = [key for key in ours if key.startswith(("training.", "data.", "network.")) and theirs[key] != ours[key]]
+    return len({*differing} - {"network.branches"}), -len(_by_seed(runs).keys() & _by_seed(others).keys())
+
+
+def _by_seed(runs: Sequence[Run]) -> dict[int, Any]:
+    """The results of the first run of each seed; several have the same one if their teachers' seeds differ."""
+    return {run.seeds[0]: run.results for run in reversed(runs)}
