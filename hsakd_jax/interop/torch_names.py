@@ -1,6 +1,6 @@
 """What PyTorch calls our parameters: the state-dict keys of HSAKD, CRD, SSKD, mdistiller and torchvision."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from hsakd_jax.models import mobilenet, resnet, shufflenet, vgg, wrn
 
@@ -17,6 +17,9 @@ HEADS = {
     "mobilenetV2": ("classifier",),
     "mobilenetV2_crd": ("classifier.0", "classifier"),
 }
+# Of the networks of torchvision and timm: network -> function from the path of a layer and the name of its variable, such
+# as (('stage1', 'block0', 'conv1'), 'kernel'), to the key. Nobody else has their branches.
+KEYS: dict[str, Callable[[Sequence[str], str], str]] = {}
 
 
 def state_dict_key(name: str, num_stages: int, path: tuple[str, ...], branches: bool, head: str) -> str:
@@ -30,6 +33,8 @@ def state_dict_key(name: str, num_stages: int, path: tuple[str, ...], branches: 
       head: what the last layer is called, one of `HEADS[name]`.
     """
     *module, leaf = path
+    if name in KEYS:
+        return KEYS[name](module, leaf)
     if module[0].startswith("branch"):
         l = int(module[0].removeprefix("branch"))
         where = BRANCHES + _in_branch(name, l, num_stages, module[1:])

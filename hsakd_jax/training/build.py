@@ -200,7 +200,8 @@ def make_program(config: RunConfig, network: Any, teacher: Any, train: Dataset |
         strong = strong_view(key, images, config, cropped) if training.strong_view else None
         sample = None
         if isinstance(update.objective, nn.Module):
-            sample = methods.Sample(index, jnp.asarray(train.labels), jax.random.fold_in(key, 1))
+            # Not fold_in(key, 1), which is the key of the flips: `split` makes the same keys as `fold_in`.
+            sample = methods.Sample(index, jnp.asarray(train.labels), jax.random.fold_in(key, 4))
         return update(state, teacher_variables, Batch(weak, labels, sample, strong))
 
     objective_init = None
