@@ -17,8 +17,8 @@ HEADS = {
     "mobilenetV2": ("classifier",),
     "mobilenetV2_crd": ("classifier.0", "classifier"),
 }
-# Of the networks of torchvision and timm: network -> function from the path of a layer and the name of its variable, such
-# as (('stage1', 'block0', 'conv1'), 'kernel'), to the key. Nobody else has their branches.
+# Of the networks of torchvision and timm: network -> function from the path of a layer and the name of its variable,
+# such as (('stage1', 'block0', 'conv1'), 'kernel'), to the key. Nobody else has their branches.
 KEYS: dict[str, Callable[[Sequence[str], str], str]] = {}
 
 
