@@ -16,6 +16,7 @@ from hsakd_jax.core.sharding import Devices
 from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.data.datasets import Splits
 from hsakd_jax.evaluation import accuracies
+from hsakd_jax.evaluation.accuracy import Measured
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.training import loop
@@ -53,7 +54,7 @@ def fingerprint(variables):
 def test_results_are_of_the_variables_and_statistics_of_their_epochs(tmp_path, monkeypatch):
     """The first epoch is the best one; neither its parameters nor its running statistics are those of the last."""
     falling = itertools.count(100, -1)
-    monkeypatch.setattr(loop, "make_evaluate", lambda *_: lambda variables, _: fingerprint(variables))
+    monkeypatch.setattr(loop, "make_measure", lambda *_: lambda variables, _: Measured(fingerprint(variables), None))
     monkeypatch.setattr(accuracies, "mean_top1", lambda _: float(next(falling)))
     directory, results = train(tmp_path / "run")
     checkpoints = Checkpoints(directory.checkpoints, write=False)
