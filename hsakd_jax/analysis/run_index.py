@@ -314,7 +314,7 @@ def _reference(config: RunConfig, teacher: str | None) -> dict[str, Any] | None:
         "data.fraction": recipe.fraction,
         "training.trainable": recipe.trainable or None,
     }
-    if recipe.objective in ("methods", "kd"):
+    if recipe.objective in ("methods", "kd") or config.recipe in published.OURS:
         values = published.values(config.recipe, dataset, teacher or "", arch)
         reference |= {f"objective.{key}": value for key, value in values.items()}
     else:

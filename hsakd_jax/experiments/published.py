@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+# Recipes of our own, which nobody published.
+OURS = ("student_ls", "student_dist", "student_strong")
 ANY_PAIR, IMAGENET_PAIR = "*", "resnet34_imagenet/resnet18_imagenet"
 
 

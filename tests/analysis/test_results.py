@@ -166,12 +166,15 @@ def test_a_setting_that_nobody_published_is_told(tmp_path, run_tables):
     make(tmp_path / "kd", "kd/resnet56/resnet20", 71.0)
     make(tmp_path / "at", "at/resnet56/resnet20", 71.0)
     make(tmp_path / "ttm", "ttm/resnet56/resnet20", 71.0)
+    make(tmp_path / "teacher", "teacher/resnet56", 77.0)
+    make(tmp_path / "student_ls", "student_ls/resnet56/resnet20", 71.0)
     table = run_tables()["cifar100"]
-    found = {recipe: entries(table, recipe)[0].departures for recipe in ("kd", "at", "ttm")}
+    found = {recipe: entries(table, recipe)[0].departures for recipe in ("kd", "at", "ttm", "student_ls")}
     assert {departures.agreement for departures in found.values()} == {Agreement.EQUAL}
     assert found["kd"].own_choice == {}
     assert found["at"].own_choice == {"kl.temperature": 4.0, "kl.weight": 1.0}
     assert found["ttm"].own_choice == {"task.weight": 1.0, "ttm.gamma": 0.1, "ttm.weight": 45.0}
+    assert {"kl_aux.weight", "kl_final.standardise", "task.weight"} <= found["student_ls"].own_choice.keys()
     text = " ".join(rendering.as_text([table]).split())
     assert "our choice: kl.weight 1.0, kl.temperature 4.0" in text
     assert re.search(r"AT \[(\d)\] at ", text)
