@@ -53,7 +53,7 @@ def by_hand(network, variables, theirs, cost, count):
         kernel /= np.linalg.norm(kernel, axis=0)
         return 1 - kernel.T @ kernel
     outputs = jax.jit(network.apply)(variables, normalise(jnp.asarray(IMAGES), theirs.data.mean, theirs.data.std))
-    rows = outputs.logits if cost == "cka_logits" else outputs.features[-1]
+    rows = outputs.logits if cost == "cka_logits" else outputs.last_map
     rows = np.asarray(rows)
     features = [rows[label == LABELS][:count].reshape(-1, rows.shape[-1]) for label in range(3)]
     return np.array([[1 - linear_cka(x, y) for y in features] for x in features])
