@@ -3,8 +3,8 @@
 #
 #   results/methods/queue.sh DATA [PART...]        DATA: the folder that holds cifar100/3.0.2; PART: search, plain, hsakd
 #
-# It uses a clone of the project at the commit in results/methods/commit and the environment of results/cifar100/queue.sh,
-# in .evidence/, so that work on the code does not change a run.
+# It uses a clone of the project at the commit in results/methods/commit, and an environment, in .evidence/, so that work on
+# the code does not change a run.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(git -C "$here" rev-parse --show-toplevel)
@@ -14,15 +14,16 @@ parts=${*:-search plain hsakd}
 evidence=$root/.evidence
 clone=$evidence/methods_clone
 runs=$evidence/methods
-python=$evidence/env/bin/python
+env=$evidence/methods_env
+python=$env/bin/python
 mkdir -p "$runs"
 if [ ! -d "$clone" ]; then
   git clone -q "$root" "$clone"
   git -C "$clone" checkout -q "$(cat "$here/commit")"
 fi
 if [ ! -x "$python" ]; then
-  python3 -m venv "$evidence/env"
-  "$evidence/env/bin/pip" install -q -e "$clone"
+  python3 -m venv "$env"
+  "$env/bin/pip" -qq install -e "$clone"
 fi
 cd "$clone"
 export PYTHONPATH=$clone
@@ -33,14 +34,15 @@ short=(--config.student.epochs=4 --config.student.batch=32 --config.student.sche
   --config.student.milestones='()')
 train() { "$python" -m hsakd_jax.main "$@" >> "$runs/log" 2>&1; }
 
-teacher=$evidence/runs/resnet56
+teacher=$runs/resnet56
 if [ ! -d "$teacher" ]; then
-  "$evidence/env/bin/pip" install -q torch==2.13.0
-  "$python" -m hsakd_jax.convert "$data"/checkpoints/cifar100_resnet56-*.pt --data=cifar100 --output="$teacher"
+  "$env/bin/pip" -qq install torch==2.13.0
+  "$python" -m hsakd_jax.convert "$data"/checkpoints/cifar100_resnet56-*.pt --data=cifar100 --output="$teacher" \
+    >> "$runs/log" 2>&1
 fi
 # Its branches: 3 epochs on the frozen backbone.
 branches=$runs/teacher_frozen
-[ -e "$branches/results.json" ] || train --config=configs/cifar100.py:teacher_frozen/resnet56 --workdir="$branches" \
+[ "$parts" = plain ] || [ -e "$branches/results.json" ] || train --config=configs/cifar100.py:teacher_frozen/resnet56 --workdir="$branches" \
   "${small[@]}" --config.frozen.init="$teacher" --config.frozen.epochs=3 --config.frozen.batch=32 \
   --config.frozen.schedule=cosine --config.frozen.milestones='()'
 
