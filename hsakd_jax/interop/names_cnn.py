@@ -25,7 +25,7 @@ def vgg_imagenet(name: str, module: Sequence[str]) -> str:
     if part == "head":
         return {"hidden1": "classifier.0", "hidden2": "classifier.3", "fc": "classifier.6"}[layer]
     stem, stages, *_ = vgg.NETWORKS[name]()
-    depths = [len(block.keywords["widths"]) for block in (stem, *stages)]
+    depths = [len(block.keywords["widths"]) for block in (stem, *stages) if block]
     block = 0 if part == "stem" else int(part.removeprefix("stage"))
     kind, number = layer[:-1], int(layer[-1])
     # One Sequential: each convolution has a BatchNorm and a ReLU, and each block ends with a pool.

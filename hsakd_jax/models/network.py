@@ -26,14 +26,15 @@ class Outputs(NamedTuple):
       features: L arrays [B, H, W, C], the map after each stage, in the compute dtype.
       embedding: [B, D], at least float32, the input of the last linear layer: the pooled map.
       last_map: [B, H, W, D], in the compute dtype, the input of the global average pool. It is after the head's own
-        layers: BatchNorm and ReLU of WRNs and DenseNets, the last convolution of MobileNetV2 and ShuffleNetV2. None
-        where the head has no such pool, as of `vgg16_bn_imagenet`.
+        layers: BatchNorm and ReLU of WRNs and DenseNets, the last convolution of MobileNetV2 and ShuffleNetV2. The last
+        linear layer of `vgg16_bn_imagenet` takes no pooled map: here its input as a map of 1x1, in at least float32.
       hints: K arrays [B, H, W, C], in the compute dtype, the maps that CRD's benchmark (arXiv 1910.10699) compares:
-        `features`, except of VGG, whose maps after its blocks 2 to 5 these are (4 stages have 5 blocks).
+        `features`, except of VGGs for 32x32 images, whose maps after the blocks 2 to 5 these are (4 stages have 5
+        blocks).
       preactivations: K arrays, each `hints` before its last ReLU, as in ReviewKD's code (arXiv 2104.09044). Of WRNs
-        and DenseNets, the hint after the BatchNorm that the next stage or the head begins with. The hint itself, where it comes from
-        no ReLU (MobileNetV2) or from a stage that returns its output alone. Channels of ShuffleNetV2 have the order of
-        the hint, not that before the shuffle.
+        and DenseNets, the hint after the BatchNorm that the next stage or the head begins with. The hint itself, where
+        it comes from no ReLU (MobileNetV2) or from a stage that returns its output alone. Channels of ShuffleNetV2 have
+        the order of the hint, not that before the shuffle.
     """
 
     logits: Array

@@ -93,11 +93,12 @@ class Classifier(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> HeadOutputs:
         x = adaptive_avg_pool(at_least_float32(max_pool(x, 2, 2)), 7)
-        x = x.transpose(0, 3, 1, 2).reshape(len(x), -1)  # in PyTorch's order, so that its weights are ours
+        # In PyTorch's order, so that its weights are ours.
+        x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
         # Not 'fc1' and 'fc2', since 'head/fc' is the pattern of the last layer, which a linear probe trains.
         for name in ("hidden1", "hidden2"):
             x = self.layers.relu(self.layers.linear(x, self.hidden, name=name))
-        return HeadOutputs(self.layers.linear(x, self.num_outputs, name="fc"), x)
+        return HeadOutputs(self.layers.linear(x, self.num_outputs, name="fc"), x, x[:, None, None])
 
 
 def vgg_imagenet(*depths: int) -> Architecture:

@@ -26,10 +26,9 @@ def test_shapes(name):
     else:
         assert hints == [feature.shape for feature in outputs.features]
     assert [x.shape for x in outputs.preactivations] == hints
-    if name == "vgg16_bn_imagenet":  # its classifier takes a map of 7x7
-        assert (outputs.last_map, outputs.embedding.shape) == (None, (2, 4096))
-    else:
-        assert outputs.last_map.shape == (2, *outputs.features[-1].shape[1:3], outputs.embedding.shape[-1])
+    # The last linear layers of some networks take no pooled map.
+    size = (1, 1) if name == "vgg16_bn_imagenet" else outputs.features[-1].shape[1:3]
+    assert outputs.last_map.shape == (2, *size, outputs.embedding.shape[-1])
 
 
 def drawn(name, images, train=False):
