@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.nn.initializers import normal, variance_scaling, zeros
 
 from hsakd_jax.models.maps import HeadOutputs
@@ -317,9 +318,15 @@ def adaptive_avg_pool(x: Array, size: int) -> Array:
     """
     for axis in (1, 2):
         n = x.shape[axis]
-        windows = [slice(i * n // size, -(-(i + 1) * n // size)) for i in range(size)]
-        if n != size:
-            x = jnp.stack([x[(slice(None),) * axis + (window,)].mean(axis) for window in windows], axis)
+        if n == size:
+            continue
+        means = np.zeros((size, n))
+        for i in range(size):
+            window = slice(i * n // size, -(-(i + 1) * n // size))
+            means[i, window] = 1 / (window.stop - window.start)
+        # Accelerators round the operands of products by default.
+        pooled = jnp.tensordot(means.astype(x.dtype), x, (1, axis), precision="highest")
+        x = jnp.moveaxis(pooled, 0, axis)
     return x
 
 
