@@ -1,7 +1,9 @@
 """What PyTorch calls our parameters: the state-dict keys of HSAKD, CRD, SSKD, mdistiller and torchvision."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
+from hsakd_jax.interop import names_cnn
 from hsakd_jax.models import mobilenet, resnet, shufflenet, vgg, wrn
 
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
@@ -16,10 +18,23 @@ HEADS = {
     "ResNet50": ("linear",),
     "mobilenetV2": ("classifier",),
     "mobilenetV2_crd": ("classifier.0", "classifier"),
+    "vgg16_bn_imagenet": ("classifier.6",),
+    "densenet121": ("classifier",),
 }
+
+
+def _with_leaf(layer: Callable[[Sequence[str]], str]) -> Callable[[Sequence[str], str], str]:
+    """The function of a layer's path and the name of its variable, where each variable has the name in `LEAVES`."""
+    return lambda module, leaf: f"{layer(module)}.{LEAVES[leaf]}"
+
+
 # Of the networks of torchvision and timm: network -> function from the path of a layer and the name of its variable,
-# such as (('stage1', 'block0', 'conv1'), 'kernel'), to the key. Nobody else has their branches.
-KEYS: dict[str, Callable[[Sequence[str], str], str]] = {}
+# such as (('stage1', 'block0', 'conv1'), 'kernel'), to the key. Nobody else has their branches: a layer there has the
+# name of the layer that it copies, with a prefix.
+KEYS: dict[str, Callable[[Sequence[str], str], str]] = {
+    "vgg16_bn_imagenet": _with_leaf(partial(names_cnn.vgg_imagenet, "vgg16_bn_imagenet")),
+    "densenet121": _with_leaf(names_cnn.densenet),
+}
 
 
 def state_dict_key(name: str, num_stages: int, path: tuple[str, ...], branches: bool, head: str) -> str:
@@ -34,7 +49,11 @@ def state_dict_key(name: str, num_stages: int, path: tuple[str, ...], branches: 
     """
     *module, leaf = path
     if name in KEYS:
-        return KEYS[name](module, leaf)
+        branch, *copied = module if module[0].startswith("branch") else ("", *module)
+        if copied[0] == "stage":
+            copied[0] = f"stage{num_stages}"
+        where = f"{BRANCHES}{branch}." if branch else BACKBONE * branches
+        return where + KEYS[name](copied, leaf)
     if module[0].startswith("branch"):
         l = int(module[0].removeprefix("branch"))
         where = BRANCHES + _in_branch(name, l, num_stages, module[1:])

@@ -6,7 +6,7 @@ from functools import cache
 import jax.numpy as jnp
 
 from hsakd_jax.core.errors import UserError, unknown
-from hsakd_jax.models import mobilenet, resnet, shufflenet, vgg, wrn
+from hsakd_jax.models import densenet, mobilenet, resnet, shufflenet, vgg, wrn
 from hsakd_jax.models.network import Architecture, Network
 
 NETWORKS: dict[str, Callable[[], Architecture]] = {
@@ -15,6 +15,7 @@ NETWORKS: dict[str, Callable[[], Architecture]] = {
     **vgg.NETWORKS,
     **mobilenet.NETWORKS,
     **shufflenet.NETWORKS,
+    **densenet.NETWORKS,
 }
 
 
@@ -31,17 +32,22 @@ def create(name: str, num_classes: int, branches: bool = True, dtype: str = "flo
     Raises:
       UserError: unknown name or dtype, or fewer than two classes.
     """
-    if name not in NETWORKS:
-        raise UserError(unknown("network", name, NETWORKS))
+    made = architecture(name)
     if dtype not in ("float32", "bfloat16"):
         raise UserError(f"unknown compute dtype {dtype!r}: choose float32 or bfloat16")
     if num_classes < 2:
         raise UserError(f"a network needs at least 2 classes, not {num_classes}: check the dataset")
-    return Network(architecture(name), num_classes, branches, jnp.bfloat16 if dtype == "bfloat16" else None)
+    return Network(made, num_classes, branches, jnp.bfloat16 if dtype == "bfloat16" else None)
 
 
 def architecture(name: str) -> Architecture:
-    """The architecture of a key of `NETWORKS`; the same object in each call, so that networks of one name are equal."""
+    """The architecture of a key of `NETWORKS`; the same object in each call, so that networks of one name are equal.
+
+    Raises:
+      UserError: unknown name.
+    """
+    if name not in NETWORKS:
+        raise UserError(unknown("network", name, NETWORKS))
     return _made(NETWORKS[name])
 
 

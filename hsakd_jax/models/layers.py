@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.nn.initializers import normal, variance_scaling, zeros
 
 from hsakd_jax.models.maps import HeadOutputs
@@ -76,6 +77,8 @@ torch_kernel = variance_scaling(1 / 3, "fan_in", "uniform")
 HE_TORCH = Init(he, zero_bias, torch_kernel, torch_bias)
 HE_ZERO = Init(he, zero_bias, torch_kernel, zero_bias)
 HE_NORMAL = Init(he, zero_bias, normal(0.01), zero_bias)
+# He et al. 2015 with the fan-in, N(0, 2 / (k k C_in / groups)).
+HE_IN_ZERO = Init(variance_scaling(2.0, "fan_in", "normal"), zero_bias, torch_kernel, zero_bias)
 TORCH = Init(torch_kernel, torch_bias, torch_kernel, torch_bias)
 
 
@@ -290,9 +293,12 @@ class LayerFactory(NamedTuple):
           Its outputs, [B, features], its inputs, [B, C], both in at least float32, and `x`.
         """
         pooled = at_least_float32(x).mean((1, 2))
+        return HeadOutputs(self.linear(pooled, features, name="fc"), pooled, x)
+
+    def linear(self, x: Array, features: int, *, name: str) -> Array:
+        """Linear layer with bias, [..., D] -> [..., features], in the dtype of `x` or that of the parameters."""
         bias_init = self.init.fc_bias(x.shape[-1])
-        fc = nn.Dense(features, kernel_init=self.init.fc, bias_init=bias_init, name="fc")
-        return HeadOutputs(fc(pooled), pooled, x)
+        return nn.Dense(features, kernel_init=self.init.fc, bias_init=bias_init, name=name)(x)
 
 
 def max_pool(x: Array, window: int, stride: int) -> Array:
@@ -303,6 +309,25 @@ def max_pool(x: Array, window: int, stride: int) -> Array:
     """
     _check_size(x, stride, "a max-pool")
     return _pool(x, -jnp.inf, jax.lax.max, window, stride)
+
+
+def adaptive_avg_pool(x: Array, size: int) -> Array:
+    """[B, H, W, C] -> [B, size, size, C], as PyTorch's `AdaptiveAvgPool2d`; windows overlap unless `size` divides.
+
+    Window i of an axis of n values contains those from floor(i n / size) to ceil((i + 1) n / size), the last excluded.
+    """
+    for axis in (1, 2):
+        n = x.shape[axis]
+        if n == size:
+            continue
+        means = np.zeros((size, n))
+        for i in range(size):
+            window = slice(i * n // size, -(-(i + 1) * n // size))
+            means[i, window] = 1 / (window.stop - window.start)
+        # Accelerators round the operands of products by default.
+        pooled = jnp.tensordot(means.astype(x.dtype), x, (1, axis), precision="highest")
+        x = jnp.moveaxis(pooled, 0, axis)
+    return x
 
 
 def average_pool(x: Array, height: int, width: int) -> Array:

@@ -32,7 +32,7 @@ class HeadOutputs(NamedTuple):
     Attributes:
       logits: [B, num_outputs], at least float32.
       embedding: [B, D], at least float32, the input of the linear layer.
-      last_map: [B, H, W, D], the input of the global average pool.
+      last_map: [B, H, W, D], the input of the global average pool, or the embedding as a map of 1x1.
       entry: as of `Maps`.
     """
 

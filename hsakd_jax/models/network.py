@@ -26,13 +26,15 @@ class Outputs(NamedTuple):
       features: L arrays [B, H, W, C], the map after each stage, in the compute dtype.
       embedding: [B, D], at least float32, the input of the last linear layer: the pooled map.
       last_map: [B, H, W, D], in the compute dtype, the input of the global average pool. It is after the head's own
-        layers: BatchNorm and ReLU of WRNs, the last convolution of MobileNetV2 and ShuffleNetV2.
+        layers: BatchNorm and ReLU of WRNs and DenseNets, the last convolution of MobileNetV2 and ShuffleNetV2. The last
+        linear layer of `vgg16_bn_imagenet` takes no pooled map: here its input as a map of 1x1, in at least float32.
       hints: K arrays [B, H, W, C], in the compute dtype, the maps that CRD's benchmark (arXiv 1910.10699) compares:
-        `features`, except of VGG, whose maps after its blocks 2 to 5 these are (4 stages have 5 blocks).
-      preactivations: K arrays, each `hints` before its last ReLU, as in ReviewKD's code (arXiv 2104.09044). Of WRNs,
-        the hint after the BatchNorm that the next stage or the head begins with. The hint itself, where it comes from
-        no ReLU (MobileNetV2) or from a stage that returns its output alone. Channels of ShuffleNetV2 have the order of
-        the hint, not that before the shuffle.
+        `features`, except of VGGs for 32x32 images, whose maps after the blocks 2 to 5 these are (4 stages have 5
+        blocks).
+      preactivations: K arrays, each `hints` before its last ReLU, as in ReviewKD's code (arXiv 2104.09044). Of WRNs
+        and DenseNets, the hint after the BatchNorm that the next stage or the head begins with. The hint itself, where
+        it comes from no ReLU (MobileNetV2) or from a stage that returns its output alone. Channels of ShuffleNetV2 have
+        the order of the hint, not that before the shuffle.
     """
 
     logits: Array
@@ -55,6 +57,7 @@ class Architecture(NamedTuple):
         logits and the input of its linear layer.
       init: initialisers of the backbone.
       branch_init: initialisers of the branches.
+      image_size: side of the images that the network was published for; 224 or more for ImageNet.
     """
 
     stem: Callable[..., nn.Module] | None
@@ -62,6 +65,12 @@ class Architecture(NamedTuple):
     head: Callable[..., nn.Module]
     init: Init
     branch_init: Init
+    image_size: int = 32
+
+    @property
+    def for_imagenet(self) -> bool:
+        """Whether the network was published for ImageNet, of 1000 classes."""
+        return self.image_size >= 224
 
 
 class Network(nn.Module):
@@ -104,7 +113,7 @@ class Network(nn.Module):
         Raises:
           ValueError: H or W is too small for the strides, or a BatchNorm in training mode gets one value per channel.
         """
-        stem, stages, head, init, branch_init = self.architecture
+        stem, stages, head, init, branch_init, _ = self.architecture
         stages = tuple(map(_rematerialised, stages)) if self.remat else stages
         # Flax traces one image to make the variables.
         groups = 1 if self.is_initializing() else self.batch_norm_groups

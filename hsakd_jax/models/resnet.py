@@ -1,4 +1,7 @@
-"""ResNets of He et al. 2016 (arXiv 1512.03385) for CIFAR and ImageNet."""
+"""ResNets for CIFAR and ImageNet: He et al. 2016 (arXiv 1512.03385), and two variants of its bottleneck.
+
+Those are ResNeXt (Xie et al. 2017, arXiv 1611.05431) and Wide ResNet-50-2 (arXiv 1605.07146), as torchvision has them.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,8 +23,6 @@ class BasicBlock(nn.Module):
     features: int
     stride: int
 
-    expansion = 1
-
     @nn.compact
     def __call__(self, x: Array) -> Maps:
         layers, out = self.layers, self.features
@@ -34,20 +35,26 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions and a shortcut; the 3x3 has the stride, as in torchvision.
 
-    The result has four times as many channels as the convolutions inside, `features`.
+    Attributes:
+      layers: makes the layers.
+      features: a quarter of the channels of the result.
+      stride: of the 3x3 convolution and the shortcut.
+      width: channels between the convolutions, as a multiple of `features`.
+      groups: of channels, which the 3x3 convolution convolves separately.
     """
 
     layers: LayerFactory
     features: int
     stride: int
-
-    expansion = 4
+    width: int = 1
+    groups: int = 1
 
     @nn.compact
     def __call__(self, x: Array) -> Maps:
-        layers, out = self.layers, self.expansion * self.features
-        y = layers.relu(layers.norm(layers.conv(x, self.features, 1, name="conv1"), name="bn1"))
-        y = layers.relu(layers.norm(layers.conv(y, self.features, 3, self.stride, name="conv2"), name="bn2"))
+        layers, hidden, out = self.layers, self.width * self.features, 4 * self.features
+        y = layers.relu(layers.norm(layers.conv(x, hidden, 1, name="conv1"), name="bn1"))
+        y = layers.conv(y, hidden, 3, self.stride, groups=self.groups, name="conv2")
+        y = layers.relu(layers.norm(y, name="bn2"))
         y = layers.norm(layers.conv(y, out, 1, name="conv3"), name="bn3")
         y = y + shortcut(layers, x, out, self.stride)
         return Maps(layers.relu(y), y)
@@ -113,7 +120,7 @@ class Head(nn.Module):
 
 
 def resnet(
-    block: type[BasicBlock] | type[Bottleneck],
+    block: Callable[..., nn.Module],
     depths: Sequence[int],
     widths: Sequence[int],
     stem: Callable[..., nn.Module],
@@ -122,7 +129,7 @@ def resnet(
     """A ResNet.
 
     Args:
-      block: the module of its blocks.
+      block: makes its blocks, see `Stage`.
       depths: blocks per stage.
       widths: `features` of the blocks, per stage; every stage except the first has stride 2.
       stem: as in `Architecture`.
@@ -132,7 +139,7 @@ def resnet(
         partial(Stage, block=block, depth=depth, features=width, stride=1 if l == 0 else 2)
         for l, (depth, width) in enumerate(zip(depths, widths, strict=True))
     )
-    return Architecture(stem, tuple(stages), Head, HE_TORCH, branch_init)
+    return Architecture(stem, tuple(stages), Head, HE_TORCH, branch_init, 224 if stem is ImageNetStem else 32)
 
 
 def cifar(depth: int, width: float = 1) -> Architecture:
@@ -145,6 +152,7 @@ def cifar(depth: int, width: float = 1) -> Architecture:
     return resnet(BasicBlock, [(depth - 2) // 6] * 3, widths, partial(Stem, features=stem), HE_ZERO)
 
 
+WIDTHS = (64, 128, 256, 512)
 NETWORKS = {
     **{f"resnet{depth}": partial(cifar, depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
     "resnet8x4": partial(cifar, 8, 4),
@@ -152,9 +160,13 @@ NETWORKS = {
     # For 8x8 digits: a student that is too small for them.
     "resnet8_quarter": partial(cifar, 8, 0.25),
     "resnet8_half": partial(cifar, 8, 0.5),
-    "ResNet18": partial(resnet, BasicBlock, (2, 2, 2, 2), (64, 128, 256, 512), partial(Stem, features=64)),
-    "ResNet50": partial(resnet, Bottleneck, (3, 4, 6, 3), (64, 128, 256, 512), partial(Stem, features=64)),
-    "resnet18_imagenet": partial(resnet, BasicBlock, (2, 2, 2, 2), (64, 128, 256, 512), ImageNetStem),
-    "resnet34_imagenet": partial(resnet, BasicBlock, (3, 4, 6, 3), (64, 128, 256, 512), ImageNetStem),
-    "resnet50_imagenet": partial(resnet, Bottleneck, (3, 4, 6, 3), (64, 128, 256, 512), ImageNetStem),
+    "ResNet18": partial(resnet, BasicBlock, (2, 2, 2, 2), WIDTHS, partial(Stem, features=64)),
+    "ResNet50": partial(resnet, Bottleneck, (3, 4, 6, 3), WIDTHS, partial(Stem, features=64)),
+    "resnet18_imagenet": partial(resnet, BasicBlock, (2, 2, 2, 2), WIDTHS, ImageNetStem),
+    "resnet34_imagenet": partial(resnet, BasicBlock, (3, 4, 6, 3), WIDTHS, ImageNetStem),
+    "resnet50_imagenet": partial(resnet, Bottleneck, (3, 4, 6, 3), WIDTHS, ImageNetStem),
+    "resnet101": partial(resnet, Bottleneck, (3, 4, 23, 3), WIDTHS, ImageNetStem),
+    "resnet152": partial(resnet, Bottleneck, (3, 8, 36, 3), WIDTHS, ImageNetStem),
+    "resnext50_32x4d": partial(resnet, partial(Bottleneck, width=2, groups=32), (3, 4, 6, 3), WIDTHS, ImageNetStem),
+    "wide_resnet50_2": partial(resnet, partial(Bottleneck, width=2), (3, 4, 6, 3), WIDTHS, ImageNetStem),
 }

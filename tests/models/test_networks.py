@@ -11,6 +11,7 @@ from hsakd_jax.models.network import Network, Peers
 from hsakd_jax.runs.restore import initialise
 
 ARCHITECTURES = reference.read("architectures.json")["architectures"]
+TORCHVISION = set(reference.torchvision())  # counted in the tests of their families
 
 
 def shapes(tree):
@@ -114,7 +115,9 @@ CHECKS = {
 
 def test_hand_counts_give_the_golden_ones():
     assert {name: ARCHITECTURES[name]["params"] for name in CHECKS} == CHECKS
-    assert set(NETWORKS) == set(BY_HAND) | {name.removesuffix("_aux") for name in ARCHITECTURES}
+    counted = set(BY_HAND) | {name.removesuffix("_aux") for name in ARCHITECTURES}
+    assert not counted & TORCHVISION
+    assert set(NETWORKS) - TORCHVISION == counted
 
 
 @pytest.mark.parametrize("name", BY_HAND)
@@ -193,12 +196,18 @@ def test_batch_norm_of_one_value_is_refused():
 
 
 # PAPER, "Initialisers": conv, fc and fc bias of the backbone, then of the branches.
-HE, UNIFORM, NORMAL, ZERO = "he", "uniform", "normal", "zero"
+HE, HE_IN, UNIFORM, NORMAL, ZERO = "he", "he of the fan-in", "uniform", "normal", "zero"
 INITIALISERS = {
     "wrn": (HE, UNIFORM, ZERO, HE, UNIFORM, ZERO),
     "resnet": (HE, UNIFORM, UNIFORM, HE, UNIFORM, ZERO),
     "ResNet": (HE, UNIFORM, UNIFORM, HE, UNIFORM, UNIFORM),
     "imagenet": (HE, UNIFORM, UNIFORM, HE, UNIFORM, UNIFORM),
+    "resnet101": (HE, UNIFORM, UNIFORM, HE, UNIFORM, UNIFORM),
+    "resnet152": (HE, UNIFORM, UNIFORM, HE, UNIFORM, UNIFORM),
+    "resnext": (HE, UNIFORM, UNIFORM, HE, UNIFORM, UNIFORM),
+    "wide_resnet": (HE, UNIFORM, UNIFORM, HE, UNIFORM, UNIFORM),
+    "densenet": (HE_IN, UNIFORM, ZERO, HE_IN, UNIFORM, ZERO),
+    "vgg16_bn_imagenet": (HE, NORMAL, ZERO, HE, NORMAL, ZERO),
     "vgg": (HE, NORMAL, ZERO, UNIFORM, UNIFORM, UNIFORM),
     "mobilenetV2": (HE, NORMAL, ZERO, HE, NORMAL, ZERO),
     "ShuffleV1": (UNIFORM, UNIFORM, UNIFORM, HE, UNIFORM, ZERO),
@@ -210,7 +219,8 @@ def drawn_from(sample, fan_in, fan_out):
     """Which of the distributions the sample [n] comes from, by its spread and its greatest value."""
     if not sample.any():
         return ZERO
-    for kind, std in {HE: (2 / fan_out) ** 0.5, UNIFORM: (3 * fan_in) ** -0.5, NORMAL: 0.01}.items():
+    spreads = {HE: (2 / fan_out) ** 0.5, HE_IN: (2 / fan_in) ** 0.5, UNIFORM: (3 * fan_in) ** -0.5, NORMAL: 0.01}
+    for kind, std in spreads.items():
         spread = abs(sample.std() / std - 1) < 5 / (2 * sample.size) ** 0.5
         bounded = abs(sample).max() <= fan_in**-0.5
         if spread and abs(sample.mean()) < 5 * std / sample.size**0.5 and bounded == (kind == UNIFORM):
