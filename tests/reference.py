@@ -62,3 +62,36 @@ def create(name, **options):
         name.removesuffix("_aux"), arch["num_classes"], branches=name.endswith("_aux"), **options
     )
     return arch, network
+
+
+RULE_2 = "golden-v2"
+
+
+def torchvision():
+    """Golden networks of torchvision and timm by name; logits are in torchvision.npz."""
+    networks = read("torchvision.json")["networks"]
+    # Names that a network for CIFAR has too.
+    return {{"vgg16_bn": "vgg16_bn_imagenet"}.get(name, name): network for name, network in networks.items()}
+
+
+def torchvision_state_dict(arch, dtype=np.float32):
+    """Weights of golden/README.md's rule 2 under the original names, without BatchNorm's counters."""
+
+    def draw(name, shape):
+        g = rng(name, RULE_2)
+        if name.endswith("running_mean") or name.endswith(".bias"):
+            return 0.1 * g.standard_normal(shape)
+        if name.endswith("running_var"):
+            return g.uniform(0.5, 1.5, shape)
+        if len(shape) == 1 and name.endswith(".weight"):
+            return g.uniform(0.8, 1.2, shape)
+        return g.standard_normal(shape) * np.sqrt((2 if len(shape) == 4 else 1) / np.prod(shape[1:]))
+
+    entries = ((name, shape) for name, shape in arch["state_dict"] if not name.endswith("num_batches_tracked"))
+    return {name: draw(name, shape).astype(dtype) for name, shape in entries}
+
+
+def torchvision_images(arch):
+    """The two NHWC images of rule 2, float64."""
+    side = arch["resolution"]
+    return rng("input2", RULE_2).standard_normal((2, 3, side, side)).transpose(0, 2, 3, 1)

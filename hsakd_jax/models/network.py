@@ -55,6 +55,9 @@ class Architecture(NamedTuple):
         logits and the input of its linear layer.
       init: initialisers of the backbone.
       branch_init: initialisers of the branches.
+      image_size: side of the images that the network was published for; 224 or more for ImageNet.
+      batch_norm_eps: see `layers.BatchNorm.eps`.
+      batch_norm_momentum: see `layers.BatchNorm.momentum`.
     """
 
     stem: Callable[..., nn.Module] | None
@@ -62,6 +65,14 @@ class Architecture(NamedTuple):
     head: Callable[..., nn.Module]
     init: Init
     branch_init: Init
+    image_size: int = 32
+    batch_norm_eps: float = 1e-5
+    batch_norm_momentum: float = 0.1
+
+    @property
+    def for_imagenet(self) -> bool:
+        """Whether the network was published for ImageNet, of 1000 classes."""
+        return self.image_size >= 224
 
 
 class Network(nn.Module):
@@ -104,11 +115,13 @@ class Network(nn.Module):
         Raises:
           ValueError: H or W is too small for the strides, or a BatchNorm in training mode gets one value per channel.
         """
-        stem, stages, head, init, branch_init = self.architecture
+        stem, stages, head, init, branch_init, _, *options = self.architecture
         stages = tuple(map(_rematerialised, stages)) if self.remat else stages
         # Flax traces one image to make the variables.
         groups = 1 if self.is_initializing() else self.batch_norm_groups
-        backbone, branch = (LayerFactory(i, self.dtype, train, self.for_export, groups) for i in (init, branch_init))
+        backbone, branch = (
+            LayerFactory(i, self.dtype, train, self.for_export, groups, *options) for i in (init, branch_init)
+        )
         x = stem(backbone, name="stem")(images) if stem else images
         maps: list[Maps] = []
         for l, stage in enumerate(stages, 1):

@@ -84,10 +84,12 @@ class Stem(nn.Module):
 
     layers: LayerFactory
     features: int
+    stride: int = 1
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return self.layers.relu(self.layers.norm(self.layers.conv(x, self.features, 3, name="conv1"), name="bn1"))
+        x = self.layers.conv(x, self.features, 3, self.stride, name="conv1")
+        return self.layers.relu(self.layers.norm(x, name="bn1"))
 
 
 class ImageNetStem(nn.Module):
@@ -132,7 +134,7 @@ def resnet(
         partial(Stage, block=block, depth=depth, features=width, stride=1 if l == 0 else 2)
         for l, (depth, width) in enumerate(zip(depths, widths, strict=True))
     )
-    return Architecture(stem, tuple(stages), Head, HE_TORCH, branch_init)
+    return Architecture(stem, tuple(stages), Head, HE_TORCH, branch_init, 224 if stem is ImageNetStem else 32)
 
 
 def cifar(depth: int, width: float = 1) -> Architecture:
