@@ -1,4 +1,4 @@
-"""What timm calls the layers of MobileNetV1, and torchvision those of MobileNetV2, MobileNetV3, EfficientNet, RegNet."""
+"""timm's names of the layers of MobileNetV1, and torchvision's of MobileNetV2, MobileNetV3, EfficientNet, RegNet."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
