@@ -24,14 +24,16 @@ class Outputs(NamedTuple):
       logits: [B, N], at least float32.
       aux_logits: L arrays [B, 4N], at least float32, joint logits of class and rotation; empty without branches.
       features: L arrays [B, H, W, C], the map after each stage, in the compute dtype.
-      embedding: [B, D], at least float32, the input of the last linear layer: the pooled map.
+      embedding: [B, D], at least float32, the input of the last linear layer: the pooled map; of
+        MobileNetV3, the hidden layer after it.
       last_map: [B, H, W, D], in the compute dtype, the input of the global average pool. It is after the head's own
-        layers: BatchNorm and ReLU of WRNs, the last convolution of MobileNetV2 and ShuffleNetV2.
+        layers: BatchNorm and ReLU of WRNs, the last convolution of MobileNetV2 and ShuffleNetV2. Of
+        MobileNetV3, whose last linear layer takes no pooled map, the embedding as a map of 1x1.
       hints: K arrays [B, H, W, C], in the compute dtype, the maps that CRD's benchmark (arXiv 1910.10699) compares:
         `features`, except of VGG, whose maps after its blocks 2 to 5 these are (4 stages have 5 blocks).
       preactivations: K arrays, each `hints` before its last ReLU, as in ReviewKD's code (arXiv 2104.09044). Of WRNs,
         the hint after the BatchNorm that the next stage or the head begins with. The hint itself, where it comes from
-        no ReLU (MobileNetV2) or from a stage that returns its output alone. Channels of ShuffleNetV2 have the order of
+        no ReLU (MobileNetV2, MobileNetV3, EfficientNet) or from a stage that returns its output alone. Channels of ShuffleNetV2 have the order of
         the hint, not that before the shuffle.
     """
 

@@ -114,7 +114,9 @@ CHECKS = {
 
 def test_hand_counts_give_the_golden_ones():
     assert {name: ARCHITECTURES[name]["params"] for name in CHECKS} == CHECKS
-    assert set(NETWORKS) == set(BY_HAND) | {name.removesuffix("_aux") for name in ARCHITECTURES}
+    golden = {name.removesuffix("_aux") for name in ARCHITECTURES} | set(reference.torchvision())
+    assert set(NETWORKS) <= set(BY_HAND) | golden
+    assert golden - set(NETWORKS) <= set(reference.torchvision())
 
 
 @pytest.mark.parametrize("name", BY_HAND)
@@ -193,7 +195,7 @@ def test_batch_norm_of_one_value_is_refused():
 
 
 # PAPER, "Initialisers": conv, fc and fc bias of the backbone, then of the branches.
-HE, UNIFORM, NORMAL, ZERO = "he", "uniform", "normal", "zero"
+HE, UNIFORM, NORMAL, ZERO, FAN_OUT = "he", "uniform", "normal", "zero", "uniform fan-out"
 INITIALISERS = {
     "wrn": (HE, UNIFORM, ZERO, HE, UNIFORM, ZERO),
     "resnet": (HE, UNIFORM, UNIFORM, HE, UNIFORM, ZERO),
@@ -201,6 +203,10 @@ INITIALISERS = {
     "imagenet": (HE, UNIFORM, UNIFORM, HE, UNIFORM, UNIFORM),
     "vgg": (HE, NORMAL, ZERO, UNIFORM, UNIFORM, UNIFORM),
     "mobilenetV2": (HE, NORMAL, ZERO, HE, NORMAL, ZERO),
+    "mobilenetv1": (HE, FAN_OUT, ZERO, HE, FAN_OUT, ZERO),
+    "mobilenet_v": (HE, NORMAL, ZERO, HE, NORMAL, ZERO),
+    "efficientnet": (HE, FAN_OUT, ZERO, HE, FAN_OUT, ZERO),
+    "regnet": (HE, NORMAL, ZERO, HE, NORMAL, ZERO),
     "ShuffleV1": (UNIFORM, UNIFORM, UNIFORM, HE, UNIFORM, ZERO),
     "ShuffleV2": (UNIFORM, UNIFORM, UNIFORM, UNIFORM, UNIFORM, UNIFORM),
 }
@@ -210,10 +216,11 @@ def drawn_from(sample, fan_in, fan_out):
     """Which of the distributions the sample [n] comes from, by its spread and its greatest value."""
     if not sample.any():
         return ZERO
-    for kind, std in {HE: (2 / fan_out) ** 0.5, UNIFORM: (3 * fan_in) ** -0.5, NORMAL: 0.01}.items():
+    spreads = {HE: (2 / fan_out) ** 0.5, UNIFORM: (3 * fan_in) ** -0.5, NORMAL: 0.01, FAN_OUT: (3 * fan_out) ** -0.5}
+    for kind, std in spreads.items():
         spread = abs(sample.std() / std - 1) < 5 / (2 * sample.size) ** 0.5
-        bounded = abs(sample).max() <= fan_in**-0.5
-        if spread and abs(sample.mean()) < 5 * std / sample.size**0.5 and bounded == (kind == UNIFORM):
+        bounded = abs(sample).max() <= (1 + 1e-6) * 3**0.5 * std
+        if spread and abs(sample.mean()) < 5 * std / sample.size**0.5 and bounded == (kind in (UNIFORM, FAN_OUT)):
             return kind
     return f"std {sample.std()}"
 
