@@ -111,14 +111,14 @@ def _reviewkd(pair: str, weight: float) -> Setting:
 
 # Of methods that take the place of KD.
 NO_KD = {"kl.weight": 0.0}
-CRLD = {
+CRLD: dict[str, Any] = {
     "crld_within__weight": 2.0,
     "crld_within__threshold": 0.9,
     "crld_across__weight": 0.5,
     "crld_across__threshold": 0.2,
     "kl__weight": 0.0,
 }
-CRD = {"crd__weight": 0.8, "crd__negatives": 16384, "crd__temperature": 0.07}
+CRD: dict[str, Any] = {"crd__weight": 0.8, "crd__negatives": 16384, "crd__temperature": 0.07}
 
 # A value without a line here is not published for its pair: `recipes.RECIPES` has our choice.
 SETTINGS = (

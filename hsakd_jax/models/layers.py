@@ -130,13 +130,13 @@ class BatchNorm(nn.Module):
         if is_trainable(self.train, "/".join((*self.path, "scale"))):
             if self.groups == 1:
                 # Jitted, so that JAX traces it once for all layers of a shape.
-                form = jax.jit(normalise_batch, static_argnums=4)
-                y, mean, var = form(x, scale, bias, running_mean.value, self.eps)
+                jitted = jax.jit(normalise_batch, static_argnums=4)
+                y, mean, var = jitted(x, scale, bias, running_mean.value, self.eps)
             else:
                 grouped = x.reshape(self.groups, -1, *x.shape[1:])
                 shared = scale, bias, running_mean.value
-                form = jax.vmap(partial(normalise_batch, eps=self.eps), (0, None, None, None))
-                y, mean, var = form(grouped, *shared)
+                by_group = jax.vmap(partial(normalise_batch, eps=self.eps), (0, None, None, None))
+                y, mean, var = by_group(grouped, *shared)
                 y, mean, var = y.reshape(x.shape), mean.mean(0), var.mean(0)
             if not self.is_initializing():
                 n = x.size // x.shape[-1] // self.groups
@@ -163,8 +163,7 @@ def per_channel(x: Array, *vectors: Array) -> list[Array]:
     return [v.reshape((1,) * (x.ndim - 1) + v.shape) for v in vectors]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
-def normalise_batch(
+def _normalise_batch(
     x: Array, scale: Array, bias: Array, centre: Array, eps: float = 1e-5
 ) -> tuple[Array, Array, Array]:
     """BatchNorm by the statistics of the batch (Ioffe and Szegedy 2015, arXiv 1502.03167), in at least float32.
@@ -200,7 +199,7 @@ def _statistics(x: Array, scale: Array, bias: Array, centre: Array, eps: float) 
 def _normalise_forward(
     x: Array, scale: Array, bias: Array, centre: Array, eps: float
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
-    y, mean, var = normalise_batch(x, scale, bias, centre, eps)
+    y, mean, var = _normalise_batch(x, scale, bias, centre, eps)
     return (y, mean, var), (x, scale, mean, inverse_std(var, eps))
 
 
@@ -215,6 +214,8 @@ def _normalise_backward(eps: float, kept: tuple[Array, ...], cotangents: tuple[A
     return (scale * inverse * (g - mean_g - normal * mean_gx)).astype(x.dtype), dscale, dbias, None
 
 
+# With its derivative.
+normalise_batch = jax.custom_vjp(_normalise_batch, nondiff_argnums=(4,))
 normalise_batch.defvjp(_normalise_forward, _normalise_backward)
 
 

@@ -33,8 +33,8 @@ class Outputs(NamedTuple):
         `features`, except of VGG, whose maps after its blocks 2 to 5 these are (4 stages have 5 blocks).
       preactivations: K arrays, each `hints` before its last ReLU, as in ReviewKD's code (arXiv 2104.09044). Of WRNs,
         the hint after the BatchNorm that the next stage or the head begins with. The hint itself, where it comes from
-        no ReLU (MobileNetV2, MobileNetV3, EfficientNet) or from a stage that returns its output alone. Channels of ShuffleNetV2 have the order of
-        the hint, not that before the shuffle.
+        no ReLU (MobileNetV2, MobileNetV3, EfficientNet) or from a stage that returns its output alone. Channels of
+        ShuffleNetV2 have the order of the hint, not that before the shuffle.
     """
 
     logits: Array
