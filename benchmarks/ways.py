@@ -47,12 +47,12 @@ def leaving(which):
     return convolve
 
 
-def plain_norm(x, scale, bias, centre):
+def plain_norm(x, scale, bias, centre, eps):
     """`layers.normalise_batch` without a derivative of its own."""
     del centre
     wide, axes = at_least_float32(x), tuple(range(x.ndim - 1))
     mean, var = wide.mean(axes), wide.var(axes)
-    gain = jax.lax.rsqrt(var + 1e-5) * scale
+    gain = jax.lax.rsqrt(var + eps) * scale
     return ((wide - mean) * gain + bias).astype(x.dtype), mean, var
 
 

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 # Recipes of our own, which nobody published.
 OURS = ("student_ls", "student_dist", "student_strong")
 ANY_PAIR, IMAGENET_PAIR = "*", "resnet34_imagenet/resnet18_imagenet"
+# The second pair of ImageNet. timm's MobileNetV1 has ReLU6, that of most of these authors ReLU.
+MOBILENET_PAIR = "resnet50_imagenet/mobilenetv1_100"
 
 
 class Setting(NamedTuple):
@@ -38,8 +40,12 @@ def _benchmark(recipe: str, **values: Any) -> Setting:
     return Setting(recipe, "cifar100", ANY_PAIR, _values(**values), source)
 
 
-def _imagenet(recipe: str, source: str, **values: Any) -> Setting:
-    return Setting(recipe, "imagenet2012", IMAGENET_PAIR, _values(**values), source)
+def _imagenet(recipe: str, source: str, pair: str = IMAGENET_PAIR, **values: Any) -> Setting:
+    return Setting(recipe, "imagenet2012", pair, _values(**values), source)
+
+
+def _mobilenet(recipe: str, source: str, **values: Any) -> Setting:
+    return _imagenet(recipe, source, MOBILENET_PAIR, **values)
 
 
 def _dkd(pair: str, beta: float, file: str) -> Setting:
@@ -107,14 +113,14 @@ def _reviewkd(pair: str, weight: float) -> Setting:
 
 # Of methods that take the place of KD.
 NO_KD = {"kl.weight": 0.0}
-CRLD = {
+CRLD: dict[str, Any] = {
     "crld_within__weight": 2.0,
     "crld_within__threshold": 0.9,
     "crld_across__weight": 0.5,
     "crld_across__threshold": 0.2,
     "kl__weight": 0.0,
 }
-CRD = {"crd__weight": 0.8, "crd__negatives": 16384, "crd__temperature": 0.07}
+CRD: dict[str, Any] = {"crd__weight": 0.8, "crd__negatives": 16384, "crd__temperature": 0.07}
 
 # A value without a line here is not published for its pair: `recipes.RECIPES` has our choice.
 SETTINGS = (
@@ -376,6 +382,100 @@ SETTINGS = (
         wkd_f__grid=4,
         wkd_f__projector="bottleneck",
         wkd_f__decay=0,
+        kl__weight=0.0,
+    ),
+    _mobilenet(
+        "kd",
+        "megvii-research/mdistiller configs/imagenet/r50_mv1/kd.yaml",
+        task=0.5,
+        kl__weight=0.5,
+        kl__temperature=1.0,
+    ),
+    _mobilenet(
+        "at",
+        "megvii-research/mdistiller configs/imagenet/r50_mv1/at.yaml",
+        at__weight=1000.0,
+        at__maps="hints",
+        kl__weight=0.0,
+    ),
+    _mobilenet("crd", "megvii-research/mdistiller configs/imagenet/r50_mv1/crd.yaml", **CRD),
+    _mobilenet(
+        "dkd",
+        "megvii-research/mdistiller configs/imagenet/r50_mv1/dkd.yaml",
+        dkd__weight=1.0,
+        dkd__alpha=1.0,
+        dkd__beta=2.0,
+        dkd__temperature=1.0,
+        dkd__warmup=1,
+        kl__weight=0.0,
+    ),
+    _mobilenet(
+        "rld",
+        "zju-SWJ/RLD configs/imagenet/r50_mv1/rld.yaml",
+        rld__weight=1.0,
+        rld__alpha=1.0,
+        rld__beta=2.0,
+        rld__temperature=1.0,
+        rld__alpha_temperature=1.0,
+        rld__warmup=1,
+        kl__weight=0.0,
+    ),
+    _mobilenet(
+        "dist",
+        "hunto/image_classification_sota configs/strategies/distill/resnet_dist.yaml",
+        dist__weight=2.0,
+        dist__beta=1.0,
+        dist__gamma=1.0,
+        dist__temperature=1.0,
+        kl__weight=0.0,
+    ),
+    # Its gradients are clipped to a norm of 5, which is no setting here.
+    _mobilenet(
+        "nkd",
+        "yzd-v/cls_KD configs/distillers/imagenet/res50_distill_mv1_img.py",
+        nkd__weight=1.0,
+        nkd__gamma=1.5,
+        nkd__temperature=1.0,
+        kl__weight=0.0,
+    ),
+    _mobilenet(
+        "reviewkd",
+        "dvlab-research/ReviewKD ImageNet/README.md, ImageNet/models/reviewkd.py",
+        reviewkd__weight=8.0,
+        reviewkd__max_channels=256,
+        reviewkd__preactivation=True,
+        reviewkd__warmup=0,
+        kl__weight=0.0,
+    ),
+    _mobilenet(
+        "crld",
+        "scx-822/CRLD-main configs/imagenet/r50_mv1/crld.yaml",
+        task=2.0,
+        strong_task__weight=2.0,
+        **CRLD,
+        crld_within__temperature=1.0,
+        crld_across__temperature=1.0,
+    ),
+    _mobilenet(
+        "wkd_l",
+        "JiamingLv/WKD configs/imagenet/r50_mv1/wkd_l.yaml",
+        wkd_target__weight=1.0,
+        wkd_l__weight=25.0,
+        wkd_l__temperature=2.0,
+        wkd_l__cost="cka_logits",
+        wkd_l__images=732,
+        wkd_l__sharpness=2.0,
+        wkd_l__decay=0,
+        kl__weight=0.0,
+    ),
+    _mobilenet(
+        "wkd_f",
+        "JiamingLv/WKD configs/imagenet/r50_mv1/wkd_f.yaml",
+        wkd_f__weight=0.005,
+        wkd_f__ratio=2.0,
+        wkd_f__grid=4,
+        wkd_f__projector="bottleneck",
+        wkd_f__decay=30,
         kl__weight=0.0,
     ),
 )

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
-from hsakd_jax.interop import names_cnn
+from hsakd_jax.interop import names_cnn, names_mobile
 from hsakd_jax.models import mobilenet, resnet, shufflenet, vgg, wrn
 
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
@@ -15,6 +15,7 @@ HEADS = {
     **dict.fromkeys(wrn.NETWORKS, ("fc",)),
     **dict.fromkeys(vgg.NETWORKS, ("classifier",)),
     **dict.fromkeys(shufflenet.NETWORKS, ("linear",)),
+    **names_mobile.HEADS,
     "ResNet50": ("linear",),
     "mobilenetV2": ("classifier",),
     "mobilenetV2_crd": ("classifier.0", "classifier"),
@@ -34,6 +35,7 @@ def _with_leaf(layer: Callable[[Sequence[str]], str]) -> Callable[[Sequence[str]
 KEYS: dict[str, Callable[[Sequence[str], str], str]] = {
     "vgg16_bn_imagenet": _with_leaf(partial(names_cnn.vgg_imagenet, "vgg16_bn_imagenet")),
     "densenet121": _with_leaf(names_cnn.densenet),
+    **names_mobile.KEYS,
 }
 
 

@@ -6,7 +6,17 @@ from functools import cache
 import jax.numpy as jnp
 
 from hsakd_jax.core.errors import UserError, unknown
-from hsakd_jax.models import densenet, mobilenet, resnet, shufflenet, vgg, wrn
+from hsakd_jax.models import (
+    densenet,
+    efficientnet,
+    mobilenet,
+    mobilenet_imagenet,
+    regnet,
+    resnet,
+    shufflenet,
+    vgg,
+    wrn,
+)
 from hsakd_jax.models.network import Architecture, Network
 
 NETWORKS: dict[str, Callable[[], Architecture]] = {
@@ -16,6 +26,9 @@ NETWORKS: dict[str, Callable[[], Architecture]] = {
     **mobilenet.NETWORKS,
     **shufflenet.NETWORKS,
     **densenet.NETWORKS,
+    **mobilenet_imagenet.NETWORKS,
+    **efficientnet.NETWORKS,
+    **regnet.NETWORKS,
 }
 
 

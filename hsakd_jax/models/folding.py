@@ -82,9 +82,9 @@ class Folded:
         params: dict[Path, Any] = flatten_dict(variables["params"])
         stats: dict[Path, Any] = flatten_dict(variables.get("batch_stats", {}))
         gains: dict[Path, Array] = {}
-        for norm in layers.norms:
+        for norm, eps in layers.norms.items():
             if getattr(params.get((*norm, "scale")), "ndim", 0) == 1:  # more axes: the layers of a loop, stacked
-                gains[norm] = inverse_std(stats.pop((*norm, "var"))) * params.pop((*norm, "scale"))
+                gains[norm] = inverse_std(stats.pop((*norm, "var")), eps) * params.pop((*norm, "scale"))
                 params[(*norm, "bias")] -= stats.pop((*norm, "mean")) * gains[norm]
         for conv, dtype in layers.conv_dtypes.items():
             norm = layers.norm_after.get(conv)
@@ -129,18 +129,19 @@ class _Layers(NamedTuple):
     """Layers of a network, by path.
 
     Attributes:
-      norms: BatchNorms.
+      norms: BatchNorm -> its eps.
       conv_dtypes: convolution -> the dtype it computes in, None for that of its parameters.
       norm_after: convolution -> the BatchNorm that alone reads its result.
     """
 
-    norms: set[Path]
+    norms: dict[Path, float]
     conv_dtypes: dict[Path, Any]
     norm_after: dict[Path, Path]
 
 
 def _find_layers(network: Any, variables: Any, images: Any) -> _Layers:
     calls: Counter[Path] = Counter()
+    norms: dict[Path, float] = {}
     conv_dtypes: dict[Path, Any] = {}
 
     def traced(variables: Any, images: Any) -> Any:
@@ -155,6 +156,7 @@ def _find_layers(network: Any, variables: Any, images: Any) -> _Layers:
 
             if _is_call(context, BatchNorm) and has_own("scale"):
                 calls[path] += 1
+                norms[path] = module.eps
                 return call(checkpoint_name(args[0], name=NORM + "/".join(path)))
             result = call(*args, **kwargs)
             if _is_call(context, nn.Conv) and module.conv_general_dilated in PLAIN and has_own("kernel"):
@@ -169,7 +171,7 @@ def _find_layers(network: Any, variables: Any, images: Any) -> _Layers:
     program = jax.make_jaxpr(traced)(variables, images)
     pairs = _marked_pairs(program.jaxpr)
     norm_after = {conv: norm for conv, norm in pairs if calls[conv] == calls[norm] == 1}
-    return _Layers(calls.keys() - conv_dtypes.keys(), conv_dtypes, norm_after)
+    return _Layers(norms, conv_dtypes, norm_after)
 
 
 def _marked_pairs(jaxpr: Any) -> Iterator[tuple[Path, Path]]:

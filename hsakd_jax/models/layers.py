@@ -6,6 +6,7 @@ differ. So no network file decides on dtypes, initialisers or BatchNorm modes.
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -42,12 +43,14 @@ class Init(NamedTuple):
       conv_bias: fan-in -> initialiser of convolution biases.
       fc: of the kernels of linear layers, [D, features].
       fc_bias: fan-in -> initialiser of the biases of linear layers.
+      grouped_conv: groups -> initialiser of the kernels of convolutions with more than one group; None for `conv`.
     """
 
     conv: Initializer
     conv_bias: Callable[[int], Initializer]
     fc: Initializer
     fc_bias: Callable[[int], Initializer]
+    grouped_conv: Callable[[int], Initializer] | None = None
 
 
 def torch_bias(fan_in: int) -> Initializer:
@@ -71,19 +74,30 @@ def he(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
     return jax.random.normal(key, shape, dtype) * (2 / (height * width * features)) ** 0.5
 
 
+def he_grouped(groups: int) -> Initializer:
+    """He et al. 2015 with the fan-out of a group: N(0, 2 groups / (k k C_out)) for an HWIO kernel."""
+
+    def init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        return he(key, shape, dtype) * groups**0.5
+
+    return init
+
+
 # U(-b, b) with b = 1/sqrt(fan_in) has variance 1 / (3 fan_in).
 torch_kernel = variance_scaling(1 / 3, "fan_in", "uniform")
+uniform_fan_out = variance_scaling(1 / 3, "fan_out", "uniform")
 
 HE_TORCH = Init(he, zero_bias, torch_kernel, torch_bias)
 HE_ZERO = Init(he, zero_bias, torch_kernel, zero_bias)
 HE_NORMAL = Init(he, zero_bias, normal(0.01), zero_bias)
 # He et al. 2015 with the fan-in, N(0, 2 / (k k C_in / groups)).
 HE_IN_ZERO = Init(variance_scaling(2.0, "fan_in", "normal"), zero_bias, torch_kernel, zero_bias)
+HE_FAN_OUT = Init(he, zero_bias, uniform_fan_out, zero_bias)
 TORCH = Init(torch_kernel, torch_bias, torch_kernel, torch_bias)
 
 
 class BatchNorm(nn.Module):
-    """BatchNorm over all axes except the last, equal to PyTorch's with momentum 0.1 and eps 1e-5.
+    """BatchNorm over all axes except the last, equal to PyTorch's.
 
     The running variance is the unbiased one, n / (n - 1) times the variance that normalises, as in PyTorch; Flax's own
     BatchNorm stores the biased one. Statistics are computed in at least float32, and the result has the dtype of the
@@ -95,10 +109,14 @@ class BatchNorm(nn.Module):
       groups: number of groups of neighbouring rows, each of which is normalised by its own statistics ("ghost"
         BatchNorm, Hoffer et al. 2017, arXiv 1705.08741), on any number of devices. The running statistics take the mean
         over the groups.
+      eps: what is added to a variance before its root.
+      momentum: fraction of a batch's statistics in the new running ones, as PyTorch counts it.
     """
 
     train: Train
     groups: int = 1
+    eps: float = 1e-5
+    momentum: float = 0.1
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -115,11 +133,13 @@ class BatchNorm(nn.Module):
         if is_trainable(self.train, "/".join((*self.path, "scale"))):
             if self.groups == 1:
                 # Jitted, so that JAX traces it once for all layers of a shape.
-                y, mean, var = jax.jit(normalise_batch)(x, scale, bias, running_mean.value)
+                jitted = jax.jit(normalise_batch, static_argnums=4)
+                y, mean, var = jitted(x, scale, bias, running_mean.value, self.eps)
             else:
                 grouped = x.reshape(self.groups, -1, *x.shape[1:])
                 shared = scale, bias, running_mean.value
-                y, mean, var = jax.vmap(normalise_batch, (0, None, None, None))(grouped, *shared)
+                by_group = jax.vmap(partial(normalise_batch, eps=self.eps), (0, None, None, None))
+                y, mean, var = by_group(grouped, *shared)
                 y, mean, var = y.reshape(x.shape), mean.mean(0), var.mean(0)
             if not self.is_initializing():
                 n = x.size // x.shape[-1] // self.groups
@@ -127,16 +147,18 @@ class BatchNorm(nn.Module):
                     raise ValueError(
                         "BatchNorm in training mode needs more than one value per channel: use a larger batch"
                     )
-                running_mean.value = 0.9 * running_mean.value + 0.1 * mean
-                running_var.value = 0.9 * running_var.value + 0.1 * (n / (n - 1)) * var
+                old, new = 1 - self.momentum, self.momentum
+                running_mean.value = old * running_mean.value + new * mean
+                running_var.value = old * running_var.value + new * (n / (n - 1)) * var
             return y
-        mean, gain, bias = per_channel(x, running_mean.value, inverse_std(running_var.value) * scale, bias)
+        gain = inverse_std(running_var.value, self.eps) * scale
+        mean, gain, bias = per_channel(x, running_mean.value, gain, bias)
         return ((at_least_float32(x) - mean) * gain + bias).astype(x.dtype)
 
 
-def inverse_std(var: Array) -> Array:
+def inverse_std(var: Array, eps: float) -> Array:
     """1 / sqrt(variance + eps), [C], by which BatchNorm multiplies."""
-    return jax.lax.rsqrt(var + 1e-5)
+    return jax.lax.rsqrt(var + eps)
 
 
 def per_channel(x: Array, *vectors: Array) -> list[Array]:
@@ -144,8 +166,9 @@ def per_channel(x: Array, *vectors: Array) -> list[Array]:
     return [v.reshape((1,) * (x.ndim - 1) + v.shape) for v in vectors]
 
 
-@jax.custom_vjp
-def normalise_batch(x: Array, scale: Array, bias: Array, centre: Array) -> tuple[Array, Array, Array]:
+def _normalise_batch(
+    x: Array, scale: Array, bias: Array, centre: Array, eps: float = 1e-5
+) -> tuple[Array, Array, Array]:
     """BatchNorm by the statistics of the batch (Ioffe and Szegedy 2015, arXiv 1502.03167), in at least float32.
 
     Its derivative is written out: JAX's own reads the maps twice as often, and stores more of them.
@@ -157,32 +180,34 @@ def normalise_batch(x: Array, scale: Array, bias: Array, centre: Array) -> tuple
       centre: [C], near the mean; it gets no gradient. Sum and sum of squares are those of `x - centre`, so that they
         need one pass over the map and, over several devices, one exchange. If `centre` is far from the mean, the
         variance loses precision.
+      eps: what is added to the variance.
 
     Returns:
       The result, [B, ..., C] in the dtype of `x`; the mean, [C]; the biased variance, [C]. Only the result passes a
       gradient.
     """
-    (mean, gain, shift), var = _statistics(x, scale, bias, centre)
+    (mean, gain, shift), var = _statistics(x, scale, bias, centre, eps)
     return ((at_least_float32(x) - mean) * gain + shift).astype(x.dtype), mean.reshape(-1), var
 
 
-def _statistics(x: Array, scale: Array, bias: Array, centre: Array) -> tuple[list[Array], Array]:
+def _statistics(x: Array, scale: Array, bias: Array, centre: Array, eps: float) -> tuple[list[Array], Array]:
     """([mean, gain, shift], variance); the first three are [1, ..., 1, C], so that y = (x - mean) * gain + shift."""
     n = x.size // x.shape[-1]
     off = at_least_float32(x) - per_channel(x, centre)[0]
     mean, square = (total / n for total in channel_sums(off, jnp.square(off)))
     var = jnp.maximum(square - jnp.square(mean), 0)
-    return per_channel(x, centre + mean, inverse_std(var) * scale, bias), var
+    return per_channel(x, centre + mean, inverse_std(var, eps) * scale, bias), var
 
 
 def _normalise_forward(
-    x: Array, scale: Array, bias: Array, centre: Array
+    x: Array, scale: Array, bias: Array, centre: Array, eps: float
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
-    y, mean, var = normalise_batch(x, scale, bias, centre)
-    return (y, mean, var), (x, scale, mean, inverse_std(var))
+    y, mean, var = _normalise_batch(x, scale, bias, centre, eps)
+    return (y, mean, var), (x, scale, mean, inverse_std(var, eps))
 
 
-def _normalise_backward(kept: tuple[Array, ...], cotangents: tuple[Array, ...]) -> tuple[Array | None, ...]:
+def _normalise_backward(eps: float, kept: tuple[Array, ...], cotangents: tuple[Array, ...]) -> tuple[Array | None, ...]:
+    del eps  # it is in the inverse standard deviation
     x, scale, mean, inverse = kept
     n = x.size // x.shape[-1]
     mean, inverse, scale = per_channel(x, mean, inverse, scale)
@@ -192,6 +217,8 @@ def _normalise_backward(kept: tuple[Array, ...], cotangents: tuple[Array, ...]) 
     return (scale * inverse * (g - mean_g - normal * mean_gx)).astype(x.dtype), dscale, dbias, None
 
 
+# With its derivative.
+normalise_batch = jax.custom_vjp(_normalise_batch, nondiff_argnums=(4,))
 normalise_batch.defvjp(_normalise_forward, _normalise_backward)
 
 
@@ -213,6 +240,8 @@ class LayerFactory(NamedTuple):
       for_export: whether layers are computed as `jax.lax` has them, for other backends and formats, and not in the form
         that suits this backend.
       batch_norm_groups: see `BatchNorm.groups`.
+      batch_norm_eps: see `BatchNorm.eps`.
+      batch_norm_momentum: see `BatchNorm.momentum`.
     """
 
     init: Init
@@ -220,6 +249,8 @@ class LayerFactory(NamedTuple):
     train: Train
     for_export: bool
     batch_norm_groups: int = 1
+    batch_norm_eps: float = 1e-5
+    batch_norm_momentum: float = 0.1
 
     def conv(
         self,
@@ -250,6 +281,7 @@ class LayerFactory(NamedTuple):
           ValueError: the map is smaller than the stride.
         """
         _check_size(x, stride, "a convolution")
+        grouped = self.init.grouped_conv if groups > 1 else None
         return nn.Conv(
             features,
             (kernel, kernel),
@@ -257,7 +289,7 @@ class LayerFactory(NamedTuple):
             padding=kernel // 2,
             feature_group_count=groups,
             use_bias=bias,
-            kernel_init=self.init.conv,
+            kernel_init=grouped(groups) if grouped else self.init.conv,
             bias_init=self.init.conv_bias(kernel * kernel * x.shape[-1] // groups),
             dtype=self.dtype,
             conv_general_dilated=jax.lax.conv_general_dilated if self.for_export else convolve,
@@ -266,7 +298,8 @@ class LayerFactory(NamedTuple):
 
     def norm(self, x: Array, *, name: str) -> Array:
         """`BatchNorm`: [B, ..., C] -> [B, ..., C]."""
-        return BatchNorm(self.train, self.batch_norm_groups, name=name)(x)
+        options = self.batch_norm_groups, self.batch_norm_eps, self.batch_norm_momentum
+        return BatchNorm(self.train, *options, name=name)(x)
 
     def relu(self, x: Array) -> Array:
         """max(x, 0); on CPU faster than `nn.relu`, except in networks with depthwise convolutions."""
@@ -299,6 +332,28 @@ class LayerFactory(NamedTuple):
         """Linear layer with bias, [..., D] -> [..., features], in the dtype of `x` or that of the parameters."""
         bias_init = self.init.fc_bias(x.shape[-1])
         return nn.Dense(features, kernel_init=self.init.fc, bias_init=bias_init, name=name)(x)
+
+
+class SqueezeExcitation(nn.Module):
+    """Weights of channels, computed from their means (Hu et al. 2018, arXiv 1709.01507): [B, H, W, C] -> [B, H, W, C].
+
+    Attributes:
+      layers: makes the layers.
+      squeezed: channels between the two 1x1 convolutions, which have biases.
+      activation: after the first one.
+      gate: after the second one, to weights between 0 and 1.
+    """
+
+    layers: LayerFactory
+    squeezed: int
+    activation: Callable[[Array], Array] = nn.relu
+    gate: Callable[[Array], Array] = nn.sigmoid
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        layers, means = self.layers, at_least_float32(x).mean((1, 2), keepdims=True)
+        y = self.activation(layers.conv(means, self.squeezed, 1, bias=True, name="fc1"))
+        return x * self.gate(layers.conv(y, x.shape[-1], 1, bias=True, name="fc2"))
 
 
 def max_pool(x: Array, window: int, stride: int) -> Array:

@@ -24,17 +24,18 @@ class Outputs(NamedTuple):
       logits: [B, N], at least float32.
       aux_logits: L arrays [B, 4N], at least float32, joint logits of class and rotation; empty without branches.
       features: L arrays [B, H, W, C], the map after each stage, in the compute dtype.
-      embedding: [B, D], at least float32, the input of the last linear layer: the pooled map.
+      embedding: [B, D], at least float32, the input of the last linear layer: the pooled map; of
+        MobileNetV3, the hidden layer after it.
       last_map: [B, H, W, D], in the compute dtype, the input of the global average pool. It is after the head's own
         layers: BatchNorm and ReLU of WRNs and DenseNets, the last convolution of MobileNetV2 and ShuffleNetV2. The last
-        linear layer of `vgg16_bn_imagenet` takes no pooled map: here its input as a map of 1x1, in at least float32.
+        linear layers of `vgg16_bn_imagenet` and MobileNetV3 take no pooled map: here their input as a map of 1x1.
       hints: K arrays [B, H, W, C], in the compute dtype, the maps that CRD's benchmark (arXiv 1910.10699) compares:
         `features`, except of VGGs for 32x32 images, whose maps after the blocks 2 to 5 these are (4 stages have 5
         blocks).
       preactivations: K arrays, each `hints` before its last ReLU, as in ReviewKD's code (arXiv 2104.09044). Of WRNs
         and DenseNets, the hint after the BatchNorm that the next stage or the head begins with. The hint itself, where
-        it comes from no ReLU (MobileNetV2) or from a stage that returns its output alone. Channels of ShuffleNetV2 have
-        the order of the hint, not that before the shuffle.
+        it comes from no ReLU (MobileNetV2, MobileNetV3, EfficientNet) or from a stage that returns its output alone.
+        Channels of ShuffleNetV2 have the order of the hint, not that before the shuffle.
     """
 
     logits: Array
@@ -58,6 +59,8 @@ class Architecture(NamedTuple):
       init: initialisers of the backbone.
       branch_init: initialisers of the branches.
       image_size: side of the images that the network was published for; 224 or more for ImageNet.
+      batch_norm_eps: see `layers.BatchNorm.eps`.
+      batch_norm_momentum: see `layers.BatchNorm.momentum`.
     """
 
     stem: Callable[..., nn.Module] | None
@@ -66,6 +69,8 @@ class Architecture(NamedTuple):
     init: Init
     branch_init: Init
     image_size: int = 32
+    batch_norm_eps: float = 1e-5
+    batch_norm_momentum: float = 0.1
 
     @property
     def for_imagenet(self) -> bool:
@@ -113,11 +118,13 @@ class Network(nn.Module):
         Raises:
           ValueError: H or W is too small for the strides, or a BatchNorm in training mode gets one value per channel.
         """
-        stem, stages, head, init, branch_init, _ = self.architecture
+        stem, stages, head, init, branch_init, _, *options = self.architecture
         stages = tuple(map(_rematerialised, stages)) if self.remat else stages
         # Flax traces one image to make the variables.
         groups = 1 if self.is_initializing() else self.batch_norm_groups
-        backbone, branch = (LayerFactory(i, self.dtype, train, self.for_export, groups) for i in (init, branch_init))
+        backbone, branch = (
+            LayerFactory(i, self.dtype, train, self.for_export, groups, *options) for i in (init, branch_init)
+        )
         x = stem(backbone, name="stem")(images) if stem else images
         maps: list[Maps] = []
         for l, stage in enumerate(stages, 1):

@@ -91,10 +91,12 @@ class Stem(nn.Module):
 
     layers: LayerFactory
     features: int
+    stride: int = 1
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return self.layers.relu(self.layers.norm(self.layers.conv(x, self.features, 3, name="conv1"), name="bn1"))
+        x = self.layers.conv(x, self.features, 3, self.stride, name="conv1")
+        return self.layers.relu(self.layers.norm(x, name="bn1"))
 
 
 class ImageNetStem(nn.Module):

@@ -1,7 +1,10 @@
 """Settings by pair of networks, against those in the configs of the methods' authors."""
 
+import runpy
+
 import pytest
 import reference
+from conftest import ROOT
 
 from hsakd_jax.distillation.methods import default_options
 from hsakd_jax.experiments.published import ANY_PAIR, SETTINGS
@@ -10,7 +13,10 @@ from hsakd_jax.models import NETWORKS
 
 PUBLISHED = reference.read("methods.json")["published"]
 THEIRS = {"vgg13_bn": "vgg13", "vgg8_bn": "vgg8", "mobilenetV2": "MobileNetV2"}
-THEIRS |= {"resnet34_imagenet": "ResNet34", "resnet18_imagenet": "ResNet18"}
+# Their names apart from CIFAR-100's, since ResNet50 is two networks.
+ON_IMAGENET = {f"resnet{depth}_imagenet": f"ResNet{depth}" for depth in (18, 34, 50)}
+ON_IMAGENET |= {"mobilenetv1_100": "MobileNetV1"}
+THEIRS |= ON_IMAGENET
 DATASETS = {"cifar100": "cifar100", "imagenet2012": "imagenet"}
 # What the authors' configs call the values, by recipe; where two names are listed, CIFAR-100's and ImageNet's.
 CE = {"task.weight": ("ce", "ce_weight", "loss.ce_weight")}
@@ -150,13 +156,35 @@ def test_every_line_is_that_of_the_authors_code(setting):
 
 def test_every_published_pair_has_a_line():
     """Of the networks that are here."""
-    ours = {value: key for key, value in THEIRS.items()}
+    ours = {value: key for key, value in THEIRS.items() if key not in ON_IMAGENET}
     for recipe in ("dkd", "kd_ls", "dkd_ls", "rld", "ttm", "wttm", "reviewkd", "mlld_ls", "wkd_l", "wkd_f"):
         pairs = (name.split(",")[0].split("/") for name in PUBLISHED[recipe]["cifar100"] if "/" in name)
         expected = {"/".join(ours.get(name, name) for name in pair) for pair in pairs}
         expected = {pair for pair in expected if set(pair.split("/")) <= set(NETWORKS)}
         found = {line.pair for line in SETTINGS if (line.recipe, line.dataset) == (recipe, "cifar100")}
         assert found == expected, recipe
+
+
+def test_every_published_pair_of_imagenet_has_a_line():
+    """MLLD has a MobileNetV2 of its own, and NKD two DeiTs."""
+    ours = {value: key for key, value in ON_IMAGENET.items()}
+    for recipe in {line.recipe for line in SETTINGS if line.dataset == "imagenet2012"} - {"sp", "cc"}:
+        pairs = (pair for names in PUBLISHED[recipe]["imagenet"] for pair in names.split(", ") if "/" in pair)
+        expected = {"/".join(ours.get(name, name) for name in pair.split("/")) for pair in pairs}
+        found = {line.pair for line in SETTINGS if (line.recipe, line.dataset) == (recipe, "imagenet2012")}
+        assert found == {pair for pair in expected if set(pair.split("/")) <= set(NETWORKS)}, recipe
+
+
+def test_the_config_of_imagenets_second_pair():
+    """MobileNets for ImageNet keep the config's rate; on CIFAR-100, the MobileNetV2 there has a fifth."""
+    imagenet, cifar100 = (runpy.run_path(str(ROOT / f"configs/{n}.py"))["get_config"] for n in ("imagenet", "cifar100"))
+    config = imagenet("wkd_l/resnet50_imagenet/mobilenetv1_100")
+    assert (config.teacher.arch, config.student.arch) == ("resnet50_imagenet", "mobilenetv1_100")
+    assert config.objective.wkd_l.wkd_l.sharpness == 2.0
+    assert (config.teacher.lr, config.student.lr) == (0.1, 0.1)
+    for name in ("mobilenet_v2", "mobilenet_v3_small"):
+        assert imagenet(f"baseline/{name}").student.lr == 0.1
+    assert cifar100("baseline/mobilenetV2").student.lr == 0.01
 
 
 def test_a_recipe_has_the_values_of_its_networks():

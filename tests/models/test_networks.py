@@ -197,6 +197,7 @@ def test_batch_norm_of_one_value_is_refused():
 
 # PAPER, "Initialisers": conv, fc and fc bias of the backbone, then of the branches.
 HE, HE_IN, UNIFORM, NORMAL, ZERO = "he", "he of the fan-in", "uniform", "normal", "zero"
+FAN_OUT = "uniform fan-out"
 INITIALISERS = {
     "wrn": (HE, UNIFORM, ZERO, HE, UNIFORM, ZERO),
     "resnet": (HE, UNIFORM, UNIFORM, HE, UNIFORM, ZERO),
@@ -210,6 +211,10 @@ INITIALISERS = {
     "vgg16_bn_imagenet": (HE, NORMAL, ZERO, HE, NORMAL, ZERO),
     "vgg": (HE, NORMAL, ZERO, UNIFORM, UNIFORM, UNIFORM),
     "mobilenetV2": (HE, NORMAL, ZERO, HE, NORMAL, ZERO),
+    "mobilenetv1": (HE, FAN_OUT, ZERO, HE, FAN_OUT, ZERO),
+    "mobilenet_v": (HE, NORMAL, ZERO, HE, NORMAL, ZERO),
+    "efficientnet": (HE, FAN_OUT, ZERO, HE, FAN_OUT, ZERO),
+    "regnet": (HE, NORMAL, ZERO, HE, NORMAL, ZERO),
     "ShuffleV1": (UNIFORM, UNIFORM, UNIFORM, HE, UNIFORM, ZERO),
     "ShuffleV2": (UNIFORM, UNIFORM, UNIFORM, UNIFORM, UNIFORM, UNIFORM),
 }
@@ -220,10 +225,11 @@ def drawn_from(sample, fan_in, fan_out):
     if not sample.any():
         return ZERO
     spreads = {HE: (2 / fan_out) ** 0.5, HE_IN: (2 / fan_in) ** 0.5, UNIFORM: (3 * fan_in) ** -0.5, NORMAL: 0.01}
+    spreads |= {FAN_OUT: (3 * fan_out) ** -0.5}
     for kind, std in spreads.items():
         spread = abs(sample.std() / std - 1) < 5 / (2 * sample.size) ** 0.5
-        bounded = abs(sample).max() <= fan_in**-0.5
-        if spread and abs(sample.mean()) < 5 * std / sample.size**0.5 and bounded == (kind == UNIFORM):
+        bounded = abs(sample).max() <= (1 + 1e-6) * 3**0.5 * std
+        if spread and abs(sample.mean()) < 5 * std / sample.size**0.5 and bounded == (kind in (UNIFORM, FAN_OUT)):
             return kind
     return f"std {sample.std()}"
 
