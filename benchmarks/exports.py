@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks import Parser
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.interop.exporters import FORMATS, Export, compare
-from hsakd_jax.models import NETWORKS, create
+from hsakd_jax.models import NETWORKS, architecture, create
 
 
 def random_variables(network, shape):
@@ -54,7 +54,7 @@ def main() -> None:
     print("| network | " + " | ".join(f"{f} difference | MB" for f in formats) + " |")
     print("|---" * (1 + 2 * len(formats)) + "|", flush=True)
     for name in args.names:
-        side = 224 if name.endswith("_imagenet") else 32
+        side = architecture(name).image_size
         network = create(name, 100, branches=False)
         config = {"network": {"image_shape": (side, side, 3)}, "data": {"mean": [0.5] * 3, "std": [0.25] * 3}}
         exported = Export(name, network, random_variables(network, (side, side, 3)), config, preprocess=False)

@@ -41,7 +41,7 @@ def main(values: flags.FlagValues, words: list[str]) -> None:
     from hsakd_jax.core.console import show
     from hsakd_jax.core.errors import UserError
     from hsakd_jax.core.files import expand
-    from hsakd_jax.models import NETWORKS, create
+    from hsakd_jax.models import NETWORKS, architecture, create
     from hsakd_jax.runs.directory import RunDirectory
     from hsakd_jax.runs.restore import build_network, peer_config
 
@@ -54,9 +54,10 @@ def main(values: flags.FlagValues, words: list[str]) -> None:
         name, shape = network.arch, network.image_shape
         built = build_network(peer_config(network, word))
     else:
-        classes, side = (1000, 224) if word.endswith("_imagenet") else (100, 32)
-        built = create(word, values.num_classes or classes, True, values.dtype or "float32")
-        side = values.image_size or side
+        published = architecture(word)
+        classes = values.num_classes or (1000 if published.for_imagenet else 100)
+        built = create(word, classes, True, values.dtype or "float32")
+        side = values.image_size or published.image_size
         name, shape = word, (side, side, values.channels or 3)
     show(describe(name, built, shape, values.batch))
 

@@ -12,7 +12,7 @@ from hsakd_jax.data.datasets import check_name
 from hsakd_jax.data.image_files import DECODING
 from hsakd_jax.data.statistics import NORMALISATION
 from hsakd_jax.interop import torch_files, torch_weights
-from hsakd_jax.models import create, profile
+from hsakd_jax.models import architecture, create, profile
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.config import ConvertedConfig, typed
 from hsakd_jax.runs.directory import RunDirectory
@@ -41,7 +41,7 @@ def convert(
       arch: name of the network; '' finds it.
       data: name of its dataset; '' takes the one with that many classes that published networks are trained on.
       data_dir: where the data lies, see `datasets.load`.
-      image_size: side of its images; 0 for 224 of ImageNet's networks and 32 of others.
+      image_size: side of its images; 0 for that of published results, such as 224 of ImageNet.
       mean: of the normalisation, one number a channel; () takes that of `data`, or else of CIFAR-100 or ImageNet.
       std: as `mean`.
       classes: a file with the name of a class in each line; '' leaves them without names.
@@ -58,7 +58,8 @@ def convert(
     content = torch_files.read(checkpoint, part)
     tensors, foreign = torch_weights.unwrap(content, str(checkpoint), part)
     found = torch_weights.recognise(tensors, arch, str(checkpoint))
-    big = found.name.endswith("_imagenet")
+    published = architecture(found.name)
+    big = published.for_imagenet
     data = data or (_usual_data(found.num_classes, big) if found.channels == 3 else "")
     _check_classes(data, found.num_classes)
     normal = _normalisation(data, big, mean, std)
@@ -67,7 +68,7 @@ def convert(
             f"{checkpoint} takes images of {found.channels} channels: set --data, such as --data=digits of 1, or "
             f"--mean and --std with {found.channels} numbers"
         )
-    side = image_size or (224 if big else 8 if data == "digits" else 32)
+    side = image_size or (8 if data == "digits" and not big else published.image_size)
     try:
         sizes = profile.sizes(found.network(), (side, side, found.channels))
     except ValueError as error:

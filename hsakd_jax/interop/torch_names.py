@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from hsakd_jax.models import mobilenet, resnet, shufflenet, vgg, wrn
+from hsakd_jax.interop import names_convnext, names_deit
+from hsakd_jax.models import convnext, deit, mobilenet, resnet, shufflenet, vgg, wrn
 
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 BACKBONE, BRANCHES = "backbone.", "auxiliary_classifier."
@@ -13,13 +14,19 @@ HEADS = {
     **dict.fromkeys(wrn.NETWORKS, ("fc",)),
     **dict.fromkeys(vgg.NETWORKS, ("classifier",)),
     **dict.fromkeys(shufflenet.NETWORKS, ("linear",)),
+    **dict.fromkeys(convnext.NETWORKS, ("classifier.2",)),
+    **dict.fromkeys(deit.NETWORKS, ("head",)),
     "ResNet50": ("linear",),
     "mobilenetV2": ("classifier",),
     "mobilenetV2_crd": ("classifier.0", "classifier"),
 }
 # Of the networks of torchvision and timm: network -> function from the path of a layer and the name of its variable,
-# such as (('stage1', 'block0', 'conv1'), 'kernel'), to the key. Nobody else has their branches.
-KEYS: dict[str, Callable[[Sequence[str], str], str]] = {}
+# such as (('stage1', 'block0', 'conv1'), 'kernel'), to the key. Nobody else has their branches: a layer there has the
+# name of the layer that it copies, with a prefix.
+KEYS: dict[str, Callable[[Sequence[str], str], str]] = {
+    **dict.fromkeys(convnext.NETWORKS, names_convnext.key),
+    **dict.fromkeys(deit.NETWORKS, names_deit.key),
+}
 
 
 def state_dict_key(name: str, num_stages: int, path: tuple[str, ...], branches: bool, head: str) -> str:
@@ -34,7 +41,11 @@ def state_dict_key(name: str, num_stages: int, path: tuple[str, ...], branches: 
     """
     *module, leaf = path
     if name in KEYS:
-        return KEYS[name](module, leaf)
+        branch, *copied = module if module[0].startswith("branch") else ("", *module)
+        if copied[0] == "stage":
+            copied[0] = f"stage{num_stages}"
+        where = f"{BRANCHES}{branch}." if branch else BACKBONE * branches
+        return where + KEYS[name](copied, leaf)
     if module[0].startswith("branch"):
         l = int(module[0].removeprefix("branch"))
         where = BRANCHES + _in_branch(name, l, num_stages, module[1:])

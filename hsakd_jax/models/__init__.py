@@ -6,7 +6,7 @@ from functools import cache
 import jax.numpy as jnp
 
 from hsakd_jax.core.errors import UserError, unknown
-from hsakd_jax.models import mobilenet, resnet, shufflenet, vgg, wrn
+from hsakd_jax.models import convnext, deit, mobilenet, resnet, shufflenet, vgg, wrn
 from hsakd_jax.models.network import Architecture, Network
 
 NETWORKS: dict[str, Callable[[], Architecture]] = {
@@ -15,6 +15,8 @@ NETWORKS: dict[str, Callable[[], Architecture]] = {
     **vgg.NETWORKS,
     **mobilenet.NETWORKS,
     **shufflenet.NETWORKS,
+    **convnext.NETWORKS,
+    **deit.NETWORKS,
 }
 
 

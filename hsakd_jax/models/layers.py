@@ -228,8 +228,9 @@ class LayerFactory(NamedTuple):
         name: str,
         groups: int = 1,
         bias: bool = False,
+        padding: int | None = None,
     ) -> Array:
-        """Square convolution, padded by kernel // 2 on every side as in PyTorch (not 'SAME').
+        """Square convolution, padded by the same number of zeros on every side as in PyTorch (not 'SAME').
 
         Args:
           x: [B, H, W, C], floating point.
@@ -239,9 +240,11 @@ class LayerFactory(NamedTuple):
           name: of the layer's variables.
           groups: of channels that are convolved separately.
           bias: whether a bias is added.
+          padding: zeros on every side; None for kernel // 2.
 
         Returns:
-          [B, ceil(H / stride), ceil(W / stride), features] for odd kernels, in `dtype` or that of the parameters.
+          [B, H', W', features] in `dtype` or that of the parameters. H' is ceil(H / stride) for odd kernels with the
+          usual padding, and floor(H / stride) for kernels of side `stride` without padding.
 
         Raises:
           ValueError: the map is smaller than the stride.
@@ -251,7 +254,7 @@ class LayerFactory(NamedTuple):
             features,
             (kernel, kernel),
             stride,
-            padding=kernel // 2,
+            padding=kernel // 2 if padding is None else padding,
             feature_group_count=groups,
             use_bias=bias,
             kernel_init=self.init.conv,
@@ -264,6 +267,20 @@ class LayerFactory(NamedTuple):
     def norm(self, x: Array, *, name: str) -> Array:
         """`BatchNorm`: [B, ..., C] -> [B, ..., C]."""
         return BatchNorm(self.train, self.batch_norm_groups, name=name)(x)
+
+    def layer_norm(self, x: Array, *, name: str) -> Array:
+        """LayerNorm over channels (Ba et al. 2016, arXiv 1607.06450) with eps 1e-6, computed in at least float32.
+
+        [..., C] -> [..., C], in the dtype of `x`. The eps is that of torchvision's ConvNeXt and timm's transformers.
+        """
+        # Flax's fast variance, E[x^2] - E[x]^2, loses the digits of channels whose mean is large.
+        norm = nn.LayerNorm(1e-6, use_fast_variance=False, name=name)
+        return norm(at_least_float32(x)).astype(x.dtype)
+
+    def dense(self, x: Array, features: int, *, name: str) -> Array:
+        """Linear layer with bias of each pixel or token, [..., C] -> [..., features], in the dtype of convolutions."""
+        bias_init = self.init.fc_bias(x.shape[-1])
+        return nn.Dense(features, dtype=self.dtype, kernel_init=self.init.fc, bias_init=bias_init, name=name)(x)
 
     def relu(self, x: Array) -> Array:
         """max(x, 0); on CPU faster than `nn.relu`, except in networks with depthwise convolutions."""

@@ -24,9 +24,11 @@ class Outputs(NamedTuple):
       logits: [B, N], at least float32.
       aux_logits: L arrays [B, 4N], at least float32, joint logits of class and rotation; empty without branches.
       features: L arrays [B, H, W, C], the map after each stage, in the compute dtype.
-      embedding: [B, D], at least float32, the input of the last linear layer: the pooled map.
+      embedding: [B, D], at least float32, the input of the last linear layer: the pooled map, or DeiT's class token.
       last_map: [B, H, W, D], in the compute dtype, the input of the global average pool. It is after the head's own
-        layers: BatchNorm and ReLU of WRNs, the last convolution of MobileNetV2 and ShuffleNetV2.
+        layers: BatchNorm and ReLU of WRNs, the last convolution of MobileNetV2 and ShuffleNetV2. The linear layers of
+        ConvNeXt and DeiT take no pooled map, but its LayerNorm or that of the class token: here a map of 1x1, in at
+        least float32.
       hints: K arrays [B, H, W, C], in the compute dtype, the maps that CRD's benchmark (arXiv 1910.10699) compares:
         `features`, except of VGG, whose maps after its blocks 2 to 5 these are (4 stages have 5 blocks).
       preactivations: K arrays, each `hints` before its last ReLU, as in ReviewKD's code (arXiv 2104.09044). Of WRNs,
@@ -50,11 +52,13 @@ class Architecture(NamedTuple):
     Attributes:
       stem: `stem(layers, name=...)` -> module, or None if the first stage takes the image.
       stages: each `stage(layers, name=...)` -> module; `stage(layers, stride=1, name=...)` is its copy at stride 1. It
-        returns its output, [B, H, W, C], or `maps.Maps` with the maps inside that methods compare.
+        returns its output, [B, H, W, C], or `maps.Maps` with the maps inside that methods compare. It takes the output
+        of the module before, with the class token where there is one (`maps.Maps.next_input`).
       head: `head(layers, num_outputs, name=...)` -> module that returns the result of `layers.pool_fc`, or a tuple of
         logits and the input of its linear layer.
       init: initialisers of the backbone.
       branch_init: initialisers of the branches.
+      image_size: side of the images that the network was published for; 224 or more for ImageNet.
     """
 
     stem: Callable[..., nn.Module] | None
@@ -62,6 +66,12 @@ class Architecture(NamedTuple):
     head: Callable[..., nn.Module]
     init: Init
     branch_init: Init
+    image_size: int = 32
+
+    @property
+    def for_imagenet(self) -> bool:
+        """Whether the network was published for ImageNet, of 1000 classes."""
+        return self.image_size >= 224
 
 
 class Network(nn.Module):
@@ -104,7 +114,7 @@ class Network(nn.Module):
         Raises:
           ValueError: H or W is too small for the strides, or a BatchNorm in training mode gets one value per channel.
         """
-        stem, stages, head, init, branch_init = self.architecture
+        stem, stages, head, init, branch_init, _ = self.architecture
         stages = tuple(map(_rematerialised, stages)) if self.remat else stages
         # Flax traces one image to make the variables.
         groups = 1 if self.is_initializing() else self.batch_norm_groups
@@ -113,14 +123,16 @@ class Network(nn.Module):
         maps: list[Maps] = []
         for l, stage in enumerate(stages, 1):
             maps.append(as_maps(stage(backbone, name=f"stage{l}")(x)))
-            x = maps[-1].output
-        classified = HeadOutputs(*_backbone_head(head, self.projector)(backbone, self.num_classes, name="head")(x))
+            x = maps[-1].next_input
+        # SimKD's projector takes the map alone.
+        last = maps[-1].output if self.projector else x
+        classified = HeadOutputs(*_backbone_head(head, self.projector)(backbone, self.num_classes, name="head")(last))
         aux_logits: list[Array] = []
         if self.branches:
-            for l, (x, *_) in enumerate(maps, 1):
+            for l, after in enumerate(maps, 1):
                 tail = {f"stage{m}": stage for m, stage in enumerate(stages, 1) if m > l}
                 classifier = Branch(tail, stages[-1], head, ROTATIONS * self.num_classes, branch, name=f"branch{l}")
-                aux_logits.append(classifier(x))
+                aux_logits.append(classifier(after.next_input))
         return _outputs(classified, aux_logits, maps)
 
 
@@ -164,12 +176,12 @@ class Branch(nn.Module):
     layers: LayerFactory
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """The map after stage l, [B, H, W, C], -> joint logits, [B, 4N], in at least float32."""
+    def __call__(self, x: Array | tuple[Array, Array]) -> Array:
+        """`next_input` of stage l, the map [B, H, W, C] -> joint logits, [B, 4N], in at least float32."""
         for name, stage in self.tail.items():
-            x = as_maps(stage(self.layers, name=name)(x)).output
+            x = as_maps(stage(self.layers, name=name)(x)).next_input
         if not self.tail:
-            x = as_maps(self.last(self.layers, stride=1, name="stage")(x)).output
+            x = as_maps(self.last(self.layers, stride=1, name="stage")(x)).next_input
         return self.head(self.layers, self.num_outputs, name="head")(x)[0]
 
 

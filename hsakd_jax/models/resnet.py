@@ -132,7 +132,7 @@ def resnet(
         partial(Stage, block=block, depth=depth, features=width, stride=1 if l == 0 else 2)
         for l, (depth, width) in enumerate(zip(depths, widths, strict=True))
     )
-    return Architecture(stem, tuple(stages), Head, HE_TORCH, branch_init)
+    return Architecture(stem, tuple(stages), Head, HE_TORCH, branch_init, 224 if stem is ImageNetStem else 32)
 
 
 def cifar(depth: int, width: float = 1) -> Architecture:
