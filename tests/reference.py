@@ -9,7 +9,9 @@ import numpy as np
 from hsakd_jax.interop.torch_weights import load_torch
 
 GOLDEN = Path(__file__).parent / "golden"
-SALT = "golden-v1"
+SALT, SALT2 = "golden-v1", "golden-v2"  # of the README's rules 1 and 2
+# Where a network of CIFAR has torchvision's name.
+OURS = {"vgg16_bn": "vgg16_bn_imagenet"}
 
 
 def read(name):
@@ -28,13 +30,14 @@ def tensor(name, shape, salt=SALT):
     if name.endswith("running_var"):
         return g.uniform(0.5, 1.5, shape)
     if len(shape) == 1:
-        return g.uniform(0.3, 0.7, shape)
-    return g.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))
+        return g.uniform(0.8, 1.2, shape) if salt == SALT2 else g.uniform(0.3, 0.7, shape)
+    gain = 2 if salt == SALT2 and len(shape) == 4 else 1
+    return g.standard_normal(shape) * np.sqrt(gain / np.prod(shape[1:]))
 
 
-def inputs(tag, batch, resolution, num_classes):
+def inputs(tag, batch, resolution, num_classes, salt=SALT):
     """NHWC images in float64 and labels."""
-    g = rng(tag)
+    g = rng(tag, salt)
     images = g.standard_normal((batch, 3, resolution, resolution)).transpose(0, 2, 3, 1)
     return images, g.integers(0, num_classes, (batch,))
 
@@ -48,6 +51,18 @@ def state_dict(arch, salt=SALT, dtype=np.float64):
 def variables(arch, salt=SALT, dtype=np.float64):
     """Golden weights in our tree."""
     return load_torch(state_dict(arch, salt, dtype), arch["name"].removesuffix("_aux"))
+
+
+def torchvision():
+    """The figures of torchvision's and timm's networks, by our names."""
+    found = read("torchvision.json")["networks"]
+    return {OURS.get(name, name): {**arch, "name": OURS.get(name, name)} for name, arch in found.items()}
+
+
+def torchvision_logits(name):
+    """The eval-mode logits of one of them, [2, 1000], by our name."""
+    theirs = {ours: name for name, ours in OURS.items()}.get(name, name)
+    return np.load(GOLDEN / "torchvision.npz")[theirs]
 
 
 def architecture(name):

@@ -37,7 +37,7 @@ def attention(query: Array, key: Array, value: Array) -> Array:
     Returns:
       [B, T, heads, D], in the dtype of `value`; the softmax is computed in at least float32.
     """
-    dtype = jnp.promote_types(query.dtype, jnp.float32)
+    dtype = jnp.float32 if query.dtype.itemsize < 4 else query.dtype
     scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=dtype)
     weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5)
     return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(value.dtype), value)
@@ -117,7 +117,7 @@ class Stem(nn.Module):
         positions = self.param("position_embedding", normal(0.02), (1, 1 + GRID**2, self.features))
         of_patches = resized_positions(positions[:, 1:].reshape(1, GRID, GRID, -1), *x.shape[1:3])
         token = (class_token + positions[:, :1]).reshape(1, -1).astype(x.dtype)
-        return x + of_patches.astype(x.dtype), jnp.broadcast_to(token, (len(x), self.features))
+        return x + of_patches.astype(x.dtype), jnp.broadcast_to(token, (x.shape[0], self.features))
 
 
 class Head(nn.Module):

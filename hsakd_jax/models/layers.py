@@ -192,6 +192,29 @@ def _normalise_backward(kept: tuple[Array, ...], cotangents: tuple[Array, ...]) 
 normalise_batch.defvjp(_normalise_forward, _normalise_backward)
 
 
+class LayerNorm(nn.Module):
+    """LayerNorm over channels (Ba et al. 2016, arXiv 1607.06450), computed in at least float32.
+
+    Flax's own does not compute in float64 without implicit promotion of dtypes.
+
+    Attributes:
+      eps: what is added to the variance; the default is that of torchvision's ConvNeXt and timm's transformers.
+    """
+
+    eps: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[..., C] -> [..., C], in the dtype of `x`."""
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", zeros, x.shape[-1:])
+        scale, bias = per_channel(x, scale, bias)
+        off = at_least_float32(x)
+        off = off - off.mean(-1, keepdims=True)
+        inverse = jax.lax.rsqrt(jnp.square(off).mean(-1, keepdims=True) + self.eps)
+        return (off * inverse * scale + bias).astype(x.dtype)
+
+
 def _check_size(x: Array, stride: int, operation: str) -> None:
     if min(x.shape[1:3]) < stride:
         raise ValueError(
@@ -269,13 +292,8 @@ class LayerFactory(NamedTuple):
         return BatchNorm(self.train, self.batch_norm_groups, name=name)(x)
 
     def layer_norm(self, x: Array, *, name: str) -> Array:
-        """LayerNorm over channels (Ba et al. 2016, arXiv 1607.06450) with eps 1e-6, computed in at least float32.
-
-        [..., C] -> [..., C], in the dtype of `x`. The eps is that of torchvision's ConvNeXt and timm's transformers.
-        """
-        # Flax's fast variance, E[x^2] - E[x]^2, loses the digits of channels whose mean is large.
-        norm = nn.LayerNorm(1e-6, use_fast_variance=False, name=name)
-        return norm(at_least_float32(x)).astype(x.dtype)
+        """`LayerNorm`: [..., C] -> [..., C]."""
+        return LayerNorm(name=name)(x)
 
     def dense(self, x: Array, features: int, *, name: str) -> Array:
         """Linear layer with bias of each pixel or token, [..., C] -> [..., features], in the dtype of convolutions."""

@@ -11,6 +11,7 @@ from hsakd_jax.models.network import Network, Peers
 from hsakd_jax.runs.restore import initialise
 
 ARCHITECTURES = reference.read("architectures.json")["architectures"]
+TORCHVISION = set(reference.torchvision())  # counted in the tests of their families
 
 
 def shapes(tree):
@@ -114,7 +115,9 @@ CHECKS = {
 
 def test_hand_counts_give_the_golden_ones():
     assert {name: ARCHITECTURES[name]["params"] for name in CHECKS} == CHECKS
-    assert set(NETWORKS) == set(BY_HAND) | {name.removesuffix("_aux") for name in ARCHITECTURES}
+    counted = set(BY_HAND) | {name.removesuffix("_aux") for name in ARCHITECTURES}
+    assert not counted & TORCHVISION
+    assert set(NETWORKS) - TORCHVISION == counted
 
 
 @pytest.mark.parametrize("name", BY_HAND)
@@ -193,7 +196,7 @@ def test_batch_norm_of_one_value_is_refused():
 
 
 # PAPER, "Initialisers": conv, fc and fc bias of the backbone, then of the branches.
-HE, UNIFORM, NORMAL, ZERO = "he", "uniform", "normal", "zero"
+HE, UNIFORM, NORMAL, NORMAL_2, ZERO = "he", "uniform", "normal", "normal 0.02", "zero"
 INITIALISERS = {
     "wrn": (HE, UNIFORM, ZERO, HE, UNIFORM, ZERO),
     "resnet": (HE, UNIFORM, UNIFORM, HE, UNIFORM, ZERO),
@@ -201,6 +204,8 @@ INITIALISERS = {
     "imagenet": (HE, UNIFORM, UNIFORM, HE, UNIFORM, UNIFORM),
     "vgg": (HE, NORMAL, ZERO, UNIFORM, UNIFORM, UNIFORM),
     "mobilenetV2": (HE, NORMAL, ZERO, HE, NORMAL, ZERO),
+    "convnext": (NORMAL_2, NORMAL_2, ZERO, NORMAL_2, NORMAL_2, ZERO),
+    "deit": (UNIFORM, NORMAL_2, ZERO, UNIFORM, NORMAL_2, ZERO),
     "ShuffleV1": (UNIFORM, UNIFORM, UNIFORM, HE, UNIFORM, ZERO),
     "ShuffleV2": (UNIFORM, UNIFORM, UNIFORM, UNIFORM, UNIFORM, UNIFORM),
 }
@@ -210,7 +215,7 @@ def drawn_from(sample, fan_in, fan_out):
     """Which of the distributions the sample [n] comes from, by its spread and its greatest value."""
     if not sample.any():
         return ZERO
-    for kind, std in {HE: (2 / fan_out) ** 0.5, UNIFORM: (3 * fan_in) ** -0.5, NORMAL: 0.01}.items():
+    for kind, std in {HE: (2 / fan_out) ** 0.5, UNIFORM: (3 * fan_in) ** -0.5, NORMAL: 0.01, NORMAL_2: 0.02}.items():
         spread = abs(sample.std() / std - 1) < 5 / (2 * sample.size) ** 0.5
         bounded = abs(sample).max() <= fan_in**-0.5
         if spread and abs(sample.mean()) < 5 * std / sample.size**0.5 and bounded == (kind == UNIFORM):
