@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
-from hsakd_jax.interop import names_cnn, names_mobile
-from hsakd_jax.models import mobilenet, resnet, shufflenet, vgg, wrn
+from hsakd_jax.interop import names_cnn, names_convnext, names_deit, names_mobile
+from hsakd_jax.models import convnext, deit, mobilenet, resnet, shufflenet, vgg, wrn
 
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 BACKBONE, BRANCHES = "backbone.", "auxiliary_classifier."
@@ -16,6 +16,8 @@ HEADS = {
     **dict.fromkeys(vgg.NETWORKS, ("classifier",)),
     **dict.fromkeys(shufflenet.NETWORKS, ("linear",)),
     **names_mobile.HEADS,
+    **dict.fromkeys(convnext.NETWORKS, ("classifier.2",)),
+    **dict.fromkeys(deit.NETWORKS, ("head",)),
     "ResNet50": ("linear",),
     "mobilenetV2": ("classifier",),
     "mobilenetV2_crd": ("classifier.0", "classifier"),
@@ -36,6 +38,8 @@ KEYS: dict[str, Callable[[Sequence[str], str], str]] = {
     "vgg16_bn_imagenet": _with_leaf(partial(names_cnn.vgg_imagenet, "vgg16_bn_imagenet")),
     "densenet121": _with_leaf(names_cnn.densenet),
     **names_mobile.KEYS,
+    **dict.fromkeys(convnext.NETWORKS, names_convnext.key),
+    **dict.fromkeys(deit.NETWORKS, names_deit.key),
 }
 
 

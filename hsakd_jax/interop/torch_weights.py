@@ -156,7 +156,7 @@ def _refuse_one_logit(shapes: Mapping[str, tuple[int, ...]], label: str) -> None
 def to_variables(tensors: StateDict, found: Found) -> dict[str, Any]:
     """{'params', 'batch_stats'} of NumPy arrays, where `recognise` has found the network."""
     flat = {path: _to_ours(tensors[key]) for path, (key, _) in _keys(found).items()}
-    return unflatten_dict(flat)
+    return {"batch_stats": {}, **unflatten_dict(flat)}  # networks without BatchNorm have no statistics
 
 
 def to_state_dict(name: str, network: Network, variables: Mapping[str, Any]) -> StateDict:

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 from hsakd_jax.core.errors import UserError, unknown
 from hsakd_jax.models import (
+    convnext,
+    deit,
     densenet,
     efficientnet,
     mobilenet,
@@ -29,6 +31,8 @@ NETWORKS: dict[str, Callable[[], Architecture]] = {
     **mobilenet_imagenet.NETWORKS,
     **efficientnet.NETWORKS,
     **regnet.NETWORKS,
+    **convnext.NETWORKS,
+    **deit.NETWORKS,
 }
 
 

@@ -222,6 +222,29 @@ normalise_batch = jax.custom_vjp(_normalise_batch, nondiff_argnums=(4,))
 normalise_batch.defvjp(_normalise_forward, _normalise_backward)
 
 
+class LayerNorm(nn.Module):
+    """LayerNorm over channels (Ba et al. 2016, arXiv 1607.06450), computed in at least float32.
+
+    Flax's own does not compute in float64 without implicit promotion of dtypes.
+
+    Attributes:
+      eps: what is added to the variance; the default is that of torchvision's ConvNeXt and timm's transformers.
+    """
+
+    eps: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[..., C] -> [..., C], in the dtype of `x`."""
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", zeros, x.shape[-1:])
+        scale, bias = per_channel(x, scale, bias)
+        off = at_least_float32(x)
+        off = off - off.mean(-1, keepdims=True)
+        inverse = jax.lax.rsqrt(jnp.square(off).mean(-1, keepdims=True) + self.eps)
+        return (off * inverse * scale + bias).astype(x.dtype)
+
+
 def _check_size(x: Array, stride: int, operation: str) -> None:
     if min(x.shape[1:3]) < stride:
         raise ValueError(
@@ -262,8 +285,9 @@ class LayerFactory(NamedTuple):
         name: str,
         groups: int = 1,
         bias: bool = False,
+        padding: int | None = None,
     ) -> Array:
-        """Square convolution, padded by kernel // 2 on every side as in PyTorch (not 'SAME').
+        """Square convolution, padded by the same number of zeros on every side as in PyTorch (not 'SAME').
 
         Args:
           x: [B, H, W, C], floating point.
@@ -273,9 +297,11 @@ class LayerFactory(NamedTuple):
           name: of the layer's variables.
           groups: of channels that are convolved separately.
           bias: whether a bias is added.
+          padding: zeros on every side; None for kernel // 2.
 
         Returns:
-          [B, ceil(H / stride), ceil(W / stride), features] for odd kernels, in `dtype` or that of the parameters.
+          [B, H', W', features] in `dtype` or that of the parameters. H' is ceil(H / stride) for odd kernels with the
+          usual padding, and floor(H / stride) for kernels of side `stride` without padding.
 
         Raises:
           ValueError: the map is smaller than the stride.
@@ -286,7 +312,7 @@ class LayerFactory(NamedTuple):
             features,
             (kernel, kernel),
             stride,
-            padding=kernel // 2,
+            padding=kernel // 2 if padding is None else padding,
             feature_group_count=groups,
             use_bias=bias,
             kernel_init=grouped(groups) if grouped else self.init.conv,
@@ -300,6 +326,15 @@ class LayerFactory(NamedTuple):
         """`BatchNorm`: [B, ..., C] -> [B, ..., C]."""
         options = self.batch_norm_groups, self.batch_norm_eps, self.batch_norm_momentum
         return BatchNorm(self.train, *options, name=name)(x)
+
+    def layer_norm(self, x: Array, *, name: str) -> Array:
+        """`LayerNorm`: [..., C] -> [..., C]."""
+        return LayerNorm(name=name)(x)
+
+    def dense(self, x: Array, features: int, *, name: str) -> Array:
+        """Linear layer with bias of each pixel or token, [..., C] -> [..., features], in the dtype of convolutions."""
+        bias_init = self.init.fc_bias(x.shape[-1])
+        return nn.Dense(features, dtype=self.dtype, kernel_init=self.init.fc, bias_init=bias_init, name=name)(x)
 
     def relu(self, x: Array) -> Array:
         """max(x, 0); on CPU faster than `nn.relu`, except in networks with depthwise convolutions."""

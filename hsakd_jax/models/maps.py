@@ -18,12 +18,19 @@ class Maps(NamedTuple):
       hints: the maps that count as those of this stage in CRD's benchmark; None for the stage's own.
       entry: [B, H', W', C'], the stage's input after a BatchNorm, in front of a ReLU, where a stage begins with these
         two: the preactivation of the stage before. None for any other stage.
+      class_token: [B, C], of vision transformers, which the next module takes with the output; None for others.
     """
 
     output: Array
     preactivation: Array | None = None
     hints: tuple[Maps, ...] | None = None
     entry: Array | None = None
+    class_token: Array | None = None
+
+    @property
+    def next_input(self) -> Array | tuple[Array, Array]:
+        """The input of the next module: the output, or (output, class token) where there is one."""
+        return self.output if self.class_token is None else (self.output, self.class_token)
 
 
 class HeadOutputs(NamedTuple):
@@ -32,7 +39,7 @@ class HeadOutputs(NamedTuple):
     Attributes:
       logits: [B, num_outputs], at least float32.
       embedding: [B, D], at least float32, the input of the linear layer.
-      last_map: [B, H, W, D], the input of the global average pool, or the embedding as a map of 1x1.
+      last_map: [B, H, W, D], whose mean over pixels the linear layer takes.
       entry: as of `Maps`.
     """
 

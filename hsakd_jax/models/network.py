@@ -24,11 +24,12 @@ class Outputs(NamedTuple):
       logits: [B, N], at least float32.
       aux_logits: L arrays [B, 4N], at least float32, joint logits of class and rotation; empty without branches.
       features: L arrays [B, H, W, C], the map after each stage, in the compute dtype.
-      embedding: [B, D], at least float32, the input of the last linear layer: the pooled map; of
-        MobileNetV3, the hidden layer after it.
+      embedding: [B, D], at least float32, the input of the last linear layer: the pooled map; of `vgg16_bn_imagenet` and
+        MobileNetV3 the hidden layer after it, of DeiT the class token.
       last_map: [B, H, W, D], in the compute dtype, the input of the global average pool. It is after the head's own
-        layers: BatchNorm and ReLU of WRNs and DenseNets, the last convolution of MobileNetV2 and ShuffleNetV2. The last
-        linear layers of `vgg16_bn_imagenet` and MobileNetV3 take no pooled map: here their input as a map of 1x1.
+        layers: BatchNorm and ReLU of WRNs and DenseNets, the last convolution of MobileNetV2 and ShuffleNetV2. The
+        last linear layers of `vgg16_bn_imagenet`, MobileNetV3, ConvNeXt and DeiT take no pooled map: here their input
+        as a map of 1x1, in at least float32.
       hints: K arrays [B, H, W, C], in the compute dtype, the maps that CRD's benchmark (arXiv 1910.10699) compares:
         `features`, except of VGGs for 32x32 images, whose maps after the blocks 2 to 5 these are (4 stages have 5
         blocks).
@@ -53,7 +54,8 @@ class Architecture(NamedTuple):
     Attributes:
       stem: `stem(layers, name=...)` -> module, or None if the first stage takes the image.
       stages: each `stage(layers, name=...)` -> module; `stage(layers, stride=1, name=...)` is its copy at stride 1. It
-        returns its output, [B, H, W, C], or `maps.Maps` with the maps inside that methods compare.
+        returns its output, [B, H, W, C], or `maps.Maps` with the maps inside that methods compare. It takes the output
+        of the module before, with the class token where there is one (`maps.Maps.next_input`).
       head: `head(layers, num_outputs, name=...)` -> module that returns the result of `layers.pool_fc`, or a tuple of
         logits and the input of its linear layer.
       init: initialisers of the backbone.
@@ -129,14 +131,16 @@ class Network(nn.Module):
         maps: list[Maps] = []
         for l, stage in enumerate(stages, 1):
             maps.append(as_maps(stage(backbone, name=f"stage{l}")(x)))
-            x = maps[-1].output
-        classified = HeadOutputs(*_backbone_head(head, self.projector)(backbone, self.num_classes, name="head")(x))
+            x = maps[-1].next_input
+        # SimKD's projector takes the map alone.
+        last = maps[-1].output if self.projector else x
+        classified = HeadOutputs(*_backbone_head(head, self.projector)(backbone, self.num_classes, name="head")(last))
         aux_logits: list[Array] = []
         if self.branches:
-            for l, (x, *_) in enumerate(maps, 1):
+            for l, after in enumerate(maps, 1):
                 tail = {f"stage{m}": stage for m, stage in enumerate(stages, 1) if m > l}
                 classifier = Branch(tail, stages[-1], head, ROTATIONS * self.num_classes, branch, name=f"branch{l}")
-                aux_logits.append(classifier(x))
+                aux_logits.append(classifier(after.next_input))
         return _outputs(classified, aux_logits, maps)
 
 
@@ -180,12 +184,12 @@ class Branch(nn.Module):
     layers: LayerFactory
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """The map after stage l, [B, H, W, C], -> joint logits, [B, 4N], in at least float32."""
+    def __call__(self, x: Array | tuple[Array, Array]) -> Array:
+        """`next_input` of stage l, the map [B, H, W, C] -> joint logits, [B, 4N], in at least float32."""
         for name, stage in self.tail.items():
-            x = as_maps(stage(self.layers, name=name)(x)).output
+            x = as_maps(stage(self.layers, name=name)(x)).next_input
         if not self.tail:
-            x = as_maps(self.last(self.layers, stride=1, name="stage")(x)).output
+            x = as_maps(self.last(self.layers, stride=1, name="stage")(x)).next_input
         return self.head(self.layers, self.num_outputs, name="head")(x)[0]
 
 

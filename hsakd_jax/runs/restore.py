@@ -78,7 +78,7 @@ def restore(
     network = cast(Network, build_network(peer_config(described, directory.path, dtype, peer)))
     variables = network_variables(directory, checkpoint)
     if described.peers:
-        return network, {c: tree[f"peer{peer}"] for c, tree in variables.items()}
+        return network, {c: tree.get(f"peer{peer}", {}) for c, tree in variables.items()}
     return network, variables
 
 
@@ -125,7 +125,7 @@ def read_variables(directory: RunDirectory, checkpoint: str) -> dict[str, Any]:
             if step in checkpoints.steps():
                 raise
         else:
-            return {"params": state["params"], "batch_stats": state["batch_stats"]}
+            return {"params": state["params"], "batch_stats": state.get("batch_stats", {})}
     raise UserError(f"{directory.path} trains, and deletes its checkpoints before they are read: wait until it ends")
 
 

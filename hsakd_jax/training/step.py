@@ -157,7 +157,9 @@ def _loss(step: TrainStep, params, batch_stats, teacher_variables, batch: Batch,
     terms, memory = _terms(step.objective, variables, outputs, taught, batch)
     weights = {name: weight(at) if callable(weight) else weight for name, weight in step.weights.items()}
     loss = sum(weights[name] * term for name, term in terms.items())
-    return loss, ({**updated["batch_stats"], **memory}, {**terms, "loss": loss, "top1": top1(outputs, batch.labels)})
+    # Networks without BatchNorm have no statistics.
+    statistics = {**updated.get("batch_stats", {}), **memory}
+    return loss, (statistics, {**terms, "loss": loss, "top1": top1(outputs, batch.labels)})
 
 
 def _taught(step: TrainStep, teacher_variables, images: Array) -> Any:

@@ -27,7 +27,8 @@ def test_shapes(name):
         assert hints == [feature.shape for feature in outputs.features]
     assert [x.shape for x in outputs.preactivations] == hints
     # The last linear layers of some networks take no pooled map.
-    size = (1, 1) if name == "vgg16_bn_imagenet" or "mobilenet_v3" in name else outputs.features[-1].shape[1:3]
+    hidden = ("vgg16_bn_imagenet", "mobilenet_v3", "convnext", "deit")
+    size = (1, 1) if name.startswith(hidden) else outputs.features[-1].shape[1:3]
     assert outputs.last_map.shape == (2, *size, outputs.embedding.shape[-1])
 
 

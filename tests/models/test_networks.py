@@ -197,7 +197,7 @@ def test_batch_norm_of_one_value_is_refused():
 
 # PAPER, "Initialisers": conv, fc and fc bias of the backbone, then of the branches.
 HE, HE_IN, UNIFORM, NORMAL, ZERO = "he", "he of the fan-in", "uniform", "normal", "zero"
-FAN_OUT = "uniform fan-out"
+FAN_OUT, NORMAL_2 = "uniform fan-out", "normal 0.02"
 INITIALISERS = {
     "wrn": (HE, UNIFORM, ZERO, HE, UNIFORM, ZERO),
     "resnet": (HE, UNIFORM, UNIFORM, HE, UNIFORM, ZERO),
@@ -215,6 +215,8 @@ INITIALISERS = {
     "mobilenet_v": (HE, NORMAL, ZERO, HE, NORMAL, ZERO),
     "efficientnet": (HE, FAN_OUT, ZERO, HE, FAN_OUT, ZERO),
     "regnet": (HE, NORMAL, ZERO, HE, NORMAL, ZERO),
+    "convnext": (NORMAL_2, NORMAL_2, ZERO, NORMAL_2, NORMAL_2, ZERO),
+    "deit": (UNIFORM, NORMAL_2, ZERO, UNIFORM, NORMAL_2, ZERO),
     "ShuffleV1": (UNIFORM, UNIFORM, UNIFORM, HE, UNIFORM, ZERO),
     "ShuffleV2": (UNIFORM, UNIFORM, UNIFORM, UNIFORM, UNIFORM, UNIFORM),
 }
@@ -225,7 +227,7 @@ def drawn_from(sample, fan_in, fan_out):
     if not sample.any():
         return ZERO
     spreads = {HE: (2 / fan_out) ** 0.5, HE_IN: (2 / fan_in) ** 0.5, UNIFORM: (3 * fan_in) ** -0.5, NORMAL: 0.01}
-    spreads |= {FAN_OUT: (3 * fan_out) ** -0.5}
+    spreads |= {FAN_OUT: (3 * fan_out) ** -0.5, NORMAL_2: 0.02}
     for kind, std in spreads.items():
         spread = abs(sample.std() / std - 1) < 5 / (2 * sample.size) ** 0.5
         bounded = abs(sample).max() <= (1 + 1e-6) * 3**0.5 * std
