@@ -110,24 +110,30 @@ def normalise(images: Array, mean: Sequence[float], std: Sequence[float], dtype=
     return (images.astype(dtype) / 255 - shift) / scale
 
 
-def prepare(
-    images: Array, *, mean: Sequence[float], std: Sequence[float], shape: tuple[int, int], resize: int
-) -> Array:
-    """What a network sees of test images: those of its own shape whole, others cropped, and normalised.
+def crop_to(images: Array, shape: tuple[int, int], resize: int) -> Array:
+    """Test images of their network's shape: those of that shape whole, the middle of others.
 
     Args:
       images: uint8 [B, H, W, C].
-      mean: see `normalise`.
-      std: as `mean`.
       shape: height and width of the images that the network takes.
       resize: what the shorter side of others is scaled to before their middle is cropped; 0 for the side of the crop.
+
+    Returns:
+      uint8 [B, *shape, C].
 
     Raises:
       ValueError: images of another shape for a network whose images are not square.
     """
     height, width = shape
-    if images.shape[1:3] != (height, width):
-        if height != width:
-            raise ValueError(f"images of {images.shape[1:3]}, where {height} x {width} are expected")
-        images = centre_crop(images, height, resize or height)
-    return normalise(images, mean, std)
+    if images.shape[1:3] == (height, width):
+        return images
+    if height != width:
+        raise ValueError(f"images of {images.shape[1:3]}, where {height} x {width} are expected")
+    return centre_crop(images, height, resize or height)
+
+
+def prepare(
+    images: Array, *, mean: Sequence[float], std: Sequence[float], shape: tuple[int, int], resize: int
+) -> Array:
+    """What a network sees of test images: `normalise` of `crop_to`, which have the same arguments and errors."""
+    return normalise(crop_to(images, shape, resize), mean, std)
