@@ -59,7 +59,8 @@ def main(values: flags.FlagValues) -> None:
     show(
         f"{values.output}: {report['arch']} in {report['dtype']}, {report['bytes'] / 1e6:.2f} MB, "
         f"{report['parameters']:,} parameters, {report['multiply_adds']:,} multiply-adds; read back, its "
-        f"outputs{before} differ by at most {report['greatest_difference']:.1e} (they reach {report['greatest_output']:.3g})"
+        f"outputs{before} differ by at most {report['greatest_difference']:.1e} "
+        f"(they reach {report['greatest_output']:.3g})"
     )
     if report["measured"]:
         classes = RunDirectory(values.workdir).config().network.num_classes

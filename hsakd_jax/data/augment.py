@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Array = jax.Array
 # Of Szegedy et al. 2015 (arXiv 1409.4842): fraction of the area, ratio of sides, draws before the middle is taken.
@@ -94,11 +95,15 @@ def augment(key: Array, images: Array, *, crop: str, pad: int, flip: bool, size:
 def normalise(images: Array, mean: Sequence[float], std: Sequence[float], dtype=jnp.float32) -> Array:
     """(images / 255 - mean) / std: uint8 [B, H, W, C] -> `dtype`.
 
+    Its bits are the same on every device and in every runtime, such as onnxruntime. So it is computed as a product and
+    a sum, since compilers replace a division by a constant, and may round a product before a sum or not. The products
+    here are exact: 8 bits of a pixel times the upper bits of the factor, and times the lower ones.
+
     Args:
       images: uint8.
       mean: one number a channel, or one for all, as a fraction of 255.
       std: as `mean`.
-      dtype: of the result.
+      dtype: of the result, float32 or float64.
 
     Raises:
       ValueError: mean or std has another number of channels.
@@ -106,8 +111,19 @@ def normalise(images: Array, mean: Sequence[float], std: Sequence[float], dtype=
     for name, value in (("mean", mean), ("std", std)):
         if len(value) not in (1, images.shape[-1]):
             raise ValueError(f"{name} has {len(value)} numbers but the images have {images.shape[-1]} channels")
-    shift, scale = (jnp.asarray(v, dtype).reshape(1, 1, 1, -1) for v in (mean, std))
-    return (images.astype(dtype) / 255 - shift) / scale
+    factor = 1 / (255 * np.asarray(std, np.float64))
+    bits = jnp.finfo(dtype).nmant + 1 - 8
+    upper = _rounded(factor, bits)
+    numbers = upper, _rounded(factor - upper, bits), -np.asarray(mean, np.float64) / np.asarray(std, np.float64)
+    upper, lower, shift = (jnp.asarray(v, dtype).reshape(1, 1, 1, -1) for v in numbers)
+    pixels = images.astype(dtype)
+    return pixels * upper + (pixels * lower + shift)
+
+
+def _rounded(numbers: np.ndarray, bits: int) -> np.ndarray:
+    """Rounded to that many significant bits."""
+    fraction, exponent = np.frexp(numbers)
+    return np.ldexp(np.round(np.ldexp(fraction, bits)), exponent - bits)
 
 
 def crop_to(images: Array, shape: tuple[int, int], resize: int) -> Array:

@@ -96,9 +96,9 @@ def export(
       licence: of the weights, for the card of 'hub'.
 
     Returns:
-      'format', 'arch', 'dtype' (that it computes in), 'bytes', 'parameters', 'multiply_adds' (for one image),
-      'greatest_difference' (of any output, absolute, before quantisation), 'greatest_output', and 'measured': a list of
-      `model_files.Measured`, with int8 of the float32 file too; empty where nothing was measured.
+      'format', 'arch', 'dtype' (that it computes in), 'bytes' (of the network's file), 'parameters', 'multiply_adds'
+      (for one image), 'greatest_difference' (of any output, absolute, before quantisation), 'greatest_output', and
+      'measured': a list of `model_files.Measured`, with int8 of the float32 file too; empty where nothing was measured.
 
     Raises:
       UserError: not a run, a file that exists or can't be written, a format that does not go with the options or
@@ -122,20 +122,18 @@ def export(
             difference, greatest = _write(
                 exported, FORMATS[file_format][0], file, f"the {file_format} file of {workdir}"
             )
-            files = {path.name: file}
+            files = {model_files.WEIGHTS if file_format == "hub" else path.name: file}
             if batches is not None:
                 quantised = folder / "int8.onnx"
                 quantising.quantise(file, quantised, batches, model_files.inputs_of(exported.config, preprocess))
-                files = {"float32, not kept": file, path.name: quantised}
+                files, file = {"float32, not kept": file, path.name: quantised}, quantised
             measured = [
                 _measure(exported, one, label, test, workdir) for label, one in files.items() if test is not None
             ]
-            written = files[path.name]
             if file_format == "hub":
                 hub.describe(folder, exported.network, workdir, checkpoint, licence, measured)
-                written = folder
-            size = sum(one.stat().st_size for one in ([written] if written.is_file() else written.iterdir()))
-            os.replace(written, path)
+            size = file.stat().st_size
+            os.replace(folder if file_format == "hub" else file, path)
     except OSError as error:
         raise UserError(f"can't write {path} ({error.strerror or error}): free some space or name another") from error
     return {

@@ -186,16 +186,24 @@ def _seconds(program: Program, inputs: np.ndarray) -> float:
 
 
 def as_table(measured: list[Measured], classes: int) -> str:
-    """The measured files as text; without top-5 of at most five classes."""
+    """The measured files as text, with the speed at each size of a batch; without top-5 of at most five classes."""
     top5 = classes > 5
-    header = ["file", "runtime", "MB", "top-1 %", *["top-5 %"] * top5, *(f"images/s, {n} a batch" for n in BATCHES)]
+    header = [
+        "file",
+        "runtime",
+        "MB",
+        "top-1 %",
+        *["top-5 %"] * top5,
+        *(f"images/s at {n}" for n in BATCHES),
+        "ms at 1",
+    ]
     rows = [
         [one.file, one.runtime, f"{one.bytes / 1e6:.2f}", f"{one.top1:.2f}", *[f"{one.top5:.2f}"] * top5]
-        + [f"{speed:.4g}" for speed in one.images_per_s.values()]
+        + [f"{speed:,.0f}" if speed >= 100 else f"{speed:.3g}" for speed in one.images_per_s.values()]
         + [f"{1000 / one.images_per_s[1]:.3g}"]
         for one in measured
     ]
-    return table([*header, "ms, 1 image"], rows, left=2)
+    return table(header, rows, left=2)
 
 
 def _check_images(path: Path, shape: list[Any], dtype: str, config: Config, run: Path) -> bool:
