@@ -23,6 +23,7 @@ from hsakd_jax.data.streaming import Photos
 from hsakd_jax.evaluation.accuracy import load_test, preprocessing
 from hsakd_jax.interop import hub, model_files, quantising, torch_weights
 from hsakd_jax.models import profile
+from hsakd_jax.models.folding import Folded
 from hsakd_jax.runs.config import Config
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.restore import restore, without_branches
@@ -44,20 +45,23 @@ class Export:
     """
 
     def __init__(self, arch: str, network: Any, variables: Any, config: Config, preprocess: bool):
-        network = network.clone(for_export=True)
-        self.arch, self.network, self.variables = arch, network, variables
+        self.arch, self.network, self.variables = arch, network.clone(for_export=True), variables
         self.config, self.shape = config, config.network.image_shape
-        self.dtype = jnp.uint8 if preprocess else jnp.float32
-        settings = preprocessing(config)
+        self.preprocess, self.dtype = preprocess, jnp.uint8 if preprocess else jnp.float32
+        self.apply = jax.jit(self.program(self.network))
+        self.infer = partial(self.apply, self.variables)
 
-        def apply(variables, images):
-            if preprocess:
+    def program(self, network: Any) -> Callable[[Any, Any], tuple[Any, ...]]:
+        """`apply` by another form of the network, such as `Folded`."""
+        settings = preprocessing(self.config)
+
+        def apply(variables: Any, images: Any) -> tuple[Any, ...]:
+            if self.preprocess:
                 return (jax.nn.softmax(network.apply(variables, prepare(images, **settings)).logits),)
             outputs = network.apply(variables, images)
             return (outputs.logits, *outputs.aux_logits)
 
-        self.apply = jax.jit(apply)
-        self.infer = partial(apply, self.variables)
+        return apply
 
     def images(self, n: int) -> np.ndarray:
         """Random images, the same at each call."""
@@ -272,9 +276,13 @@ def _onnx(exported: Export, path: Path) -> Run:
         import onnxruntime  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(f"the format onnx needs {error.name}: pip install 'hsakd_jax[onnx]'") from error
+    # onnxruntime joins a bias to the convolution before it, but not a whole BatchNorm.
+    folded = Folded(exported.network)
+    variables = jax.device_get(folded.fold(exported.variables, jax.ShapeDtypeStruct((1, *exported.shape), jnp.float32)))
     inputs = [jax.ShapeDtypeStruct(("batch", *exported.shape), exported.dtype)]
     try:
-        model = jax2onnx.to_onnx(exported.infer, inputs=inputs, model_name=exported.arch)
+        infer = partial(exported.program(folded), variables)
+        model = jax2onnx.to_onnx(infer, inputs=inputs, model_name=exported.arch)
         path.write_bytes(model.SerializeToString())
         session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     except OSError:
