@@ -95,15 +95,14 @@ def augment(key: Array, images: Array, *, crop: str, pad: int, flip: bool, size:
 def normalise(images: Array, mean: Sequence[float], std: Sequence[float], dtype=jnp.float32) -> Array:
     """(images / 255 - mean) / std: uint8 [B, H, W, C] -> `dtype`.
 
-    Its bits are the same on every device and in every runtime, such as onnxruntime. So it is computed as a product and
-    a sum, since compilers replace a division by a constant, and may round a product before a sum or not. The products
-    here are exact: 8 bits of a pixel times the upper bits of the factor, and times the lower ones.
+    Computed as (images - 255 mean) * (1 / (255 std)), whose bits are the same on every device and in every runtime, such
+    as onnxruntime: compilers replace a division by a constant, and join a product and a sum after it, some but not all.
 
     Args:
       images: uint8.
       mean: one number a channel, or one for all, as a fraction of 255.
       std: as `mean`.
-      dtype: of the result, float32 or float64.
+      dtype: of the result.
 
     Raises:
       ValueError: mean or std has another number of channels.
@@ -111,19 +110,9 @@ def normalise(images: Array, mean: Sequence[float], std: Sequence[float], dtype=
     for name, value in (("mean", mean), ("std", std)):
         if len(value) not in (1, images.shape[-1]):
             raise ValueError(f"{name} has {len(value)} numbers but the images have {images.shape[-1]} channels")
-    factor = 1 / (255 * np.asarray(std, np.float64))
-    bits = jnp.finfo(dtype).nmant + 1 - 8
-    upper = _rounded(factor, bits)
-    numbers = upper, _rounded(factor - upper, bits), -np.asarray(mean, np.float64) / np.asarray(std, np.float64)
-    upper, lower, shift = (jnp.asarray(v, dtype).reshape(1, 1, 1, -1) for v in numbers)
-    pixels = images.astype(dtype)
-    return pixels * upper + (pixels * lower + shift)
-
-
-def _rounded(numbers: np.ndarray, bits: int) -> np.ndarray:
-    """Rounded to that many significant bits."""
-    fraction, exponent = np.frexp(numbers)
-    return np.ldexp(np.round(np.ldexp(fraction, bits)), exponent - bits)
+    numbers = 255 * np.asarray(mean, np.float64), 1 / (255 * np.asarray(std, np.float64))
+    shift, scale = (jnp.asarray(v, dtype).reshape(1, 1, 1, -1) for v in numbers)
+    return (images.astype(dtype) - shift) * scale
 
 
 def crop_to(images: Array, shape: tuple[int, int], resize: int) -> Array:

@@ -145,14 +145,14 @@ def test_a_file_with_its_preprocessing_gives_the_probabilities_of_the_network(ru
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_int8_keeps_the_classes_of_a_trained_network(call_command, tmp_path):
+def test_int8_keeps_the_classes_of_a_trained_network(run_command, call_command, tmp_path):
     """A student of 30 epochs: its normalisation stays in float32, and all its convolutions are in int8."""
     needs_onnx()
     import onnx
 
     datasets.load("digits")
     run = tmp_path / "run"
-    trained = call_command(
+    trained = run_command(
         "main", "--config=configs/digits.py:baseline", f"--workdir={run}", "--config.student.epochs=30"
     )
     assert trained.returncode == 0, trained.stderr
