@@ -95,7 +95,7 @@ def augment(key: Array, images: Array, *, crop: str, pad: int, flip: bool, size:
 def normalise(images: Array, mean: Sequence[float], std: Sequence[float], dtype=jnp.float32) -> Array:
     """(images / 255 - mean) / std: uint8 [B, H, W, C] -> `dtype`.
 
-    Computed as (images - 255 mean) * (1 / (255 std)). The bits are the same on every device and in every runtime, such as
+    Computed as (images - 255 mean) * (1 / (255 std)). The bits are the same on every device and in every runtime, as in
     onnxruntime. Compilers replace a division by a constant, and join a product and a sum after it, some but not all.
 
     Args:
