@@ -1,11 +1,15 @@
 """Measures a trained network on every test image exactly once, on whatever devices are there.
 
     python -m hsakd_jax.evaluate --workdir=RUN [--checkpoint=last|best] [--data_dir=DIR] [--json]
+    python -m hsakd_jax.evaluate --workdir=RUN --model=FILE [--data_dir=DIR] [--json]
 
 RUN is the directory of one run, or of a pipeline, whose runs are then measured one after the other. Prints top-1
 and, of more than five classes, top-5 over upright images and, for each branch, over all four rotations: joint (the
 argmax of its 4N logits is the class and the rotation) and class (the argmax of its logits summed over rotations is the
 class).
+
+With --model, an exported FILE runs on the test images of RUN, in its own runtime: .onnx in onnxruntime, .stablehlo in
+JAX, and weights (.safetensors, .pth, or a folder for the Hub) in this package. Prints size, accuracy and speed.
 
 --data_dir says where the data lies now; --json prints one JSON object for machines.
 """
@@ -20,6 +24,7 @@ from hsakd_jax.cli import Command, start
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags."""
     flags.DEFINE_string("workdir", "", "the run.", values)
+    flags.DEFINE_string("model", "", "an exported file to measure instead of a checkpoint.", values)
     flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "which checkpoint.", values)
     flags.DEFINE_string("data_dir", None, "where the data lies, if not where the run found it.", values)
     flags.DEFINE_bool("json", False, "print JSON.", values)
@@ -27,6 +32,9 @@ def define_flags(values: flags.FlagValues) -> None:
 
 def main(values: flags.FlagValues) -> None:
     """Evaluates."""
+    if values.model:
+        _evaluate_file(values)
+        return
     from hsakd_jax.core.console import note, show
     from hsakd_jax.core.files import expand
     from hsakd_jax.evaluation import accuracy
@@ -47,6 +55,19 @@ def main(values: flags.FlagValues) -> None:
         show(json.dumps(measured[str(root)] if runs == [root] else measured, indent=2))
     else:
         show("\n\n".join(accuracy.report(run, result) for run, result in measured.items()))
+
+
+def _evaluate_file(values: flags.FlagValues) -> None:
+    from hsakd_jax.core.console import show
+    from hsakd_jax.core.errors import UserError
+    from hsakd_jax.interop import model_files
+    from hsakd_jax.runs.directory import RunDirectory
+
+    if values["checkpoint"].present:
+        raise UserError("--model measures a file, not a checkpoint: leave out --checkpoint")
+    measured = model_files.evaluate_file(values.model, values.workdir, values.data_dir)
+    classes = RunDirectory(values.workdir).config().network.num_classes
+    show(json.dumps(measured.as_json(), indent=2) if values.json else model_files.as_table([measured], classes))
 
 
 COMMAND = Command(main, __doc__, define_flags, required=("workdir",), compiles=True)

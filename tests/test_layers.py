@@ -25,7 +25,10 @@ MAY_IMPORT = {
         "flax jax msgspec numpy optax tensorboardX trackio wandb",
     ),
     "experiments": ("core data distillation evaluation models runs training", "absl ml_collections msgspec"),
-    "interop": ("core data models runs", "flax jax jax2onnx numpy onnxruntime safetensors torch"),
+    "interop": (
+        "core data evaluation models runs",
+        "flax jax jax2onnx msgspec numpy onnx onnxruntime safetensors torch",
+    ),
     "analysis": ("core evaluation experiments runs", "PIL jinja2 markupsafe matplotlib numpy"),
     # The public interface and the commands: flags in, one call out.
     "": ("analysis core evaluation experiments interop models runs", "absl"),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Array = jax.Array
 # Of Szegedy et al. 2015 (arXiv 1409.4842): fraction of the area, ratio of sides, draws before the middle is taken.
@@ -94,6 +95,9 @@ def augment(key: Array, images: Array, *, crop: str, pad: int, flip: bool, size:
 def normalise(images: Array, mean: Sequence[float], std: Sequence[float], dtype=jnp.float32) -> Array:
     """(images / 255 - mean) / std: uint8 [B, H, W, C] -> `dtype`.
 
+    Computed as (images - 255 mean) * (1 / (255 std)). The bits are the same on every device and in every runtime, as in
+    onnxruntime. Compilers replace a division by a constant, and join a product and a sum after it, some but not all.
+
     Args:
       images: uint8.
       mean: one number a channel, or one for all, as a fraction of 255.
@@ -106,28 +110,35 @@ def normalise(images: Array, mean: Sequence[float], std: Sequence[float], dtype=
     for name, value in (("mean", mean), ("std", std)):
         if len(value) not in (1, images.shape[-1]):
             raise ValueError(f"{name} has {len(value)} numbers but the images have {images.shape[-1]} channels")
-    shift, scale = (jnp.asarray(v, dtype).reshape(1, 1, 1, -1) for v in (mean, std))
-    return (images.astype(dtype) / 255 - shift) / scale
+    numbers = 255 * np.asarray(mean, np.float64), 1 / (255 * np.asarray(std, np.float64))
+    shift, scale = (jnp.asarray(v, dtype).reshape(1, 1, 1, -1) for v in numbers)
+    return (images.astype(dtype) - shift) * scale
 
 
-def prepare(
-    images: Array, *, mean: Sequence[float], std: Sequence[float], shape: tuple[int, int], resize: int
-) -> Array:
-    """What a network sees of test images: those of its own shape whole, others cropped, and normalised.
+def crop_to(images: Array, shape: tuple[int, int], resize: int) -> Array:
+    """Test images of their network's shape: those of that shape whole, the middle of others.
 
     Args:
       images: uint8 [B, H, W, C].
-      mean: see `normalise`.
-      std: as `mean`.
       shape: height and width of the images that the network takes.
       resize: what the shorter side of others is scaled to before their middle is cropped; 0 for the side of the crop.
+
+    Returns:
+      uint8 [B, *shape, C].
 
     Raises:
       ValueError: images of another shape for a network whose images are not square.
     """
     height, width = shape
-    if images.shape[1:3] != (height, width):
-        if height != width:
-            raise ValueError(f"images of {images.shape[1:3]}, where {height} x {width} are expected")
-        images = centre_crop(images, height, resize or height)
-    return normalise(images, mean, std)
+    if images.shape[1:3] == (height, width):
+        return images
+    if height != width:
+        raise ValueError(f"images of {images.shape[1:3]}, where {height} x {width} are expected")
+    return centre_crop(images, height, resize or height)
+
+
+def prepare(
+    images: Array, *, mean: Sequence[float], std: Sequence[float], shape: tuple[int, int], resize: int
+) -> Array:
+    """What a network sees of test images: `normalise` of `crop_to`, which have the same arguments and errors."""
+    return normalise(crop_to(images, shape, resize), mean, std)

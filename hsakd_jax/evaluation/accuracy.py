@@ -158,19 +158,7 @@ def evaluate_run(run_dir: str | Path, checkpoint: str = "last", data_dir: str | 
     """
     directory = RunDirectory(run_dir)
     config = directory.config()
-    if config.data.name is None:
-        raise UserError(f"{directory.path} does not name its data: convert the checkpoint again with --data=NAME")
-    where = config.data.dir if data_dir is None else data_dir
-    if where and not expand(where).is_dir():
-        raise UserError(f"the data of {directory.path} should be in {where}, which is no folder: set --data_dir=DIR")
-    splits = datasets.load_source(structs.replace(config.data, dir=where), splits=("test",))
-    test = relabel(splits, directory.path, config, f"{config.data.name} in {where or '(default)'}")
-    shape, found = config.network.image_shape, test.image_shape
-    if found[-1] != shape[-1] or (config.data.crop == "pad" and tuple(found) != tuple(shape)):
-        raise UserError(
-            f"{directory.path} takes images of {list(shape)}, those of {config.data.name} are {list(found)}: set "
-            "--data_dir to the right ones"
-        )
+    test = load_test(directory.path, config, data_dir)
     devices = Devices()
     evaluate = make_evaluate(build_network(config.network), devices, config, config.eval_batch)
     return {
@@ -180,6 +168,33 @@ def evaluate_run(run_dir: str | Path, checkpoint: str = "last", data_dir: str | 
         "test_images": len(test.labels),
         **evaluate(devices.replicate(network_variables(directory, checkpoint)), test),
     }
+
+
+def load_test(run: Path, config: Config, data_dir: str | None = None) -> Dataset | Photos:
+    """The test images of a run, with the labels that its outputs have.
+
+    Args:
+      run: the run directory.
+      config: of the run.
+      data_dir: where the data is now; None for where the run found it.
+
+    Raises:
+      UserError: data that is not named, not there, or has other classes or images of another shape.
+    """
+    if config.data.name is None:
+        raise UserError(f"{run} does not name its data: convert the checkpoint again with --data=NAME")
+    where = config.data.dir if data_dir is None else data_dir
+    if where and not expand(where).is_dir():
+        raise UserError(f"the data of {run} should be in {where}, which is no folder: set --data_dir=DIR")
+    splits = datasets.load_source(structs.replace(config.data, dir=where), splits=("test",))
+    test = relabel(splits, run, config, f"{config.data.name} in {where or '(default)'}")
+    shape, found = config.network.image_shape, test.image_shape
+    if found[-1] != shape[-1] or (config.data.crop == "pad" and tuple(found) != tuple(shape)):
+        raise UserError(
+            f"{run} takes images of {list(shape)}, those of {config.data.name} are {list(found)}: set --data_dir to "
+            "the right ones"
+        )
+    return test
 
 
 def relabel(splits: datasets.Splits, path: Path, config: Config, source: str) -> Dataset | Photos:

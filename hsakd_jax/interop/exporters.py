@@ -3,21 +3,27 @@
 import io
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from msgspec import structs
 
 from hsakd_jax.core.console import note
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import check_folder, expand
-from hsakd_jax.data.augment import normalise
-from hsakd_jax.interop import torch_weights
+from hsakd_jax.data import datasets
+from hsakd_jax.data.augment import prepare
+from hsakd_jax.data.dataset import Dataset
+from hsakd_jax.data.streaming import Photos
+from hsakd_jax.evaluation.accuracy import load_test, preprocessing
+from hsakd_jax.interop import hub, model_files, quantising, torch_weights
 from hsakd_jax.models import profile
+from hsakd_jax.models.folding import Folded
 from hsakd_jax.runs.config import Config
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.restore import restore, without_branches
@@ -35,23 +41,27 @@ class Export:
       infer: images -> (logits, aux logits of each branch ...); with preprocessing uint8 images -> (probabilities,).
       apply: the same of (variables, images).
       images: `images(n)` makes n NHWC images such as `infer` takes.
+      config: of the run.
     """
 
     def __init__(self, arch: str, network: Any, variables: Any, config: Config, preprocess: bool):
-        network = network.clone(for_export=True)
-        self.arch, self.network, self.variables = arch, network, variables
-        self.shape = config.network.image_shape
-        self.dtype = jnp.uint8 if preprocess else jnp.float32
-        normal = config.data.mean, config.data.std
+        self.arch, self.network, self.variables = arch, network.clone(for_export=True), variables
+        self.config, self.shape = config, config.network.image_shape
+        self.preprocess, self.dtype = preprocess, jnp.uint8 if preprocess else jnp.float32
+        self.apply = jax.jit(self.program(self.network))
+        self.infer = partial(self.apply, self.variables)
 
-        def apply(variables, images):
-            if preprocess:
-                return (jax.nn.softmax(network.apply(variables, normalise(images, *normal)).logits),)
+    def program(self, network: Any) -> Callable[[Any, Any], tuple[Any, ...]]:
+        """`apply` by another form of the network, such as `Folded`."""
+        settings = preprocessing(self.config)
+
+        def apply(variables: Any, images: Any) -> tuple[Any, ...]:
+            if self.preprocess:
+                return (jax.nn.softmax(network.apply(variables, prepare(images, **settings)).logits),)
             outputs = network.apply(variables, images)
             return (outputs.logits, *outputs.aux_logits)
 
-        self.apply = jax.jit(apply)
-        self.infer = partial(apply, self.variables)
+        return apply
 
     def images(self, n: int) -> np.ndarray:
         """Random images, the same at each call."""
@@ -69,80 +79,141 @@ def export(
     checkpoint: str = "last",
     branches: bool = False,
     preprocess: bool = False,
+    int8: bool = False,
+    measure: bool = False,
+    data_dir: str | None = None,
+    licence: str = "",
 ) -> dict[str, Any]:
     """Writes a run's network to a file, reads it back and compares its outputs.
 
     Args:
       workdir: a run directory; of a mutual run, the first network is taken.
-      output: the file to write; it must not exist.
+      output: the file to write, of 'hub' the folder; it must not exist.
       file_format: a key of `FORMATS`.
       checkpoint: 'last' or 'best'.
       branches: whether the auxiliary classifiers go with it.
       preprocess: whether the file takes uint8 images and gives probabilities; for 'stablehlo' and 'onnx'.
+      int8: whether to quantise the network, see `quantising.quantise`; for 'onnx'.
+      measure: whether to measure the file on the run's test images, see `model_files.measure`. Data that is not there
+        is a note, and the file is not measured.
+      data_dir: where the run's data is now; None for where the run found it.
+      licence: of the weights, for the card of 'hub'.
 
     Returns:
-      'format', 'arch', 'dtype' (that it computes in), 'bytes', 'parameters', 'multiply_adds' (for one image),
-      'greatest_difference' (of any output, absolute) and 'greatest_output'.
+      'format', 'arch', 'dtype' (that it computes in), 'bytes' (of the network's file), 'parameters', 'multiply_adds'
+      (for one image), 'greatest_difference' (of any output, absolute, before quantisation), 'greatest_output', and
+      'measured': a list of `model_files.Measured`, with int8 of the float32 file too; empty where nothing was measured.
 
     Raises:
       UserError: not a run, a file that exists or can't be written, a format that does not go with the options or
-        whose package is missing, or a difference above `TOLERANCE`. No file is left behind then.
+        whose package is missing, training images for `int8` that are not there, or a difference above `TOLERANCE`. No
+        file is left behind then.
     """
     path = expand(output)
-    if file_format not in FORMATS:
-        raise UserError(f"unknown format {file_format!r}: choose {', '.join(FORMATS)}")
-    write, whole_program = FORMATS[file_format]
-    if preprocess and not whole_program:
-        raise UserError(f"{file_format} holds weights only: give --preprocess with stablehlo or onnx")
-    if preprocess and branches:
-        raise UserError("--preprocess gives probabilities of classes: leave out --with-branches")
+    _check_options(file_format, branches=branches, preprocess=preprocess, int8=int8, licence=licence)
     if path.exists():
         raise UserError(f"{path} exists: name another --output")
     check_folder(path)
+    exported = _restore(workdir, file_format, checkpoint, branches, preprocess)
+    batches = quantising.calibration_images(exported.config, data_dir) if int8 else None
+    test = _test_images(exported.config, Path(workdir), data_dir) if measure else None
+    try:
+        # Beside the output: what is written becomes the output by a new name.
+        with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
+            folder = Path(scratch, "export")
+            folder.mkdir()
+            file = folder / (model_files.WEIGHTS if file_format == "hub" else f"float32{ENDINGS[file_format]}")
+            difference, greatest = _write(
+                exported, FORMATS[file_format][0], file, f"the {file_format} file of {workdir}"
+            )
+            files = {model_files.WEIGHTS if file_format == "hub" else path.name: file}
+            if batches is not None:
+                quantised = folder / "int8.onnx"
+                quantising.quantise(file, quantised, batches, model_files.inputs_of(exported.config, preprocess))
+                files, file = {"float32, not kept": file, path.name: quantised}, quantised
+            measured = [
+                _measure(exported, one, label, test, workdir) for label, one in files.items() if test is not None
+            ]
+            if file_format == "hub":
+                hub.describe(folder, exported.network, workdir, checkpoint, licence, measured)
+            size = file.stat().st_size
+            os.replace(folder if file_format == "hub" else file, path)
+    except OSError as error:
+        raise UserError(f"can't write {path} ({error.strerror or error}): free some space or name another") from error
+    return {
+        "format": file_format,
+        "arch": exported.arch,
+        "dtype": "int8" if int8 else exported.config.network.dtype,
+        "bytes": size,
+        **profile.totals(exported.network, exported.shape),
+        "greatest_difference": difference,
+        "greatest_output": greatest,
+        "measured": measured,
+    }
+
+
+def _check_options(file_format: str, *, branches: bool, preprocess: bool, int8: bool, licence: str) -> None:
+    if file_format not in FORMATS:
+        raise UserError(f"unknown format {file_format!r}: choose {', '.join(FORMATS)}")
+    if preprocess and not FORMATS[file_format][1]:
+        raise UserError(f"{file_format} holds weights only: give --preprocess with stablehlo or onnx")
+    if preprocess and branches:
+        raise UserError("--preprocess gives probabilities of classes: leave out --with-branches")
+    if int8 and file_format != "onnx":
+        raise UserError(f"--int8 quantises ONNX files: set --format=onnx, not {file_format}")
+    if int8 and branches:
+        raise UserError("--int8 quantises the network that is deployed: leave out --with-branches")
+    if branches and file_format == "hub":
+        raise UserError("a folder for the Hub has the network that is deployed: leave out --with-branches")
+    if licence and file_format != "hub":
+        raise UserError("--license is for the model card: set --format=hub")
+
+
+def _restore(workdir: str | Path, file_format: str, checkpoint: str, branches: bool, preprocess: bool) -> Export:
     config = RunDirectory(workdir).config()
-    # ONNX runtimes have no convolution in bfloat16 on CPU.
-    dtype = "float32" if file_format == "onnx" else config.network.dtype
+    if file_format == "onnx":  # ONNX runtimes have no convolution in bfloat16 on CPU
+        config = structs.replace(config, network=structs.replace(config.network, dtype="float32"))
     if peers := config.network.peers:
         note(f"{workdir} contains {len(peers)} networks: the first one is exported")
-    network, variables = restore(workdir, checkpoint, dtype)
+    network, variables = restore(workdir, checkpoint, config.network.dtype)
     if branches and not network.branches:
         raise UserError(f"{workdir} has no branches: leave out --with-branches")
     network = network.clone(branches=branches)
     variables = variables if branches else without_branches(variables)
-    arch = config.network.arch
-    exported = Export(arch, network, variables, config, preprocess)
-    difference, greatest = _write(exported, write, path, f"the {file_format} file of {workdir}")
-    return {
-        "format": file_format,
-        "arch": arch,
-        "dtype": dtype,
-        "bytes": path.stat().st_size,
-        **profile.totals(network, exported.shape),
-        "greatest_difference": difference,
-        "greatest_output": greatest,
-    }
+    return Export(config.network.arch, network, variables, config, preprocess)
+
+
+def _test_images(config: Config, run: Path, data_dir: str | None) -> Dataset | Photos | None:
+    """The run's test images; None, and a note, where they are not there, or would have to be prepared first."""
+    try:
+        source = config.data if data_dir is None else structs.replace(config.data, dir=data_dir)
+        if source.name is not None and not datasets.is_prepared_source(source):
+            raise UserError(f"its data {source.name} is not prepared: `python -m hsakd_jax.evaluate` does it")
+        return load_test(run, config, data_dir)
+    except UserError as error:
+        note(f"not measured: {error}")
+        return None
+
+
+def _measure(
+    exported: Export, file: Path, label: str, test: Dataset | Photos, workdir: str | Path
+) -> model_files.Measured:
+    read = model_files.READERS[file.suffix]
+    return model_files.measure(read(file, exported.config, Path(workdir)), file, exported.config, test, label)
 
 
 def _write(exported: Export, write: Callable[[Export, Path], Run], path: Path, what: str) -> tuple[float, float]:
-    """Writes a draft, compares it with the network, and gives it its name; (greatest difference, greatest output)."""
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        # Accelerators round more by default, each in its way.
-        with jax.default_device("cpu"):
-            difference, greatest = compare(exported, write(exported, draft))
-        if not np.isfinite(greatest):
-            raise UserError(f"the outputs of {what} are not finite: choose another checkpoint")
-        if not difference <= TOLERANCE * greatest:
-            raise UserError(
-                f"{what} differs by {difference:.1e} from the network (outputs up to {greatest:.1e}): it was not kept; "
-                "please report it"
-            )
-        os.replace(draft, path)
-    except OSError as error:
-        raise UserError(f"can't write {path} ({error.strerror or error}): free some space or name another") from error
-    finally:
-        with suppress(OSError):
-            draft.unlink()
+    """Writes a file and compares it with the network; (greatest difference, greatest output)."""
+    # Accelerators round more by default, each in its way.
+    with jax.default_device("cpu"):
+        difference, greatest = compare(exported, write(exported, path))
+    if not np.isfinite(greatest):
+        raise UserError(f"the outputs of {what} are not finite: choose another checkpoint")
+    if not difference <= TOLERANCE * greatest:
+        raise UserError(
+            f"{what} differs by {difference:.1e} from the network (outputs up to {greatest:.1e}): it was not kept; "
+            "please report it"
+        )
     return difference, greatest
 
 
@@ -205,9 +276,13 @@ def _onnx(exported: Export, path: Path) -> Run:
         import onnxruntime  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise UserError(f"the format onnx needs {error.name}: pip install 'hsakd_jax[onnx]'") from error
+    # onnxruntime joins a bias to the convolution before it, but not a whole BatchNorm.
+    folded = Folded(exported.network)
+    variables = jax.device_get(folded.fold(exported.variables, jax.ShapeDtypeStruct((1, *exported.shape), jnp.float32)))
     inputs = [jax.ShapeDtypeStruct(("batch", *exported.shape), exported.dtype)]
     try:
-        model = jax2onnx.to_onnx(exported.infer, inputs=inputs, model_name=exported.arch)
+        infer = partial(exported.program(folded), variables)
+        model = jax2onnx.to_onnx(infer, inputs=inputs, model_name=exported.arch)
         path.write_bytes(model.SerializeToString())
         session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     except OSError:
@@ -224,4 +299,6 @@ FORMATS: dict[str, tuple[Callable[[Export, Path], Run], bool]] = {
     "safetensors": (_safetensors, False),
     "stablehlo": (_stablehlo, True),
     "onnx": (_onnx, True),
+    "hub": (_safetensors, False),
 }
+ENDINGS = {"torch": ".pth", "safetensors": ".safetensors", "stablehlo": ".stablehlo", "onnx": ".onnx"}
