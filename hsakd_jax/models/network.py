@@ -24,8 +24,8 @@ class Outputs(NamedTuple):
       logits: [B, N], at least float32.
       aux_logits: L arrays [B, 4N], at least float32, joint logits of class and rotation; empty without branches.
       features: L arrays [B, H, W, C], the map after each stage, in the compute dtype.
-      embedding: [B, D], at least float32, the input of the last linear layer: the pooled map; of `vgg16_bn_imagenet` and
-        MobileNetV3 the hidden layer after it, of DeiT the class token.
+      embedding: [B, D], at least float32, the input of the last linear layer: the pooled map; of `vgg16_bn_imagenet`
+        and MobileNetV3 the hidden layer after it, of DeiT the class token.
       last_map: [B, H, W, D], in the compute dtype, the input of the global average pool. It is after the head's own
         layers: BatchNorm and ReLU of WRNs and DenseNets, the last convolution of MobileNetV2 and ShuffleNetV2. The
         last linear layers of `vgg16_bn_imagenet`, MobileNetV3, ConvNeXt and DeiT take no pooled map: here their input
