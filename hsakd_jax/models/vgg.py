@@ -105,7 +105,8 @@ def vgg_imagenet(*depths: int) -> Architecture:
     """torchvision's VGG with `depths` convolutions in its five blocks: block 1 is the stem, and each other one a stage.
 
     Each branch ends with a classifier of its own, as the one rule demands. At 1000 classes that has 136 million
-    parameters, so VGG-16 with its four branches has about 700 million, five times those of the network alone.
+    parameters, so VGG-16 with its four branches has 724 million, and 138 million without them. Parameters, gradients
+    and momentum of the former take 8.1 GiB.
     """
     blocks = [(width,) * depth for depth, width in zip(depths, (64, 128, 256, 512, 512), strict=True)]
     stages = tuple(partial(Stage, widths=widths, stride=2, hints=(len(widths),)) for widths in blocks[1:])

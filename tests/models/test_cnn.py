@@ -157,10 +157,10 @@ def test_branches_train(family):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnext50_32x4d", "densenet121"])
-def test_branches_of_whole_networks_train(name):
-    found = losses(create(name, 5))
-    assert (found[-1] < found[0]).all(), found
+def test_a_whole_network_trains():
+    """The sum falls in each step. A single loss may rise, since those of the branches train the backbone too."""
+    found = losses(create("resnext50_32x4d", 5)).sum(1)
+    assert (np.diff(found) < 0).all(), found
 
 
 def test_preactivations_of_a_densenet_are_those_of_the_batch_norm_that_follows():
