@@ -58,8 +58,7 @@ def convert(
     content = torch_files.read(checkpoint, part)
     tensors, foreign = torch_weights.unwrap(content, str(checkpoint), part)
     found = torch_weights.recognise(tensors, arch, str(checkpoint))
-    published = architecture(found.name)
-    big = published.for_imagenet
+    big = architecture(found.name).for_imagenet
     data = data or (_usual_data(found.num_classes, big) if found.channels == 3 else "")
     _check_classes(data, found.num_classes)
     normal = _normalisation(data, big, mean, std)
@@ -68,7 +67,7 @@ def convert(
             f"{checkpoint} takes images of {found.channels} channels: set --data, such as --data=digits of 1, or "
             f"--mean and --std with {found.channels} numbers"
         )
-    side = image_size or (8 if data == "digits" and not big else published.image_size)
+    side = image_size or (8 if data == "digits" and not big else architecture(found.name).image_size)
     try:
         sizes = profile.sizes(found.network(), (side, side, found.channels))
     except ValueError as error:
