@@ -1,4 +1,4 @@
-"""What PyTorch calls our parameters: the state-dict keys of HSAKD, CRD, SSKD, mdistiller and torchvision."""
+"""What PyTorch calls our parameters: the state-dict keys of HSAKD, CRD, SSKD, mdistiller, torchvision and timm."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
