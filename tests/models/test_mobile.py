@@ -55,7 +55,7 @@ ROUNDED = ("efficientnet_b1", "efficientnet_b2")
 @pytest.mark.parametrize(
     ("name", "dtype", "tolerance"),
     [
-        *((name, np.float64, 1e-6) for name in NAMES),
+        *(pytest.param(name, np.float64, 1e-6, marks=pytest.mark.slow) for name in NAMES),
         *((name, np.float32, 1e-5) for name in NAMES if name not in ROUNDED),
     ],
 )
@@ -63,8 +63,8 @@ def test_logits_are_those_of_the_original(name, dtype, tolerance):
     arch, network = GOLDEN[name], create(name, 1000, branches=False)
     expected = reference.torchvision_logits(name)
     images, _ = reference.inputs("input2", 2, arch["resolution"], 1000, reference.SALT2)
+    variables = load_torch(reference.state_dict(arch, reference.SALT2, dtype), name)
     with enable_x64(dtype == np.float64):
-        variables = load_torch(reference.state_dict(arch, reference.SALT2, dtype), name)
         logits = jax.jit(network.apply)(variables, images.astype(dtype)).logits
         assert logits.dtype == dtype
         assert abs(np.asarray(logits) - expected).max() <= tolerance * abs(expected).max()

@@ -244,7 +244,7 @@ def test_initialisers(name):
     for init in (architecture.init, architecture.branch_init):
         found += [
             drawn_from(np.ravel(init.conv(key, (3, 3, 40, 70))), 9 * 40, 9 * 70),
-            drawn_from(np.ravel(init.fc(key, (5000, 60))), 5000, 60),
+            drawn_from(np.ravel(init.fc(key, (4000, 60))), 4000, 60),
             drawn_from(np.ravel(init.fc_bias(500)(key, (5000,))), 500, 1),
         ]
     assert tuple(found) == INITIALISERS[family]
