@@ -55,7 +55,7 @@ ROUNDED = ("efficientnet_b1", "efficientnet_b2")
 @pytest.mark.parametrize(
     ("name", "dtype", "tolerance"),
     [
-        *(pytest.param(name, np.float64, 1e-6, marks=pytest.mark.slow) for name in NAMES),
+        *(pytest.param(name, np.float64, 1e-6, marks=pytest.mark.slow) for name in ROUNDED),
         *((name, np.float32, 1e-5) for name in NAMES if name not in ROUNDED),
     ],
 )
@@ -111,7 +111,9 @@ def test_stages_and_branches(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", ["mobilenetv1_100", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "regnet_y_400mf"]
+)
 def test_backbone_and_branches_train(name):
     network = create(name, 3)
     images = jax.random.normal(jax.random.key(1), (8, 64, 64, 3))
