@@ -1,7 +1,7 @@
 """Writes a trained network to a file for other software, reads it back and compares.
 
     python -m hsakd_jax.export --workdir=RUN --format=FORMAT --output=FILE [--checkpoint=last|best]
-        [--with-branches] [--preprocess] [--int8] [--nomeasure] [--data_dir=DIR] [--license=NAME]
+        [--with-branches] [--preprocess] [--int8] [--measure=False] [--data_dir=DIR] [--license=NAME]
 
 FORMAT is one of
     torch        a state dict with the keys of the reference's PyTorch network
@@ -14,8 +14,9 @@ The auxiliary classifiers stay behind unless --with-branches. With --preprocess 
 uint8 images and gives probabilities; without it takes (x / 255 - mean) / std and gives logits. With --int8 an onnx
 file computes in int8, calibrated on training images of the run.
 
-Ends with a table of size, accuracy on the run's test images and speed, each file in its own runtime; --nomeasure leaves
-it out. --data_dir says where the data lies now. --license names the licence of the weights in the card of a hub folder.
+Ends with a table of size, accuracy on the run's test images and speed, each file in its own runtime; --measure=False
+leaves it out. --data_dir says where the data lies now. --license names the licence of the weights in the card of a hub
+folder.
 """
 
 from absl import flags
