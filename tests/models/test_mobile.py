@@ -127,7 +127,7 @@ def test_backbone_and_branches_train(name):
             return sum(parts), (updated, jnp.stack(parts))
 
         (_, (updated, parts)), grads = jax.value_and_grad(loss, has_aux=True)(variables["params"])
-        new = jax.tree.map(lambda p, g: p - 0.02 * g, variables["params"], grads)
+        new = jax.tree.map(lambda p, g: p - 0.005 * g, variables["params"], grads)
         return {"params": new, **updated}, parts
 
     variables, losses = initialise(network, (64, 64, 3), 0), []
