@@ -16,8 +16,10 @@ import numpy as np
 
 from benchmarks import Parser
 from hsakd_jax.core.errors import UserError
+from hsakd_jax.data.image_files import DECODING
 from hsakd_jax.interop.exporters import FORMATS, Export, compare
 from hsakd_jax.models import NETWORKS, architecture, create
+from hsakd_jax.runs.config import Config, Data, Network
 
 
 def random_variables(network, shape):
@@ -32,6 +34,38 @@ def random_variables(network, shape):
         return (spread * random.standard_normal(leaf.shape)).astype(np.float32)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def make_config(name: str, side: int) -> Config:
+    """The config of a network of 100 classes that takes images as they are."""
+    return Config(
+        classes=(),
+        network=Network(
+            arch=name,
+            dtype="float32",
+            branches=False,
+            peers=(),
+            projector=None,
+            num_classes=100,
+            image_shape=(side, side, 3),
+        ),
+        data=Data(
+            name=None,
+            dir=None,
+            image_size=None,
+            resize=None,
+            crop="pad",
+            pad=0,
+            flip=False,
+            mean=(0.5,) * 3,
+            std=(0.25,) * 3,
+            fraction=1.0,
+            validation=0.0,
+            decoding=DECODING,
+            max_pixels=None,
+        ),
+        eval_batch=1,
+    )
 
 
 def network_name(text: str) -> str:
@@ -56,8 +90,7 @@ def main() -> None:
     for name in args.names:
         side = architecture(name).image_size
         network = create(name, 100, branches=False)
-        config = {"network": {"image_shape": (side, side, 3)}, "data": {"mean": [0.5] * 3, "std": [0.25] * 3}}
-        exported = Export(name, network, random_variables(network, (side, side, 3)), config, preprocess=False)
+        exported = Export(name, network, random_variables(network, (side, side, 3)), make_config(name, side), False)
         cells = []
         with tempfile.TemporaryDirectory() as folder, jax.default_device("cpu"):
             for file_format in formats:
