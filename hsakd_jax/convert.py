@@ -21,7 +21,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("output", "", "the run directory to make.", values)
     flags.DEFINE_string("arch", "", "the network; found from the tensors by default.", values)
     flags.DEFINE_string("data", "", "its dataset.", values)
-    flags.DEFINE_string("data_dir", "", "where the data lies.", values)
+    flags.DEFINE_string("data_dir", "", "folder of the data.", values)
     flags.DEFINE_integer("image_size", 0, "side of its images.", lower_bound=0, upper_bound=2**16, flag_values=values)
     flags.DEFINE_list("mean", [], "of the normalisation, 0 to 1.", values)
     flags.DEFINE_list("std", [], "standard deviation of the normalisation, 0 to 1.", values)

@@ -11,7 +11,7 @@ class).
 With --model, an exported FILE runs on the test images of RUN, in its own runtime: .onnx in onnxruntime, .stablehlo in
 JAX, and weights (.safetensors, .pth, or a folder for the Hub) in this package. Prints size, accuracy and speed.
 
---data_dir says where the data lies now; --json prints one JSON object for machines.
+--data_dir is the folder of the data now; --json prints one JSON object for machines.
 """
 
 import json
@@ -26,7 +26,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", "", "the run.", values)
     flags.DEFINE_string("model", "", "an exported file to measure instead of a checkpoint.", values)
     flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "which checkpoint.", values)
-    flags.DEFINE_string("data_dir", None, "where the data lies, if not where the run found it.", values)
+    flags.DEFINE_string("data_dir", None, "folder of the data, if not where the run found it.", values)
     flags.DEFINE_bool("json", False, "print JSON.", values)
 
 

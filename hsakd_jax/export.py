@@ -15,7 +15,7 @@ uint8 images and gives probabilities; without it takes (x / 255 - mean) / std an
 file computes in int8, calibrated on training images of the run.
 
 Ends with a table of size, accuracy on the run's test images and speed, each file in its own runtime; --measure=False
-leaves it out. --data_dir says where the data lies now. --license names the licence of the weights in the card of a hub
+leaves it out. --data_dir is the folder of the data now. --license names the licence of the weights in the card of a hub
 folder.
 """
 
@@ -34,7 +34,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("preprocess", False, "uint8 in, probabilities out.", values)
     flags.DEFINE_bool("int8", False, "quantised to int8; for onnx.", values)
     flags.DEFINE_bool("measure", True, "measure the file on the run's test images.", values)
-    flags.DEFINE_string("data_dir", None, "where the data lies, if not where the run found it.", values)
+    flags.DEFINE_string("data_dir", None, "folder of the data, if not where the run found it.", values)
     flags.DEFINE_string("license", "", "licence of the weights, such as cc-by-4.0; for hub.", values)
 
 

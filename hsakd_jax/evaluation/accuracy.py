@@ -170,6 +170,23 @@ def evaluate_run(run_dir: str | Path, checkpoint: str = "last", data_dir: str | 
     }
 
 
+def data_folder(config: Config, data_dir: str | None, label: str) -> str | None:
+    """The folder of a run's data; None for the default one of TFDS.
+
+    Args:
+      config: of the run.
+      data_dir: where the data is now; None for where the run found it.
+      label: what an error calls the data.
+
+    Raises:
+      UserError: there is no such folder.
+    """
+    where = config.data.dir if data_dir is None else data_dir
+    if where and not expand(where).is_dir():
+        raise UserError(f"{label} should be in {where}, which is no folder: set --data_dir=DIR")
+    return where
+
+
 def load_test(run: Path, config: Config, data_dir: str | None = None) -> Dataset | Photos:
     """The test images of a run, with the labels that its outputs have.
 
@@ -183,9 +200,7 @@ def load_test(run: Path, config: Config, data_dir: str | None = None) -> Dataset
     """
     if config.data.name is None:
         raise UserError(f"{run} does not name its data: convert the checkpoint again with --data=NAME")
-    where = config.data.dir if data_dir is None else data_dir
-    if where and not expand(where).is_dir():
-        raise UserError(f"the data of {run} should be in {where}, which is no folder: set --data_dir=DIR")
+    where = data_folder(config, data_dir, f"the data of {run}")
     splits = datasets.load_source(structs.replace(config.data, dir=where), splits=("test",))
     test = relabel(splits, run, config, f"{config.data.name} in {where or '(default)'}")
     shape, found = config.network.image_shape, test.image_shape

@@ -40,7 +40,7 @@ def convert(
       console: where it is said what was found.
       arch: name of the network; '' finds it.
       data: name of its dataset; '' takes the one with that many classes that published networks are trained on.
-      data_dir: where the data lies, see `datasets.load`.
+      data_dir: folder of the data, see `datasets.load`.
       image_size: side of its images; 0 for that of published results, such as 224 of ImageNet.
       mean: of the normalisation, one number a channel; () takes that of `data`, or else of CIFAR-100 or ImageNet.
       std: as `mean`.

@@ -11,10 +11,9 @@ import numpy as np
 from msgspec import structs
 
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.files import expand
 from hsakd_jax.data import datasets
 from hsakd_jax.data.sampling import stratified
-from hsakd_jax.evaluation.accuracy import batches_of
+from hsakd_jax.evaluation.accuracy import batches_of, data_folder
 from hsakd_jax.runs.config import Config, RunConfig
 
 IMAGES, BATCH = 512, 64  # of the calibration
@@ -38,9 +37,7 @@ def calibration_images(config: Config, data_dir: str | None = None) -> Iterator[
     Raises:
       UserError: data that is not there.
     """
-    where = config.data.dir if data_dir is None else data_dir
-    if where and not expand(where).is_dir():
-        raise UserError(f"the training images should be in {where}, which is no folder: set --data_dir=DIR")
+    where = data_folder(config, data_dir, "the training images")
     seed = config.seed if isinstance(config, RunConfig) else 0
     train = datasets.load_source(structs.replace(config.data, dir=where), splits=("train",), seed=seed).train
     chosen = train.take(stratified(train.labels, min(1.0, IMAGES / len(train.labels)), seed))

@@ -333,8 +333,7 @@ class LayerFactory(NamedTuple):
 
     def dense(self, x: Array, features: int, *, name: str) -> Array:
         """Linear layer with bias of each pixel or token, [..., C] -> [..., features], in the dtype of convolutions."""
-        bias_init = self.init.fc_bias(x.shape[-1])
-        return nn.Dense(features, dtype=self.dtype, kernel_init=self.init.fc, bias_init=bias_init, name=name)(x)
+        return self.linear(x, features, name=name, dtype=self.dtype)
 
     def relu(self, x: Array) -> Array:
         """max(x, 0); on CPU faster than `nn.relu`, except in networks with depthwise convolutions."""
@@ -363,10 +362,10 @@ class LayerFactory(NamedTuple):
         pooled = at_least_float32(x).mean((1, 2))
         return HeadOutputs(self.linear(pooled, features, name="fc"), pooled, x)
 
-    def linear(self, x: Array, features: int, *, name: str) -> Array:
-        """Linear layer with bias, [..., D] -> [..., features], in the dtype of `x` or that of the parameters."""
+    def linear(self, x: Array, features: int, *, name: str, dtype: Any = None) -> Array:
+        """Linear layer with bias, [..., D] -> [..., features], in `dtype`, or that of `x` or of the parameters."""
         bias_init = self.init.fc_bias(x.shape[-1])
-        return nn.Dense(features, kernel_init=self.init.fc, bias_init=bias_init, name=name)(x)
+        return nn.Dense(features, dtype=dtype, kernel_init=self.init.fc, bias_init=bias_init, name=name)(x)
 
 
 class SqueezeExcitation(nn.Module):
