@@ -240,13 +240,14 @@ def _reread(exported: Export, path: Path) -> Run:
 
 
 def _torch(exported: Export, path: Path) -> Run:
+    # First what no package mends.
+    tensors = torch_weights.to_state_dict(exported.arch, exported.network, exported.variables)
     try:
         import torch
     except ImportError as error:
         raise UserError(
             "the format torch needs PyTorch: pip install 'hsakd_jax[torch]', or take safetensors"
         ) from error
-    tensors = torch_weights.to_state_dict(exported.arch, exported.network, exported.variables)
     content = io.BytesIO()
     torch.save({key: torch.from_numpy(np.array(value)) for key, value in tensors.items()}, content)
     path.write_bytes(content.getvalue())
