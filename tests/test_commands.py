@@ -11,12 +11,13 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from conftest import ROOT, assert_refused, write_photographs
+from conftest import ROOT, assert_refused, environment, write_photographs
 from PIL import Image
 from run_configs import run_config
 
@@ -311,7 +312,23 @@ def test_the_log_names_every_term():
 def test_the_commands_are_named(run_command):
     done = run_command("__main__")
     commands = {path.stem for path in (ROOT / "hsakd_jax").glob("*.py") if "\nCOMMAND = " in path.read_text()}
-    assert set(re.findall(r"python -m hsakd_jax\.(\w+) +\S", done.stdout)) == commands
+    assert set(re.findall(r"^hsakd (\w+) +\S", done.stdout, re.MULTILINE)) == commands - {"main"} | {"train"}
+
+
+def test_the_command_hsakd(run_command, tmp_path):
+    """A subcommand is the command of the long form, in the same process; another word is refused in one line."""
+    code = "import sys; sys.argv[0] = 'hsakd'; from hsakd_jax.__main__ import main; main()"
+
+    def hsakd(*words):
+        line = [sys.executable, "-c", code, *map(str, words)]
+        return subprocess.run(line, capture_output=True, text=True, cwd=ROOT, env=environment())
+
+    assert hsakd("train", "--help").stdout == run_command("main", "--help").stdout
+    assert hsakd("--version").stdout == f"hsakd_jax {metadata.version('hsakd_jax')}\n"
+    assert_refused(hsakd("evalute"), "unknown subcommand 'evalute'", "evaluate")
+    assert_refused(hsakd("evaluate", f"--workdir={tmp_path}/none"), "is not a run directory")
+    done = hsakd("summary", "resnet8")
+    assert (done.returncode, done.stdout) == (0, run_command("summary", "resnet8").stdout)
 
 
 @pytest.mark.slow

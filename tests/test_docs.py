@@ -11,15 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from absl.flags import FlagValues
 from conftest import ROOT, write_photographs
 from test_processes import free_port
 
-from hsakd_jax import cli
+from hsakd_jax import cli, create
 from hsakd_jax.__main__ import COMMANDS
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.experiments import validate
 from hsakd_jax.experiments.resolve import recipes_of, section_of
+from hsakd_jax.interop.torch_weights import to_state_dict
+from hsakd_jax.runs.restore import initialise
 
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text()
@@ -48,7 +51,11 @@ SUBSTITUTIONS = [
     (r"(configs/(?:cifar100|digits)\.py)(?=\s)", r"\1:tiny"),
     (r"(configs/(?:cifar100|digits)\.py:(?!tiny)(?!\w+_tiny)\w+)", r"\1_tiny"),
     # A checkpoint of digits, which are 8x8 and grey.
-    (r"(convert \S+)", r"\1 --data=digits"),
+    (r"(convert (?!--)\S+)", r"\1 --data=digits"),
+    # A pretrained network of three channels, and photographs.
+    (r"convert --timm=\S+", "convert pretrained.safetensors"),
+    (r"configs/own\.py", "configs/own.py --config.data.image_size=32 --config.student.arch=resnet8_quarter"
+     " --config.teacher.epochs=1 --config.frozen.epochs=2 --config.student.epochs=1 --config.student.warmup=0"),
     (r"tests\.campaign .*", "tests.campaign --trials 1 --minutes 5"),
     (r"localhost:1234", lambda _: f"localhost:{free_port()}"),
 ]  # fmt: skip
@@ -123,6 +130,9 @@ def inputs(shell, tmp_path_factory):
     shell(adapt("python -m hsakd_jax.main --config=configs/digits.py --workdir=runs/digits\n"), folder)
     export = "python -m hsakd_jax.export --workdir=runs/digits/"
     shell(f"{export}backbone --format=safetensors --output=backbone.safetensors", folder)
+    network = create("resnet8", 100, branches=False)
+    tensors = to_state_dict("resnet8", network, initialise(network, (32, 32, 3), 0))
+    safetensors.numpy.save_file(tensors, folder / "pretrained.safetensors")
     if importlib.util.find_spec("torch"):
         shell(f"{export}teacher --format=torch --output=teacher.pth --with-branches", folder)
     return folder

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import nbformat
 import numpy as np
 import pytest
+import safetensors.numpy
 from conftest import ROOT
 from nbclient import NotebookClient
 from packaging.requirements import Requirement
@@ -196,8 +197,6 @@ def test_evaluate_checkpoint(form, execute, monkeypatch, tmp_path):
     tensors = torch_weights.to_state_dict("resnet20", network, variables)
     path = tmp_path / f"a teacher.{form}"
     if form == "safetensors":
-        import safetensors.numpy
-
         safetensors.numpy.save_file(tensors, path)
     else:
         torch = pytest.importorskip("torch", reason="the extra 'torch' is not installed; .ci/run does it")
@@ -222,11 +221,16 @@ def test_your_own_images(execute, monkeypatch, tmp_path):
             pixels = random.normal(mean, 20, (40, 30, 3)).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "mine/both" / name / f"no {i}.png")
     shutil.make_archive(str(tmp_path / "images"), "zip", tmp_path / "mine")
-    small = {**SMALL, "EPOCHS": 6, "IMAGE_SIZE": 8}
+    network = create("resnet8", 100, branches=False)
+    variables = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    tensors = torch_weights.to_state_dict("resnet8", network, variables)
+    safetensors.numpy.save_file(tensors, tmp_path / "pretrained.safetensors")
+    small = {"STUDENT": "resnet8_quarter", "EPOCHS": 6, "BATCH": 4, "IMAGE_SIZE": 16}
+    small |= {"PRETRAINED": "pretrained.safetensors"}
     printed, pictures = execute("your_own_images", IMAGES="images.zip", **small)
     assert "40 images in" in printed["images"]
     assert "bright: 20\n  dark: 20\n" in printed["images"]
-    assert printed["evaluate"].count("8 test images") == 3
+    assert printed["evaluate"].count("8 test images") == 4
     assert "top-1 100.00 %" in printed["evaluate"]
     assert pictures["report"] >= 2
     assert pictures["predict"] == 1

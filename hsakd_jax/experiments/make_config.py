@@ -20,8 +20,10 @@ TRAINING = {
     "lr_batch": 0,  # the batch that `lr` is meant for, to scale it to `batch`; 0 takes `lr` as it is
     "gamma": 0.1,
     "warmup": 0,  # epochs
-    "momentum": 0.9,
+    "optimizer": "sgd",  # or 'adamw', which ConvNeXt and DeiT were published with
+    "momentum": 0.9,  # of SGD
     "nesterov": True,
+    "copy_branches": False,  # whether branches start as copies of the stages of the backbone that is in `init`
 }
 DATA = {
     "dir": "",
@@ -122,6 +124,7 @@ def _make_tiny(config: dict[str, Any]) -> None:
     config["data"] |= {**tiny, **NORMALISATION["digits"]}
     for section, arch in (("teacher", "resnet8_half"), ("student", "resnet8_quarter"), ("frozen", ""), ("head", "")):
         schedule = {"epochs": 2, "batch": 16, "milestones": (1,), "warmup": 0}
+        schedule |= {"copy_branches": False, **({"trainable": ""} if arch else {})}
         config[section].update({**schedule, "arch": arch} if arch else schedule)
     config.update({"eval_every": 1, "log_every": 5})
 

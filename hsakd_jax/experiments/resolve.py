@@ -9,6 +9,7 @@ from hsakd_jax.core.errors import UserError, did_you_mean, unknown
 from hsakd_jax.core.files import expand
 from hsakd_jax.data.datasets import Splits
 from hsakd_jax.data.image_files import DECODING
+from hsakd_jax.data.statistics import NORMALISATION
 from hsakd_jax.experiments.recipes import GIVEN, RECIPES, Recipe, needed
 from hsakd_jax.models import profile
 from hsakd_jax.runs.config import Network, Objective, RunConfig, typed
@@ -43,7 +44,7 @@ def resolve(config: dict[str, Any], name: str, splits: Splits, command: Sequence
             **_network(config, recipe, section, splits),
             "projector": _projector(config, taught_by, splits) if recipe.reuses_classifier else None,
         },
-        "data": _data(config["data"], recipe),
+        "data": _data(config, recipe),
         "training": _training(config, recipe, section),
         "objective": _objective(recipe.objective, config["objective"][name]),
         "teacher": _teacher(config["teacher"], taught_by) if taught_by else None,
@@ -96,12 +97,33 @@ def _projector(config: dict[str, Any], taught_by: str, splits: Splits) -> tuple[
         raise UserError(str(error)) from error
 
 
-def _data(source: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+def _data(config: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    source = config["data"]
     # A resumed run may start in another working directory.
     folder = str(expand(source["dir"]).absolute()) if source["dir"] else None
     pixels = {key: source[key] or None for key in ("image_size", "resize", "max_pixels")}
     fraction = source["fraction"] * recipe.fraction
-    return {**source, **pixels, "dir": folder, "fraction": fraction, "decoding": DECODING}
+    normal = _normalisation(config)
+    return {**source, **normal, **pixels, "dir": folder, "fraction": fraction, "decoding": DECODING}
+
+
+def _normalisation(config: dict[str, Any]) -> dict[str, Any]:
+    """Mean and std of the config; where it sets none, those of the run that teaches or is started from.
+
+    Raises:
+      UserError: one without the other.
+    """
+    set_ones = {key: config["data"][key] for key in ("mean", "std")}
+    if all(set_ones.values()):
+        return set_ones
+    if any(set_ones.values()):
+        raise UserError(f"data.mean is {set_ones['mean']} and data.std {set_ones['std']}: set both, or neither")
+    teacher = config["teacher"]
+    for run in (teacher["workdir"], teacher["init"], config["frozen"]["init"], config["student"]["init"]):
+        if run:
+            data = RunDirectory(run).config().data
+            return {"mean": data.mean, "std": data.std}
+    return dict(NORMALISATION["imagenet2012"])
 
 
 def _training(config: dict[str, Any], recipe: Recipe, section: dict[str, Any]) -> dict[str, Any]:
@@ -197,10 +219,11 @@ def teacher_recipe(config: dict[str, Any], name: str) -> str:
 
 
 def section_of(config: dict[str, Any], name: str) -> dict[str, Any]:
-    """Network and training settings of a recipe."""
+    """Network and training settings of a recipe; a network without a name is that of the run that it starts from."""
     recipe = RECIPES[name]
     section = {**config[recipe.network], **config[recipe.schedule or recipe.network]}
-    if recipe.init == GIVEN and section["init"]:  # the network is that of the given run
-        network = RunDirectory(section["init"]).config().network
+    start = section["init"] or config[recipe.network]["init"]
+    if start and (recipe.init == GIVEN or not section["arch"]):
+        network = RunDirectory(start).config().network
         section["arch"] = (*network.peers, network.arch)[0]
     return section

@@ -13,6 +13,7 @@ from hsakd_jax.distillation.methods import option_types
 from hsakd_jax.experiments.config_file import overridden
 from hsakd_jax.experiments.recipes import GIVEN, RECIPES, Recipe
 from hsakd_jax.models import create
+from hsakd_jax.models.layers import is_trainable
 from hsakd_jax.runs import config as typed
 from hsakd_jax.training import tracking
 
@@ -25,6 +26,8 @@ _DERIVED = (
     "batch_norm_groups",
     "decoding",
 )  # nobody sets these in their section
+# The first layer of a network with a stem, and of one without.
+_FIRST = ("stem/conv1/kernel", "stage1/conv1/kernel")
 _TRAINING, _DATA = field_types(typed.Training), field_types(typed.Data)
 _SCHEDULE = {"dtype": typed.Dtype, **{key: kind for key, kind in _TRAINING.items() if key not in _DERIVED}}
 _STUDENT = {"arch": str, **_SCHEDULE}
@@ -48,7 +51,12 @@ TYPES: dict[str, Any] = {
     "log_every": field_types(typed.Logging)["every"],
     "eval_every": field_types(typed.Evaluation)["every"],
     "eval_batch": field_types(typed.Config)["eval_batch"],
-    "data": {**{key: kind for key, kind in _DATA.items() if key not in _DERIVED}, "name": str},
+    "data": {
+        **{key: kind for key, kind in _DATA.items() if key not in _DERIVED},
+        "name": str,
+        "mean": tuple[float, ...],  # () takes those of the run that teaches or is started from
+        "std": tuple[float, ...],
+    },
     "teacher": {**_STUDENT, **_TAUGHT},
     "student": _STUDENT,
     "frozen": _SCHEDULE,
@@ -98,6 +106,7 @@ def check(config: dict[str, Any], sections: Mapping[str, dict[str, Any]], comman
         _refuse_without_effect(config, list(sections), path)
     for name, section in sections.items():
         _check_networks(config, name, section)
+        _check_start(name, section)
         _check_milestones(section["milestones"], RECIPES[name].schedule or RECIPES[name].network)
         _check_batch(config, name, section)
 
@@ -126,6 +135,11 @@ def _check_data(data: dict[str, Any]) -> None:
 def _check_networks(config: dict[str, Any], name: str, section: dict[str, Any]) -> None:
     recipe = RECIPES[name]
     peers = config["peers"] if recipe.objective == "mutual" else ()
+    if not section["arch"] and not all(peers or ("",)):
+        raise UserError(
+            f"{recipe.network}.arch is not set: set --config.{recipe.network}.init=RUN, such as a run of convert, or "
+            f"name a network, --config.{recipe.network}.arch=NAME"
+        )
     for arch in (section["arch"], *filter(None, peers)):
         create(arch, 2)
     if recipe.objective == "mutual" and len(peers) < 2:
@@ -133,6 +147,23 @@ def _check_networks(config: dict[str, Any], name: str, section: dict[str, Any]) 
     if recipe.init == GIVEN and not section["init"]:
         where = recipe.schedule or recipe.network
         raise UserError(f"the recipe {name} needs a run to start from: give --config.{where}.init=RUN")
+
+
+def _check_start(name: str, section: dict[str, Any]) -> None:
+    """Refuses a random network of which only other layers than the first are trained."""
+    recipe = RECIPES[name]
+    where = recipe.schedule or recipe.network
+    started, trainable = section["init"] or recipe.init, section["trainable"] or recipe.trainable
+    if trainable and not started and not any(is_trainable(trainable, first) for first in _FIRST):
+        raise UserError(
+            f"{name} would train {trainable!r} of a random network: set the run that it starts from, "
+            f"--config.{where}.init=RUN, or train all of it, --config.{where}.trainable=''"
+        )
+    if section["copy_branches"] and not (started and recipe.branches):
+        raise UserError(
+            f"{where}.copy_branches is True, and {name} has no branches or starts from no run: set "
+            f"--config.{where}.init=RUN, or --config.{where}.copy_branches=False"
+        )
 
 
 def _check_milestones(milestones: Sequence[float], where: str) -> None:
@@ -166,6 +197,8 @@ def _refuse_without_effect(config: dict[str, Any], names: Sequence[str], path: s
             "the teacher of teacher.workdir is not trained" if given else f"no recipe of {', '.join(names)} uses it"
         )
         raise UserError(f"{path} has no effect, since {reason}: leave it out")
+    if key in ("momentum", "nesterov") and config[section].get("optimizer") == "adamw":
+        raise UserError(f"{path} has no effect with {section}.optimizer=adamw: leave it out")
     schedule = config[section].get("schedule")
     # No milestones are what another schedule has.
     if key in ("milestones", "gamma") and config[section][key] and schedule not in (None, "multi_step"):

@@ -99,13 +99,14 @@ class Training(Section, frozen=True, kw_only=True):
       batch: images per step, over all devices.
       lr: learning rate at `lr_batch` images per step.
       lr_batch: batch that `lr` is meant for; `lr` is scaled by batch / lr_batch. None takes `lr` as it is.
+      optimizer: 'sgd' or 'adamw'.
       schedule: 'multi_step' or 'cosine'.
       milestones: epochs at which `gamma` multiplies the learning rate.
       gamma: see `milestones`.
       warmup: epochs of linear warm-up.
-      momentum: of SGD.
+      momentum: of SGD; AdamW does not use it.
       nesterov: whether SGD uses Nesterov's momentum.
-      weight_decay: of SGD.
+      weight_decay: of SGD joins the gradient; that of AdamW shrinks the parameters, times the learning rate.
       accumulate: micro-batches per step.
       remat: whether the backward pass recomputes the activations inside stages.
       batch_norm_groups: parts of a batch, each with its own BatchNorm statistics.
@@ -115,12 +116,15 @@ class Training(Section, frozen=True, kw_only=True):
       strong_view: whether the network also sees a second view of each image (see `data.rand_augment`), upright.
       init: run directory that the parameters come from, relative to this run's or absolute; None for a random start.
       fresh_last_layer: whether the last layer is random although `init` has one.
+      copy_branches: whether branches that `init` does not have start as copies of the backbone's stages, where shapes
+        are equal; else at random.
     """
 
     epochs: Epochs
     batch: Batch
     lr: NotNegative
     lr_batch: Batch | None
+    optimizer: Literal["sgd", "adamw"]
     schedule: Literal["multi_step", "cosine"]
     milestones: tuple[Milestone, ...]
     gamma: NotNegative
@@ -137,6 +141,7 @@ class Training(Section, frozen=True, kw_only=True):
     strong_view: bool
     init: str | None
     fresh_last_layer: bool
+    copy_branches: bool
 
     def steps_per_epoch(self, images: int) -> int:
         """Steps per epoch of that many training images; those that do not fill a batch are left out."""

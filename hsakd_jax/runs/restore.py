@@ -1,6 +1,6 @@
 """Networks and their variables: random ones, or those of a run directory."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -182,6 +182,7 @@ def start_from(
     classes: Sequence[str],
     fresh_last_layer: bool = False,
     fixed_last_layer: bool = False,
+    copy_branches: bool = False,
 ) -> Start:
     """Variables with the last parameters of a run wherever path and shape are equal.
 
@@ -194,6 +195,8 @@ def start_from(
       classes: names of the classes to train.
       fresh_last_layer: whether the last layer stays random in any case.
       fixed_last_layer: whether the last layer will not be trained, so that the run must have it.
+      copy_branches: whether the layers of a branch, which repeats the stages of the backbone, are copied from there if
+        the run has no branches. Its last layer, of 4N outputs, stays random.
 
     Raises:
       UserError: the run is of another network or, where that matters, of other classes.
@@ -212,6 +215,8 @@ def start_from(
         if match.difference:
             note = f"{directory.path} {match.difference}: the last layer starts at random"
     leaves: dict[tuple[str, ...], Any] = flatten_dict(given)
+    if copy_branches:
+        leaves = {**_copied(flat, leaves), **leaves}
     taken = {
         path: leaf
         for path, leaf in leaves.items()
@@ -221,6 +226,19 @@ def start_from(
     if others := [path for path in missing if not _is_last_layer(path)]:
         raise UserError(f"{run_dir} is not a run of this network: {'/'.join(others[0][1:])} has no match; check arch")
     return Start(unflatten_dict(flat | taken), note)
+
+
+def _copied(branches: Collection[tuple[str, ...]], backbone: Mapping[tuple[str, ...], Any]) -> dict[Any, Any]:
+    """For each parameter of a branch, the backbone's one of the same layer; the last branch repeats the last stage."""
+    stages = sorted({path[1] for path in backbone if path[1].startswith("stage")})
+    copied = {}
+    for path in branches:
+        if path[1].startswith("branch"):
+            collection, _, part, *layer = path
+            source = (collection, stages[-1] if part == "stage" else part, *layer)
+            if source in backbone and not _is_last_layer(path):
+                copied[path] = backbone[source]
+    return copied
 
 
 def reorder_classes(variables: dict[str, Any], order: Sequence[int]) -> dict[str, Any]:

@@ -185,7 +185,7 @@ def make_program(config: RunConfig, network: Any, teacher: Any, train: Dataset |
             for name, term in config.objective.terms.items()
             if term.weight
         },
-        optimizer=optim.sgd(schedule, training.momentum, training.weight_decay, training.nesterov),
+        optimizer=_optimizer(training, schedule),
         train=_train(training),
         teacher=teacher,
         accumulate=training.accumulate,
@@ -249,6 +249,12 @@ def _cropped(key: jax.Array, images: jax.Array, config: RunConfig, done: bool) -
     return augment(key, images, crop=crop, pad=data.pad, flip=data.flip, size=config.network.image_shape[0])
 
 
+def _optimizer(training: Training, schedule: optax.Schedule) -> optax.GradientTransformation:
+    if training.optimizer == "adamw":
+        return optim.adamw(schedule, training.weight_decay)
+    return optim.sgd(schedule, training.momentum, training.weight_decay, training.nesterov)
+
+
 def make_schedule(training: Training, steps_per_epoch: int) -> optax.Schedule:
     """Learning rate by step; the config counts epochs."""
     scale = training.batch / training.lr_batch if training.lr_batch else 1
@@ -310,7 +316,7 @@ def _start(config: RunConfig, path: Path, network: Any) -> Start:
         return Start(variables)
     fixed = not is_trainable(_train(training), "head/fc/kernel")
     given = resolve_path(path, training.init)
-    return start_from(given, variables, config.classes, training.fresh_last_layer, fixed)
+    return start_from(given, variables, config.classes, training.fresh_last_layer, fixed, training.copy_branches)
 
 
 def _objective_variables(config, network, teacher, objective, labels, variables, teacher_variables) -> dict[str, Any]:

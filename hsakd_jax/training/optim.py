@@ -1,4 +1,4 @@
-"""PyTorch-equal SGD, its schedules, and what is trainable."""
+"""PyTorch-equal SGD and AdamW, their schedules, and what is trainable."""
 
 import re
 from collections.abc import Sequence
@@ -38,6 +38,11 @@ def schedule(kind: str, lr: float, steps: int, *, warmup: int, milestones: Seque
 def sgd(lr: optax.ScalarOrSchedule, momentum: float, weight_decay: float, nesterov: bool):
     """SGD as PyTorch has it: decay joins the gradient before the momentum, on every trained parameter."""
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(lr, momentum or None, nesterov))
+
+
+def adamw(lr: optax.ScalarOrSchedule, weight_decay: float):
+    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) as PyTorch has it, with betas 0.9 and 0.999 and eps 1e-8."""
+    return optax.adamw(lr, weight_decay=weight_decay)
 
 
 def trainable_mask(train: Train, params: Any) -> Any:

@@ -43,6 +43,21 @@ def test_sgd_is_pytorchs(nesterov):
         assert float(params) == pytest.approx(w, rel=1e-6)
 
 
+def test_adamw_is_pytorchs():
+    """Three steps by the rule of torch.optim.AdamW: the decay is not part of the gradient."""
+    optimizer = optim.adamw(0.1, 0.01)
+    w, mean, square = 2.0, 0.0, 0.0
+    params = jnp.array(w)
+    state = optimizer.init(params)
+    for step, gradient in enumerate((0.5, -0.2, 0.1), 1):
+        updates, state = optimizer.update(jnp.array(gradient), state, params)
+        params = params + updates
+        w -= 0.1 * 0.01 * w
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        w -= 0.1 * (mean / (1 - 0.9**step)) / ((square / (1 - 0.999**step)) ** 0.5 + 1e-8)
+        assert float(params) == pytest.approx(w, rel=1e-6)
+
+
 def test_trainable():
     params = {"stem": {"kernel": jnp.ones(2)}, "branch1": {"head": {"kernel": jnp.ones(2)}}}
     assert optim.trainable_mask("^branch", params) == {"stem": {"kernel": False}, "branch1": {"head": {"kernel": True}}}
