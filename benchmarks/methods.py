@@ -8,11 +8,11 @@ update. Images and weights are random. --images is the size of the training set,
 default all recipes with a teacher are measured, and the baseline, without those that repeat a step: few-shot recipes,
 ablations, and HSAKD's students of other teachers.
 
-The recipes take turns within each round, in an order of its own, and a ratio compares two times of the same round. The
-table has the median of the ratios with the quartiles. --steps is how many steps are timed together, after one that is
-not, since the recipe before leaves another's arrays in the caches. Memory is that of the compiled program:
-its temporary arrays, arguments and results, without results that reuse the memory of arguments. Prints a Markdown
-table and writes it and JSON to benchmarks/results/NAME.
+The recipes take turns within each round, in an order of its own. KD runs before and after each of them, and a ratio
+compares a recipe's time with the mean of the two. The table has the median of the ratios with the quartiles. --steps
+is how many steps are timed together, after one that is not, since the recipe before leaves another's arrays in the
+caches. Memory is that of the compiled program: its temporary arrays, arguments and results, without results that reuse
+the memory of arguments. Prints a Markdown table and writes it and JSON to benchmarks/results/NAME.
 """
 
 import argparse
@@ -51,6 +51,18 @@ REFERENCE = "kd"
 # The steps of `student`, taught by other teachers.
 REPEATED = ("student_frozen", "student_online")
 Quartiles = tuple[float, float, float]
+
+
+class Times(NamedTuple):
+    """Of a recipe, by round.
+
+    Attributes:
+      seconds: of the steps that are timed together.
+      ratios: of these to the mean of the reference's, just before and just after.
+    """
+
+    seconds: list[float]
+    ratios: list[float]
 
 
 class Method(NamedTuple):
@@ -134,37 +146,41 @@ def _memory(analysis: Any) -> int:
     return sum(sizes) - analysis.alias_size_in_bytes
 
 
-def measure(methods: dict[str, Method], steps: int, rounds: int) -> tuple[dict[str, list[float]], list[str]]:
-    """Seconds of `steps` steps of each recipe by round, and the warnings of other work."""
+def measure(methods: dict[str, Method], steps: int, rounds: int) -> tuple[dict[str, Times], list[str]]:
+    """The times of `steps` steps of each recipe, and the warnings of other work."""
     for method in methods.values():
         method.run(4)  # until the process has all its memory
-    seconds: dict[str, list[float]] = {name: [] for name in methods}
+
+    def seconds(name: str) -> float:
+        methods[name].run(1)
+        began = time.perf_counter()
+        methods[name].run(steps)
+        return time.perf_counter() - began
+
+    times: dict[str, Times] = {name: Times([], []) for name in methods}
     others: list[str] = []
     random = np.random.default_rng(0)
     for i in range(rounds):
         others.append(warn_if_busy())
         print(f"round {i + 1} of {rounds}", file=sys.stderr, flush=True)
+        before = seconds(REFERENCE)
         for name in random.permutation(list(methods)).tolist():
-            methods[name].run(1)
-            began = time.perf_counter()
-            methods[name].run(steps)
-            seconds[name].append(time.perf_counter() - began)
-    return seconds, [*filter(None, others)]
+            own, after = seconds(name), seconds(REFERENCE)
+            times[name].seconds.append(own)
+            times[name].ratios.append(2 * own / (before + after))
+            before = after
+    return times, [*filter(None, others)]
 
 
-def ratios(seconds: dict[str, list[float]]) -> dict[str, Quartiles]:
-    """Quartiles of each recipe's time divided by the reference's of the same round: lower, median, upper."""
-    reference = np.asarray(seconds[REFERENCE])
-    found = {}
-    for name, times in seconds.items():
-        low, middle, high = np.quantile(np.asarray(times) / reference, (0.25, 0.5, 0.75)).tolist()
-        found[name] = low, middle, high
-    return found
+def quartiles(values: Sequence[float]) -> Quartiles:
+    """Lower, median, upper."""
+    low, middle, high = np.quantile(np.asarray(values), (0.25, 0.5, 0.75)).tolist()
+    return low, middle, high
 
 
-def table(seconds: dict[str, list[float]], methods: dict[str, Method], steps: int) -> list[str]:
+def table(times: dict[str, Times], methods: dict[str, Method], steps: int) -> list[str]:
     """Rows of Markdown, the fastest recipe first."""
-    relative = ratios(seconds)
+    relative = {name: quartiles(one.ratios) for name, one in times.items()}
     lines = [
         f"| recipe | method | s of a step | relative to `{REFERENCE}` | quartiles | MiB of the program | relative |",
         "|---|---|---|---|---|---|---|",
@@ -172,9 +188,10 @@ def table(seconds: dict[str, list[float]], methods: dict[str, Method], steps: in
     for name in sorted(methods, key=lambda name: relative[name][1]):
         low, middle, high = relative[name]
         size, of_reference = methods[name].program_bytes, methods[REFERENCE].program_bytes
+        seconds = statistics.median(times[name].seconds) / steps
         lines.append(
-            f"| `{name}` | {RECIPES[name].title} | {statistics.median(seconds[name]) / steps:.3f} | {middle:.3f} | "
-            f"{low:.3f} to {high:.3f} | {size / 2**20:,.0f} | {size / of_reference:.2f} |"
+            f"| `{name}` | {RECIPES[name].title} | {seconds:.3f} | {middle:.3f} | {low:.3f} to {high:.3f} | "
+            f"{size / 2**20:,.0f} | {size / of_reference:.2f} |"
         )
     return lines
 
@@ -227,13 +244,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         except UserError as error:
             Parser(None).error(f"{name}: {error}")
         print(f"{name}: compiled in {methods[name].compile_s:.0f} s", file=sys.stderr, flush=True)
-    seconds, others = measure(methods, args.steps, args.rounds)
-    report(args, methods, seconds, others)
+    times, others = measure(methods, args.steps, args.rounds)
+    report(args, methods, times, others)
 
 
-def report(
-    args: argparse.Namespace, methods: dict[str, Method], seconds: dict[str, list[float]], others: list[str]
-) -> None:
+def report(args: argparse.Namespace, methods: dict[str, Method], times: dict[str, Times], others: list[str]) -> None:
     """Prints the table, and writes the files of --output; `others` are warnings of other work."""
     environment = provenance.environment()
     lines = [
@@ -241,15 +256,16 @@ def report(
         f"{args.images:,} images, {args.rounds} rounds of {args.steps} steps; jax {jax.__version__}",
         *others[:1],
         "",
-        *table(seconds, methods, args.steps),
+        *table(times, methods, args.steps),
     ]
     print("\n".join(lines))
     if not args.output:
         return
-    relative = ratios(seconds)
+    relative = {name: quartiles(one.ratios) for name, one in times.items()}
     recipes = {
         name: {
-            "seconds": seconds[name],
+            "seconds": times[name].seconds,
+            "ratios": times[name].ratios,
             "relative": relative[name],
             "program_bytes": method.program_bytes,
             "compile_s": method.compile_s,
