@@ -7,8 +7,6 @@ from statistics import mean, stdev
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from hsakd_jax.core.console import Console, table
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import InvalidContent, expand, read_json, write_json
@@ -20,15 +18,12 @@ from hsakd_jax.evaluation.verdict import compare
 from hsakd_jax.experiments.recipes import RECIPES
 from hsakd_jax.experiments.resolve import recipes_of, resolve, section_of, teacher_recipe
 from hsakd_jax.experiments.validate import check, check_types
+from hsakd_jax.runs.compare import normalisation_difference
 from hsakd_jax.runs.config import Config, RunConfig
 from hsakd_jax.runs.directory import RunDirectory, resolve_path, runs_inside, seed_folder
 from hsakd_jax.runs.results import Results
 from hsakd_jax.training import loop
 from hsakd_jax.training.build import Program, dry_run
-
-# Difference of two means or standard deviations, 1 / 255 of the range of a pixel.
-CLOSE = 4e-3
-
 
 class _Planned(NamedTuple):
     """A run that was checked, and is to train: the arguments of `loop.run`, except the console."""
@@ -177,8 +172,10 @@ def _check_run(
         if training.init:
             start = resolve_path(directory.path, training.init)
             if os.path.realpath(start) not in map(os.path.realpath, paths.values()):  # Path.resolve refuses loops
-                # Its config refuses a folder that is no run.
-                _warn_of_normalisation(config, directory.path, RunDirectory(start), console)
+                theirs = RunDirectory(start).config()  # refuses a folder that is no run
+                difference = normalisation_difference(theirs.data, config.data)
+                if difference and not training.fresh_last_layer:  # a probe's data has its own
+                    console.line(f"warning: {directory.path}: {start} {difference}")
         program = dry_run(config, directory.path, teacher, splits.train, Devices())
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
@@ -191,19 +188,6 @@ def _check_run(
                 f"epoch {training.epochs}: set --config.{section}.{key} to less"
             )
     return program
-
-
-def _warn_of_normalisation(config: RunConfig, path: Path, start: RunDirectory, console: Console) -> None:
-    """Says that a network will see other numbers for the same image than where it was trained."""
-    theirs, ours = start.config().data, config.data
-    pairs = ((theirs.mean, ours.mean), (theirs.std, ours.std))
-    if config.training.fresh_last_layer or all(np.allclose(a, b, rtol=0, atol=CLOSE) for a, b in pairs):
-        return
-    console.line(
-        f"warning: {path}: {start.path} was trained on images normalised by mean {list(theirs.mean)} and std "
-        f"{list(theirs.std)}, and this run normalises by {list(ours.mean)} and {list(ours.std)}: set "
-        "--config.data.mean and --config.data.std to its values"
-    )
 
 
 def _earlier_results(root: Path) -> dict[str, Results]:

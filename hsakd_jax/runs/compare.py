@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
 
-from hsakd_jax.runs.config import Config, RunConfig
+from hsakd_jax.runs.config import Config, Data, RunConfig
 
 # Settings that may change when a run resumes: they do not change its result.
 MAY_DIFFER = frozenset({"command", "data.dir", "training.remat", "logging.tracking"})
@@ -15,6 +16,8 @@ MAY_DIFFER = frozenset({"command", "data.dir", "training.remat", "logging.tracki
 # Paths of other runs, by the part that they play: where the content of the other run is known, it decides instead.
 RUNS = {"teacher": "teacher.workdir", "init": "training.init"}
 
+# Difference of two means or standard deviations that is passed over: 1 / 255 of the range of a pixel.
+CLOSE = 4e-3
 MOST_SHOWN = 8  # differing settings that a message names
 
 
@@ -121,3 +124,20 @@ def in_words(found: Mapping[str, tuple[Any, Any]], first: str, second: str) -> l
     """
     words = [f"{key} ({a} {first}, {b} {second})" for key, (a, b) in list(found.items())[:MOST_SHOWN]]
     return [*words, f"{len(found) - MOST_SHOWN} more"] if len(found) > MOST_SHOWN else words
+
+
+def normalisation_difference(theirs: Data, ours: Data) -> str:
+    """How a network would see other numbers for the same image than in its own run, in words; '' where it would not.
+
+    Args:
+      theirs: data of the run whose network is used.
+      ours: data of the run that uses it.
+    """
+    pairs = ((theirs.mean, ours.mean), (theirs.std, ours.std))
+    if all(np.allclose(a, b, rtol=0, atol=CLOSE) for a, b in pairs):
+        return ""
+    return (
+        f"was trained on images normalised by mean {list(theirs.mean)} and std {list(theirs.std)}, and this run "
+        f"normalises by {list(ours.mean)} and {list(ours.std)}: set --config.data.mean and --config.data.std to its "
+        "values"
+    )

@@ -50,7 +50,8 @@ def test_adamw_is_pytorchs():
     params = jnp.array(w)
     state = optimizer.init(params)
     for step, gradient in enumerate((0.5, -0.2, 0.1), 1):
-        updates, state = optimizer.update(jnp.array(gradient), state, params)
+        with jax.numpy_dtype_promotion("standard"):  # as in a command
+            updates, state = optimizer.update(jnp.array(gradient), state, params)
         params = params + updates
         w -= 0.1 * 0.01 * w
         mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
