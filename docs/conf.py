@@ -46,6 +46,8 @@ The method <docs/method>
 :hidden:
 :caption: How to
 
+docs/recipes
+docs/networks
 docs/comparing
 docs/own_data
 docs/own_network
@@ -72,6 +74,7 @@ docs/api
 
 docs/differences
 docs/promises
+docs/speed
 docs/results
 CONTRIBUTING
 ```
