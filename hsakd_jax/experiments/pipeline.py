@@ -25,6 +25,7 @@ from hsakd_jax.runs.results import Results
 from hsakd_jax.training import loop
 from hsakd_jax.training.build import Program, dry_run
 
+
 class _Planned(NamedTuple):
     """A run that was checked, and is to train: the arguments of `loop.run`, except the console."""
 
