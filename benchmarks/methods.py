@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from hsakd_jax.core import runtime
 
@@ -30,11 +30,10 @@ runtime.configure_runtime(restart=__name__ == "__main__")
 runtime.configure_compilation()
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import Parser, file_name, warn_if_busy
-from benchmarks.exports import network_name, random_variables
+from benchmarks.exports import network_name
 from benchmarks.step import batch_of, make_data, save
 from configs import cifar100
 from hsakd_jax.core.errors import UserError
@@ -45,6 +44,7 @@ from hsakd_jax.experiments.resolve import resolve, teacher_recipe
 from hsakd_jax.runs import provenance
 from hsakd_jax.runs.config import RunConfig
 from hsakd_jax.training.build import Program, dry_run
+from hsakd_jax.training.estimate import program_bytes, random_state
 from hsakd_jax.training.multi_step import make_multi_step
 
 REFERENCE = "kd"
@@ -111,7 +111,7 @@ def prepare(recipe: str, pair: str, batch: int, splits: Splits, devices: Devices
       devices: where to compute.
     """
     run, program = traced(recipe, pair, batch, splits, devices)
-    state, taught = devices.replicate(_first_state(run, program))
+    state, taught = devices.replicate(random_state(run, program))
     began = time.perf_counter()
     first = batch_of(splits.train.take(np.arange(batch)))
     compiled = program.step.lower(state, taught, *devices.shard(first)).compile()
@@ -125,25 +125,7 @@ def prepare(recipe: str, pair: str, batch: int, splits: Splits, devices: Devices
             state, done = multi_step(state, taught, done, until)
         jax.block_until_ready(state)
 
-    return Method(several, _memory(compiled.memory_analysis()), seconds)
-
-
-def _first_state(run: RunConfig, program: Program) -> tuple[Any, Any]:
-    """The first state and the teacher's variables, all random."""
-    shape = run.network.image_shape
-    variables = random_variables(program.network, shape)
-    taught = None if program.teacher is None else random_variables(program.teacher, shape)
-    if program.objective_init:
-        own = jax.jit(program.objective_init)(variables, taught)
-        # WKD-L's costs, which a run makes from its teacher, are not there yet.
-        own = jax.tree.map(lambda x: jnp.where(jnp.isnan(x), 0.5, x), own)
-        variables = {kind: {**tree, **own.get(kind, {})} for kind, tree in variables.items()}
-    return program.init(variables), taught
-
-
-def _memory(analysis: Any) -> int:
-    sizes = (analysis.temp_size_in_bytes, analysis.argument_size_in_bytes, analysis.output_size_in_bytes)
-    return sum(sizes) - analysis.alias_size_in_bytes
+    return Method(several, program_bytes(compiled.memory_analysis()), seconds)
 
 
 def measure(methods: dict[str, Method], steps: int, rounds: int) -> tuple[dict[str, Times], list[str]]:

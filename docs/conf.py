@@ -55,6 +55,7 @@ docs/own_objective
 docs/imagenet
 docs/several_machines
 docs/resume
+docs/profile
 docs/pytorch_checkpoint
 docs/deploy
 ```

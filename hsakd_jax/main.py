@@ -1,12 +1,15 @@
 """Trains what a config says.
 
     python -m hsakd_jax.main --config=configs/cifar100.py[:recipe[/TEACHER/STUDENT]] --workdir=DIR
-        [--config.key=value ...] [--coordinator=HOST:PORT --processes=N --process=I]
+        [--config.key=value ...] [--dry_run] [--coordinator=HOST:PORT --processes=N --process=I]
 
 recipes: hsakd (teacher, baseline and student in one workdir; the default of most files), baseline, kd, teacher,
 student, mutual, crd and the others that the config file lists; each has a form that ends in seconds, such as
 hsakd_tiny. TEACHER and STUDENT are networks. What a recipe needs, such as its teacher, is trained first, in the same
 workdir.
+
+--dry_run checks all runs, compiles and times their steps on random networks, prints time and memory of each run, and
+trains nothing.
 
 Several processes: the same command in each. On TPU pods, under Slurm and OpenMPI they find one another; elsewhere the
 three flags say where the first one listens (HOST:PORT), how many there are, and which one this is, from 0.
@@ -26,6 +29,7 @@ def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags."""
     flags.DEFINE_string("config", None, "a file of configs/, with ':recipe' behind it.", values)
     flags.DEFINE_string("workdir", "", "where the run or the runs are kept.", values)
+    flags.DEFINE_boolean("dry_run", False, "whether to stop before the training.", values)
     flags.DEFINE_string("coordinator", None, "HOST:PORT of the first process.", values)
     flags.DEFINE_integer("processes", None, "the number of processes.", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("process", None, "the index of this process, from 0.", lower_bound=0, flag_values=values)
@@ -40,7 +44,8 @@ def main(values: flags.FlagValues, argv: Sequence[str]) -> None:
     initialize_distributed(values.coordinator, values.processes, values.process)
     with report_lost_process():
         console = Console(silent=not is_first_process())
-        pipeline.execute(values.config.to_dict(), values.workdir, console, argv)
+        command = [word for word in argv if "dry_run" not in word.partition("=")[0].replace("-", "_")]
+        pipeline.execute(values.config.to_dict(), values.workdir, console, command, dry_run=values.dry_run)
 
 
 COMMAND = Command(main, __doc__, define_flags, required=("config", "workdir"), takes_argv=True, compiles=True)

@@ -1,13 +1,14 @@
 """From a command's config to its runs, one after the other, and the table that compares them."""
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from hsakd_jax.core.console import Console, table
+from hsakd_jax.core.console import Console, duration, table
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import InvalidContent, expand, read_json, write_json
 from hsakd_jax.core.sharding import Devices, is_first_process
@@ -23,7 +24,9 @@ from hsakd_jax.runs.config import Config, RunConfig
 from hsakd_jax.runs.directory import RunDirectory, resolve_path, runs_inside, seed_folder
 from hsakd_jax.runs.results import Results
 from hsakd_jax.training import loop
-from hsakd_jax.training.build import Program, dry_run
+from hsakd_jax.training.build import Program
+from hsakd_jax.training.build import dry_run as trace
+from hsakd_jax.training.estimate import estimate
 
 
 class _Planned(NamedTuple):
@@ -36,7 +39,12 @@ class _Planned(NamedTuple):
 
 
 def execute(
-    config: dict[str, Any], workdir: str, console: Console, command: Sequence[str] | None = None
+    config: dict[str, Any],
+    workdir: str,
+    console: Console,
+    command: Sequence[str] | None = None,
+    *,
+    dry_run: bool = False,
 ) -> dict[int, dict[str, Results]]:
     """Runs all recipes of a config and those that they need with each seed, skips finished runs, and shows the table.
 
@@ -46,9 +54,10 @@ def execute(
         `seeds`, these are in the subdirectory seed_N of the seed N.
       console: where progress is shown.
       command: arguments of the command, which each run records. Keys that they set must have an effect.
+      dry_run: whether to check the runs, show their time and memory, and train nothing.
 
     Returns:
-      Results by recipe, by seed.
+      Results by recipe, by seed; none of a dry run.
 
     Raises:
       UserError, Stopped: as `loop.run`.
@@ -64,13 +73,58 @@ def execute(
     splits = _load(config, list(folders))
     # All are checked before the first one trains: a mistake in the student is found before the teacher's hours.
     plans = {seed: _plan({**config, "seed": seed}, paths[seed], splits.pop(seed), command, console) for seed in folders}
+    if dry_run:
+        console.line("\n" + plan_table(plans, console))
+        return {}
     results: dict[int, dict[str, Results]] = {}
     for seed, plan in plans.items():
         results[seed] = {name: _train(plan.pop(name), console) for name in names}
         if seed in shared and is_first_process():
             _write_results(shared[seed], results[seed])
     console.line("\n" + summary(results))
+    console.line("\n" + next_commands(workdir, next(iter(paths.values()))[names[-1]]))
     return results
+
+
+def next_commands(workdir: str, run: Path) -> str:
+    """Three commands for the runs of a folder, the last one of which is `run`."""
+    folder, last = shlex.quote(str(workdir)), shlex.quote(str(run))
+    return (
+        "next:\n"
+        f"  python -m hsakd_jax.evaluate --workdir={folder}\n"
+        f"  python -m hsakd_jax.report {folder} --output=report.html\n"
+        f"  python -m hsakd_jax.export --workdir={last} --format=stablehlo --preprocess --output=network.stablehlo"
+    )
+
+
+def plan_table(plans: Mapping[int, Mapping[str, _Planned]], console: Console) -> str:
+    """A table of the runs to train, with time and memory, which are those of the first seed.
+
+    Args:
+      plans: runs by recipe, by seed.
+      console: where progress is shown.
+    """
+    header = ["run", "network", "images", "epochs", "steps", "s per step", "time", "MiB", "compile s"]
+    rows, total, fits = [], 0.0, True
+    for name, run in next(iter(plans.values())).items():
+        training, images = run.config.training, len(run.splits.train.labels)
+        steps = training.epochs * training.steps_per_epoch(images)
+        cells = [name, run.config.network.arch, f"{images:,}", str(training.epochs), f"{steps:,}"]
+        if run.traced is None:
+            rows.append([*cells, "", "done", "", ""])
+            continue
+        console.wait(f"{name}: compiling and timing the step")
+        needs = estimate(run.config, run.traced, run.splits.train, Devices())
+        total += needs.seconds
+        fits = fits and needs.bytes < needs.available
+        memory = f"{needs.bytes / 2**20:,.0f}" + ("" if needs.bytes < needs.available else " (too much)")
+        measured = [f"{needs.step_seconds:.3g}", duration(needs.seconds), memory, f"{needs.compile_seconds:.0f}"]
+        rows.append([*cells, *measured])
+    seeds = f" for {len(plans)} seeds" if len(plans) > 1 else ""
+    lines = [table(header, rows), f"about {duration(total * len(plans))}{seeds}, without evaluations"]
+    if not fits:
+        lines.append("set a smaller batch, or accumulate=2 in the section of a run with too much memory")
+    return "\n\n".join(lines)
 
 
 def _train(run: _Planned, console: Console) -> Results:
@@ -177,7 +231,7 @@ def _check_run(
                 difference = normalisation_difference(theirs.data, config.data)
                 if difference and not training.fresh_last_layer:  # a probe's data has its own
                     console.line(f"warning: {directory.path}: {start} {difference}")
-        program = dry_run(config, directory.path, teacher, splits.train, Devices())
+        program = trace(config, directory.path, teacher, splits.train, Devices())
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     late = {"milestones": [epoch for epoch in training.milestones if epoch >= training.epochs]}

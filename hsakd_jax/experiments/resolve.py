@@ -50,7 +50,11 @@ def resolve(config: dict[str, Any], name: str, splits: Splits, command: Sequence
         "teacher": _teacher(config["teacher"], taught_by) if taught_by else None,
         "eval_batch": config["eval_batch"],
         "evaluation": {"every": config["eval_every"], "select_by": recipe.select_by},
-        "logging": {"every": config["log_every"], "tracking": config["tracking"]},
+        "logging": {
+            "every": config["log_every"],
+            "tracking": config["tracking"],
+            "profile": config["profile"] or None,
+        },
         "command": command,
     }
     return typed(RunConfig, found, name)

@@ -48,6 +48,7 @@ TYPES: dict[str, Any] = {
     "peers": tuple[str, ...],
     "batch_norm_groups": _TRAINING["batch_norm_groups"],
     "tracking": field_types(typed.Logging)["tracking"],
+    "profile": tuple[int, ...],
     "log_every": field_types(typed.Logging)["every"],
     "eval_every": field_types(typed.Evaluation)["every"],
     "eval_batch": field_types(typed.Config)["eval_batch"],
@@ -100,6 +101,8 @@ def check(config: dict[str, Any], sections: Mapping[str, dict[str, Any]], comman
     """
     _check_seeds(config["seeds"], command)
     _check_data(config["data"])
+    if (steps := config["profile"]) and not (len(steps) == 2 and 0 <= steps[0] < steps[1]):
+        raise UserError(f"profile is {steps}: set the first and the last step of the trace, such as (20, 25)")
     tracking.check(config["tracking"])
     _refuse_unused_peers(config, list(sections))
     for path in overridden(command):

@@ -11,7 +11,7 @@ import numpy as np
 from hsakd_jax.runs.config import Config, Data, RunConfig
 
 # Settings that may change when a run resumes: they do not change its result.
-MAY_DIFFER = frozenset({"command", "data.dir", "training.remat", "logging.tracking"})
+MAY_DIFFER = frozenset({"command", "data.dir", "training.remat", "logging.tracking", "logging.profile"})
 
 # Paths of other runs, by the part that they play: where the content of the other run is known, it decides instead.
 RUNS = {"teacher": "teacher.workdir", "init": "training.init"}

@@ -211,10 +211,12 @@ class Logging(Section, frozen=True, kw_only=True):
     Attributes:
       every: steps between two records of training.
       tracking: experiment trackers that get the records too.
+      profile: first and last step of a trace, counted from 0, the last one left out; None for no trace.
     """
 
     every: Count
     tracking: tuple[str, ...]
+    profile: tuple[Annotated[int, Meta(ge=0)], Count] | None
 
 
 class Config(Section, frozen=True, kw_only=True):

@@ -25,7 +25,7 @@ from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.config import RunConfig, Teacher
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.results import Results
-from hsakd_jax.training import tracking
+from hsakd_jax.training import profiling, tracking
 from hsakd_jax.training.build import Program, build
 from hsakd_jax.training.class_costs import with_class_costs
 from hsakd_jax.training.multi_step import make_multi_step
@@ -81,8 +81,12 @@ def run(
     session = Session(config, directory, devices, splits, console, built, checkpoints, measure, select, clock)
     _report_teacher(session)
     state, teacher_variables = _resume(session)
-    with catch_stop_signals() as requests, tracking.follow(config.logging.tracking, directory, console.line) as track:
-        state = _train(replace(session, track=track), state, teacher_variables, requests)
+    with (
+        catch_stop_signals() as requests,
+        tracking.follow(config.logging.tracking, directory, console.line) as track,
+        profiling.follow(config.logging.profile, directory, console) as trace,
+    ):
+        state = _train(replace(session, track=track), state, teacher_variables, requests, trace)
     return final_results(session, state)
 
 
@@ -92,7 +96,9 @@ def _check(directory: RunDirectory, config: RunConfig, sources: dict[str, str]) 
     directory.check_sources(sources)
 
 
-def _train(session: Session, state: State, teacher_variables: Any, requests: list[int]) -> State:
+def _train(
+    session: Session, state: State, teacher_variables: Any, requests: list[int], trace: profiling.Trace
+) -> State:
     """The loop: steps, records, evaluations and checkpoints until the last step."""
     config, clock, total = session.config, session.clock, session.steps
     done = int(state.step)
@@ -101,8 +107,9 @@ def _train(session: Session, state: State, teacher_variables: Any, requests: lis
     multi_step = make_multi_step(program.step, train, session.devices, config.training.batch, config.seed, size=size)
     session.console.wait(f"{session.directory.path}: compiling the step, or loading it from the compilation cache")
     while done < total:
+        trace.update(done, state)
         until = min(total, *(every * (done // every + 1) for every in (eval_steps, config.logging.every)))
-        state, done = multi_step(state, teacher_variables, done, until)
+        state, done = multi_step(state, teacher_variables, done, trace.limit(done, until))
         if not clock.started:
             jax.block_until_ready(state.step)  # later steps are not waited for
             clock.start(done)
@@ -115,6 +122,7 @@ def _train(session: Session, state: State, teacher_variables: Any, requests: lis
         # Several processes exchange their requests at the lines of the log only.
         if (at_log or jax.process_count() == 1) and (signal := all_reduce_max(requests[0] if requests else 0)):
             _save_and_stop(session, state, done, signal, saved=at_eval)
+    trace.update(done, state)
     return state
 
 
