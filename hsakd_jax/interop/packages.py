@@ -82,6 +82,17 @@ def check(pretrained: Pretrained, network: Network, variables: Mapping[str, Any]
         )
 
 
+def logits_of(model: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """The function of a model of PyTorch that `Pretrained.logits` is."""
+    import torch
+
+    def logits(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return model.eval()(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+
+    return logits
+
+
 def _from_timm(name: str) -> Pretrained:
     timm: Any = _import("timm")
     label = f"timm {name}"
@@ -99,7 +110,7 @@ def _from_timm(name: str) -> Pretrained:
         _tensors(model, label),
         Preprocessing(side, math.floor(side / found["crop_pct"]), found["interpolation"], found["mean"], found["std"]),
         timm.data.ImageNetInfo().label_descriptions() if in1k else (),
-        _logits_of(model),
+        logits_of(model),
     )
 
 
@@ -120,7 +131,7 @@ def _from_torchvision(name: str) -> Pretrained:
         _tensors(model, label),
         Preprocessing(side, resize, settings.interpolation.value, settings.mean, settings.std),
         weights.meta.get("categories", ()),
-        _logits_of(model),
+        logits_of(model),
     )
 
 
@@ -142,7 +153,8 @@ def _call(function: Callable[[], Any], label: str, remedy: str) -> Any:
     try:
         return function()
     except Exception as error:  # a package raises errors of many kinds, those of the network included
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")[:160]
+        message = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
+        reason = f"no {message}" if isinstance(error, KeyError) else message
         raise UserError(f"{label} can't be loaded ({reason}): {remedy}") from error
 
 
@@ -160,13 +172,3 @@ def _refuse_others(model: Any, label: str) -> None:
 
 def _tensors(model: Any, label: str) -> torch_files.StateDict:
     return torch_files.take(model.state_dict(), label).tensors
-
-
-def _logits_of(model: Any) -> Callable[[np.ndarray], np.ndarray]:
-    import torch
-
-    def logits(images: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return model.eval()(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
-
-    return logits

@@ -74,9 +74,9 @@ def wrapped(tensors):
 
 
 def averaged(tensors, plain, average):
-    """A network and the average of its weights, as parts of one module."""
-    both = {f"{plain}.{k}": v for k, v in tensors.items()}
-    return {**both, f"{average}.step": torch.tensor(9), **{f"{average}.{k}": v + 1 for k, v in tensors.items()}}
+    """A network beside the average of its weights, as parts of one module; the weights are those of the first part."""
+    both = {plain: tensors, average: {k: v + 1 for k, v in tensors.items()}}
+    return {f"{name}.{k}": v for name, part in both.items() for k, v in part.items()} | {"n_averaged": torch.tensor(9)}
 
 
 FORMS = {
@@ -150,7 +150,7 @@ def pair(t):
         (pair, "teacher", "contains a student and a teacher: choose one .--part=student or --part=teacher"),
         (lambda t: {"a": {k: v + 1 for k, v in t.items()}, "b": t}, "b", "contains the state dicts a, b: choose one"),
         (lambda t: {"state_dict": {k: v + 1 for k, v in t.items()}, "ema": t}, "ema", ""),
-        (lambda t: averaged({k: v - 1 for k, v in t.items()}, "model", "ema_model"), "ema_model", ""),
+        (lambda t: averaged(t, "ema_model", "model"), "ema_model", ""),
         (lambda t: {"ema": {"module": t, "updates": 9}, "net": {k: v + 1 for k, v in t.items()}}, "ema.module", ""),
         (lambda t: {f"encoder.{k}": v for k, v in t.items()}, "encoder", "or the prefix of its tensors .--part"),
         (lambda t: {f"teacher.{k}": v for k, v in t.items()}, "teacher", ""),
@@ -339,7 +339,9 @@ def test_other_files_are_refused(tensors, tmp_path):
             load_torch(tmp_path / "x.pth")
     for legacy in (False, True):
         torch.save(torch.nn.Linear(2, 2), tmp_path / "x.pth", _use_new_zipfile_serialization=not legacy)
-        with pytest.raises(UserError, match=r"holds more than tensors .torch\.nn\S+Linear. .* save the state dict alone"):
+        with pytest.raises(
+            UserError, match=r"holds more than tensors .torch\.nn\S+Linear. .* save the state dict alone"
+        ):
             load_torch(tmp_path / "x.pth")
     with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
         archive.writestr("word/document.xml", "")
