@@ -59,8 +59,9 @@ def main(values: flags.FlagValues, words: list[str]) -> None:
         raise UserError("the weights come from one place: set CHECKPOINT, --timm or --torchvision")
     if named and values.part:
         raise UserError("--part selects weights of a file: leave it out")
+    (source,) = words or named.values()
     importing.convert(
-        *(words or named.values()),
+        source,
         values.output,
         Console(),
         package=next(iter(named), ""),

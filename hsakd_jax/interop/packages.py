@@ -1,7 +1,6 @@
 """Pretrained weights of the packages timm and torchvision, which download them."""
 
 import hashlib
-import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -42,7 +41,7 @@ class Pretrained(NamedTuple):
         found = hashlib.sha256()
         for key in sorted(self.tensors):
             found.update(key.encode())
-            found.update(np.ascontiguousarray(self.tensors[key]))
+            found.update(self.tensors[key].tobytes())
         return found.hexdigest()
 
 
@@ -94,7 +93,10 @@ def logits_of(model: Any) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _from_timm(name: str) -> Pretrained:
-    timm: Any = _import("timm")
+    try:
+        import timm  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise _missing("timm", error) from error
     label = f"timm {name}"
     model = _call(lambda: timm.create_model(name, pretrained=False), label, "timm.list_pretrained() has the names")
     _refuse_others(model, label)
@@ -115,7 +117,10 @@ def _from_timm(name: str) -> Pretrained:
 
 
 def _from_torchvision(name: str) -> Pretrained:
-    models: Any = _import("torchvision").models
+    try:
+        from torchvision import models  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise _missing("torchvision", error) from error
     label, known = f"torchvision {name}", "choose a network such as resnet50, or ResNet50_Weights.IMAGENET1K_V1"
     weights = _call(lambda: _torchvision_weights(models, name), label, known)
     of = {models.get_model_weights(one): one for one in models.list_models(module=models)}
@@ -142,11 +147,8 @@ def _torchvision_weights(models: Any, name: str) -> Any:
 _DOWNLOAD = "check the connection, or convert a file that was downloaded elsewhere"
 
 
-def _import(package: str) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise UserError(f"--{package} needs the package: pip install 'hsakd_jax[{package}]' ({error})") from error
+def _missing(package: str, error: ImportError) -> UserError:
+    return UserError(f"--{package} needs the package: pip install 'hsakd_jax[{package}]' ({error})")
 
 
 def _call(function: Callable[[], Any], label: str, remedy: str) -> Any:

@@ -18,6 +18,7 @@ from hsakd_jax.evaluation.accuracy import pixels_of, preprocessing
 from hsakd_jax.interop import packages, torch_files, torch_weights
 from hsakd_jax.interop.preprocessing import published
 from hsakd_jax.models import NETWORKS, architecture
+from hsakd_jax.runs.config import ConvertedConfig
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.restore import restore
 
@@ -128,6 +129,7 @@ def test_timm(name, full, arch, numbers, timm, call_command, tmp_path, monkeypat
     assert made.returncode == 0, made.stderr
     assert f"timm {full}: {arch}, without branches, 1000 classes" in made.stdout
     config, image = RunDirectory(tmp_path / "run").config(), write_photograph(tmp_path / "x.png")
+    assert isinstance(config, ConvertedConfig)
     assert (config.data.image_size, config.data.resize, config.data.interpolation) == numbers
     assert (config.source, config.classes[0], len(config.classes)) == (f"timm {full}", "tench, Tinca tinca", 1000)
     model.load_state_dict(golden(model))
@@ -151,6 +153,7 @@ def test_torchvision(name, arch, numbers, torchvision, call_command, tmp_path, m
     assert made.returncode == 0, made.stderr
     assert f"torchvision {weights}: {arch}, without branches, 1000 classes" in made.stdout
     config, image = RunDirectory(tmp_path / "run").config(), write_photograph(tmp_path / "x.png")
+    assert isinstance(config, ConvertedConfig)
     assert (config.data.image_size, config.data.resize, config.data.interpolation) == numbers
     assert (config.source, config.classes[:2]) == (f"torchvision {weights}", ("tench", "goldfish"))
     model.load_state_dict(golden(model))
