@@ -52,7 +52,7 @@ def main(values: flags.FlagValues, words: list[str]) -> None:
         mean, std = ([float(number) for number in numbers] for numbers in (values.mean, values.std))
     except ValueError as error:
         raise UserError(f"--mean and --std are numbers with commas between them: {error}") from error
-    named = {package: values[package].value for package in PACKAGES if values[package].value}
+    named = {package: str(values[package].value) for package in PACKAGES if values[package].value}
     if not named and not words:
         raise UserError("CHECKPOINT is missing: set a file, --timm=NAME or --torchvision=NAME")
     if len(named) + len(words) > 1:

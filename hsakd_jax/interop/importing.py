@@ -64,50 +64,38 @@ def convert(
         create(arch, 2)  # refuses an unknown name before the file is read
     check_name(data, data_dir)
     weights = _of_package(package, str(checkpoint)) if package else _of_file(checkpoint, part)
-    label = weights.source
-    found = torch_weights.recognise(weights.tensors, arch, label)
-    big = architecture(found.name).for_imagenet
-    data = data or (_usual_data(found.num_classes, big) if found.channels == 3 else "")
+    found = torch_weights.recognise(weights.tensors, arch, weights.label)
+    data = data or (_usual_data(found) if found.channels == 3 else "")
     _check_classes(data, found.num_classes)
-    if resize and not big:
-        raise UserError(f"{found.name} takes images as they are: leave --resize out")
     usual = weights.pretrained.preprocessing if weights.pretrained else published(found.name, data)
-    prepared = _changed(usual, image_size, resize, interpolation, mean, std)
-    if len(prepared.mean) not in (1, found.channels):
-        raise UserError(
-            f"{label} takes images of {found.channels} channels: set --data, such as --data=digits of 1, or "
-            f"--mean and --std with {found.channels} numbers"
-        )
-    side = prepared.image_size
-    try:
-        sizes = profile.sizes(found.network(), (side, side, found.channels))
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    prepared = _changed(usual, Preprocessing(image_size, resize, interpolation, mean, std))
+    parameters = _parameters(found, prepared, resize, weights.label)
     values = {
-        "source": weights.source if package else Path(checkpoint).name,
+        "source": weights.source,
         "sha256": weights.sha256,
         "part": part or None,
-        "network": _network(found, side),
+        "network": _network(found, prepared.image_size),
         "classes": read_names(classes, found.num_classes) if classes else weights.classes,
-        "data": _data(data or None, data_dir or None, big, prepared),
+        "data": _data(data or None, data_dir or None, architecture(found.name).for_imagenet, prepared),
         "eval_batch": 500,
     }
     flags = "--data, --mean, --std, --image_size, --resize, --interpolation"
-    config = typed(ConvertedConfig, values, f"{label} ({flags})")
+    config = typed(ConvertedConfig, values, f"{weights.label} ({flags})")
     variables = torch_weights.to_variables(weights.tensors, found)
     if weights.pretrained:
         packages.check(weights.pretrained, found.network(), variables)
-    for line in (_describe(config, label, bool(arch)), *weights.notes, _describe_images(config)):
+    for line in (_describe(config, weights.label, bool(arch)), *weights.notes, _describe_images(config)):
         console.line(line)
     directory.acquire(config)
     checkpoints = Checkpoints(directory.checkpoints, config=config)
     if not checkpoints.steps():
         checkpoints.save(0, variables)
     checkpoints.close()
-    console.line(f"{directory.path}: {sizes['parameters']['with_branches']:,} parameters")
+    console.line(f"{directory.path}: {parameters:,} parameters")
 
 
 class _Weights(NamedTuple):
+    label: str  # what lines call it
     source: str
     sha256: str
     tensors: torch_files.StateDict
@@ -125,12 +113,12 @@ def _of_file(path: str | Path, part: str) -> _Weights:
     if content.others:
         others = torch_files.listed(f"--part={one}" for one in content.others)
         notes.append(f"the weights are those of {content.section}; to take others of the file, set {others}")
-    return _Weights(str(path), _sha256(path), tensors, tuple(notes))
+    return _Weights(str(path), Path(path).name, _sha256(path), tensors, tuple(notes))
 
 
 def _of_package(package: str, name: str) -> _Weights:
     found = packages.load(package, name)
-    return _Weights(found.name, found.sha256(), found.tensors, (), tuple(found.classes), found)
+    return _Weights(found.name, found.name, found.sha256(), found.tensors, (), tuple(found.classes), found)
 
 
 def _describe(config: ConvertedConfig, label: str, named: bool) -> str:
@@ -150,9 +138,10 @@ def _describe_images(config: ConvertedConfig) -> str:
     )
 
 
-def _usual_data(num_classes: int, big: bool) -> str:
+def _usual_data(found: torch_weights.Found) -> str:
     """The dataset with that many classes that published networks are trained on; '' for none."""
-    return ({1000: "imagenet2012"} if big else {100: "cifar100", 10: "cifar10"}).get(num_classes, "")
+    big = architecture(found.name).for_imagenet
+    return ({1000: "imagenet2012"} if big else {100: "cifar100", 10: "cifar10"}).get(found.num_classes, "")
 
 
 def _check_classes(data: str, num_classes: int) -> None:
@@ -161,29 +150,39 @@ def _check_classes(data: str, num_classes: int) -> None:
         raise UserError(f"the network has {num_classes} classes and {data} has {expected}: check --data")
 
 
-def _changed(
-    usual: Preprocessing,
-    image_size: int,
-    resize: int,
-    interpolation: str,
-    mean: Sequence[float],
-    std: Sequence[float],
-) -> Preprocessing:
-    """The usual preprocessing with what a person sets; the middle of an image stays the same part of it.
+def _changed(usual: Preprocessing, given: Preprocessing) -> Preprocessing:
+    """The usual preprocessing with what a person gives, where it is not 0, '' or ().
+
+    Of images of another size, the crop is as great a part of the scaled image as before.
 
     Raises:
       UserError: mean without std, or std without mean.
     """
-    if bool(mean) != bool(std):
+    if bool(given.mean) != bool(given.std):
         raise UserError("mean and std belong together: give both, --mean and --std, or neither")
-    side = image_size or usual.image_size
-    return Preprocessing(
-        side,
-        resize or round(side * usual.resize / usual.image_size),
-        interpolation or usual.interpolation,
-        mean or usual.mean,
-        std or usual.std,
-    )
+    side = given.image_size or usual.image_size
+    in_proportion = usual._replace(image_size=side, resize=round(side * usual.resize / usual.image_size))
+    return in_proportion._replace(**{key: value for key, value in given._asdict().items() if value})
+
+
+def _parameters(found: torch_weights.Found, prepared: Preprocessing, resize: int, label: str) -> int:
+    """The number of parameters of a network that takes images prepared so.
+
+    Raises:
+      UserError: it can't take them.
+    """
+    if resize and not architecture(found.name).for_imagenet:
+        raise UserError(f"{found.name} takes images as they are: leave --resize out")
+    if len(prepared.mean) not in (1, found.channels):
+        raise UserError(
+            f"{label} takes images of {found.channels} channels: set --data, such as --data=digits of 1, or "
+            f"--mean and --std with {found.channels} numbers"
+        )
+    try:
+        image_shape = (prepared.image_size, prepared.image_size, found.channels)
+        return profile.totals(found.network(), image_shape)["parameters"]
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def _sha256(path: str | Path) -> str:

@@ -20,6 +20,7 @@ from hsakd_jax import load_torch
 from hsakd_jax.core.console import Console
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.interop import importing, torch_files, torch_weights
+from hsakd_jax.runs.directory import RunDirectory
 
 torch = pytest.importorskip("torch", reason="the extra 'torch' is not installed; .ci/run does it")
 ARCHITECTURES = reference.read("architectures.json")["architectures"]
@@ -173,6 +174,31 @@ def test_convert_names_the_parts_and_what_is_left_out(tensors, tmp_path):
     assert "the weights are those of model; to take others of the file, set --part=model_ema" in said.getvalue()
     with pytest.raises(UserError, match=r"part \(None there, model_ema asked for\)"):
         importing.convert(tmp_path / "x.pth", tmp_path / "run", Console(said), part="model_ema")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, (288, 288, "bicubic", 0.485)),
+        ({"image_size": 144}, (144, 144, "bicubic", 0.485)),
+        ({"resize": 320, "interpolation": "bilinear"}, (288, 320, "bilinear", 0.485)),
+        ({"mean": (0.5,), "std": (0.5,), "data": "image_tree"}, (288, 288, "bicubic", 0.5)),
+    ],
+)
+def test_a_file_for_imagenet_has_the_published_preprocessing(given, expected, tmp_path):
+    tensors = reference.state_dict(reference.torchvision()["efficientnet_b2"], dtype=np.float32)
+    safetensors.numpy.save_file(tensors, tmp_path / "x.safetensors")
+    said = io.StringIO()
+    importing.convert(tmp_path / "x.safetensors", tmp_path / "run", Console(said), **given)
+    data = RunDirectory(tmp_path / "run").config().data
+    assert (data.image_size, data.resize, data.interpolation, data.mean[0]) == expected
+    assert f"the middle of images scaled to {expected[1]} ({expected[2]}), mean [{expected[3]}" in said.getvalue()
+
+
+def test_the_resize_of_a_network_for_small_images_is_refused(tensors, tmp_path):
+    torch.save(tensors, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="resnet8 takes images as they are: leave --resize out"):
+        importing.convert(tmp_path / "x.pth", tmp_path / "run", Console(io.StringIO()), resize=36)
 
 
 def test_safetensors_need_no_torch(tensors, expected, tmp_path, monkeypatch):
