@@ -95,7 +95,7 @@ def logits_of(model: Any) -> Callable[[np.ndarray], np.ndarray]:
 def _from_timm(name: str) -> Pretrained:
     try:
         import timm  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # builds of torch and torchvision that do not fit
         raise _missing("timm", error) from error
     label = f"timm {name}"
     model = _call(lambda: timm.create_model(name, pretrained=False), label, "timm.list_pretrained() has the names")
@@ -119,7 +119,7 @@ def _from_timm(name: str) -> Pretrained:
 def _from_torchvision(name: str) -> Pretrained:
     try:
         from torchvision import models  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # builds of torch and torchvision that do not fit
         raise _missing("torchvision", error) from error
     label, known = f"torchvision {name}", "choose a network such as resnet50, or ResNet50_Weights.IMAGENET1K_V1"
     weights = _call(lambda: _torchvision_weights(models, name), label, known)
@@ -147,8 +147,10 @@ def _torchvision_weights(models: Any, name: str) -> Any:
 _DOWNLOAD = "check the connection, or convert a file that was downloaded elsewhere"
 
 
-def _missing(package: str, error: ImportError) -> UserError:
-    return UserError(f"--{package} needs the package: pip install 'hsakd_jax[{package}]' ({error})")
+def _missing(package: str, error: Exception) -> UserError:
+    return UserError(
+        f"--{package} needs the package: pip install 'hsakd_jax[{package}]' ({str(error).splitlines()[0]})"
+    )
 
 
 def _call(function: Callable[[], Any], label: str, remedy: str) -> Any:
