@@ -61,6 +61,7 @@ def make_config(name: str, side: int) -> Config:
             std=(0.25,) * 3,
             fraction=1.0,
             validation=0.0,
+            interpolation="bilinear",
             decoding=DECODING,
             max_pixels=None,
         ),

@@ -35,7 +35,7 @@ class Command:
       usage: the text of `--help`.
       define_flags: defines the command's flags in the `FlagValues` that it gets. A flag `config` is a config file.
       required: names of the flags that must be set.
-      words: the placeholder of the words without a flag, such as 'CHECKPOINT', or 'IMAGE...' for one or more.
+      words: the placeholder of the words without a flag, 'IMAGE...' for one or more, '[FILE]' for at most one.
       takes_argv: whether `main` also gets the words of the command line, to record them.
       compiles: whether it compiles large programs, for which its own process has `runtime.configure_compilation`.
     """
@@ -125,7 +125,7 @@ def parse(command: Command, argv: Sequence[str]) -> tuple[flags.FlagValues, list
     most = len(words) if command.words.endswith("...") else bool(command.words)
     if len(words) > most:
         raise UserError(f"unexpected argument {words[most]!r}: flags begin with --, see --help")
-    if command.words and not words:
+    if command.words and not words and not command.words.startswith("["):
         raise UserError(f"{command.words.removesuffix('...')} is missing: see --help")
     for name in command.required:
         if values[name].value in (None, ""):

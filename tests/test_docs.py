@@ -68,6 +68,7 @@ ELSEWHERE = [
     "a GPU: --device gpu",
     "packages for an accelerator: --target",
     "photographs: --images DIR",
+    "a download: convert --timm=",
     "a long time: --output cpu-2cores",
 ]
 # What a page says in words, for its `python` blocks to work: file, before, after.

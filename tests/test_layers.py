@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "experiments": ("core data distillation evaluation models runs training", "absl ml_collections msgspec"),
     "interop": (
         "core data evaluation models runs",
-        "flax jax jax2onnx msgspec numpy onnx onnxruntime safetensors torch",
+        "flax jax jax2onnx msgspec numpy onnx onnxruntime safetensors timm torch torchvision",
     ),
     "analysis": ("core evaluation experiments runs", "PIL jinja2 markupsafe matplotlib numpy"),
     # The public interface and the commands: flags in, one call out.

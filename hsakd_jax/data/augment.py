@@ -11,6 +11,8 @@ Array = jax.Array
 AREA = (0.08, 1.0)
 RATIO = (3 / 4, 4 / 3)
 DRAWS = 10
+# Names of JAX for the filters of `image_files.FILTERS`, which compute the same as Pillow's to a grey level.
+METHODS = {"bilinear": "linear", "bicubic": "cubic"}
 
 
 def random_crop(key: Array, images: Array, pad: int) -> Array:
@@ -25,11 +27,12 @@ def random_crop(key: Array, images: Array, pad: int) -> Array:
     )
 
 
-def random_resized_crop(key: Array, images: Array, size: int) -> Array:
+def random_resized_crop(key: Array, images: Array, size: int, interpolation: str = "bilinear") -> Array:
     """Cuts a random part out of each image and scales it: uint8 [B, H, W, C] -> uint8 [B, size, size, C].
 
     The part has 8 to 100 % of the area and a ratio of sides from 3/4 to 4/3 (Szegedy et al. 2015, arXiv 1409.4842);
-    where ten draws do not fit into the image, it is the greatest square in the middle. Bilinear, antialiased.
+    where ten draws do not fit into the image, it is the greatest square in the middle. Antialiased; `interpolation` is
+    a key of `METHODS`.
     """
     batch, height, width, _ = images.shape
     keys = jax.random.split(key, 3)
@@ -43,25 +46,28 @@ def random_resized_crop(key: Array, images: Array, size: int) -> Array:
     free = limits[0] - sides
     corners = jnp.floor(jax.random.uniform(keys[2], (batch, 2)) * (free + 1))
     corners = jnp.where(fits.any(1)[:, None], corners, jnp.floor(free / 2))
-    return _cut(images, corners, sides, size)
+    return _cut(images, corners, sides, size, interpolation)
 
 
-def centre_crop(images: Array, size: int, resize: int) -> Array:
-    """Scales the shorter side to `resize` and cuts the middle out: uint8 [B, H, W, C] -> uint8 [B, size, size, C]."""
+def centre_crop(images: Array, size: int, resize: int, interpolation: str = "bilinear") -> Array:
+    """Scales the shorter side to `resize` and cuts the middle out: uint8 [B, H, W, C] -> uint8 [B, size, size, C].
+
+    Antialiased; `interpolation` is a key of `METHODS`.
+    """
     batch, height, width, _ = images.shape
     side = min(height, width) * size / resize
     sides = jnp.full((batch, 2), side, jnp.float32)
     corners = (jnp.array([[height, width]], jnp.float32) - sides) / 2
-    return _cut(images, corners, sides, size)
+    return _cut(images, corners, sides, size, interpolation)
 
 
-def _cut(images: Array, corners: Array, sides: Array, size: int) -> Array:
+def _cut(images: Array, corners: Array, sides: Array, size: int, interpolation: str) -> Array:
     """The rectangles at `corners` with `sides`, in pixels, float32 [B, 2], scaled to squares."""
-    shape = (size, size, images.shape[-1])
+    shape, method = (size, size, images.shape[-1]), METHODS[interpolation]
 
     def one(image, corner, side):
         scale = size / side
-        return jax.image.scale_and_translate(image, shape, (0, 1), scale, -corner * scale, "linear", antialias=True)
+        return jax.image.scale_and_translate(image, shape, (0, 1), scale, -corner * scale, method, antialias=True)
 
     cut = jax.vmap(one)(images.astype(jnp.float32), corners, sides)
     return jnp.clip(jnp.round(cut), 0, 255).astype(jnp.uint8)
@@ -73,7 +79,9 @@ def random_flip(key: Array, images: Array) -> Array:
     return jnp.where(flipped, images[:, :, ::-1], images)
 
 
-def augment(key: Array, images: Array, *, crop: str, pad: int, flip: bool, size: int) -> Array:
+def augment(
+    key: Array, images: Array, *, crop: str, pad: int, flip: bool, size: int, interpolation: str = "bilinear"
+) -> Array:
     """Random crop, then random flip: uint8 [B, H, W, C] -> uint8 [B, size, size, C], or [B, H, W, C] with 'pad'.
 
     Args:
@@ -83,10 +91,11 @@ def augment(key: Array, images: Array, *, crop: str, pad: int, flip: bool, size:
       pad: of 'pad'.
       flip: whether to.
       size: of 'resized'.
+      interpolation: of 'resized', a key of `METHODS`.
     """
     crop_key, flip_key = jax.random.split(key)
     if crop == "resized":
-        images = random_resized_crop(crop_key, images, size)
+        images = random_resized_crop(crop_key, images, size, interpolation)
     elif crop == "pad":
         images = random_crop(crop_key, images, pad)
     return random_flip(flip_key, images) if flip else images
@@ -115,13 +124,14 @@ def normalise(images: Array, mean: Sequence[float], std: Sequence[float], dtype=
     return (images.astype(dtype) - shift) * scale
 
 
-def crop_to(images: Array, shape: tuple[int, int], resize: int) -> Array:
+def crop_to(images: Array, shape: tuple[int, int], resize: int, interpolation: str = "bilinear") -> Array:
     """Test images of their network's shape: those of that shape whole, the middle of others.
 
     Args:
       images: uint8 [B, H, W, C].
       shape: height and width of the images that the network takes.
       resize: what the shorter side of others is scaled to before their middle is cropped; 0 for the side of the crop.
+      interpolation: how they are scaled, a key of `METHODS`.
 
     Returns:
       uint8 [B, *shape, C].
@@ -134,11 +144,17 @@ def crop_to(images: Array, shape: tuple[int, int], resize: int) -> Array:
         return images
     if height != width:
         raise ValueError(f"images of {images.shape[1:3]}, where {height} x {width} are expected")
-    return centre_crop(images, height, resize or height)
+    return centre_crop(images, height, resize or height, interpolation)
 
 
 def prepare(
-    images: Array, *, mean: Sequence[float], std: Sequence[float], shape: tuple[int, int], resize: int
+    images: Array,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    shape: tuple[int, int],
+    resize: int,
+    interpolation: str = "bilinear",
 ) -> Array:
     """What a network sees of test images: `normalise` of `crop_to`, which have the same arguments and errors."""
-    return normalise(crop_to(images, shape, resize), mean, std)
+    return normalise(crop_to(images, shape, resize, interpolation), mean, std)

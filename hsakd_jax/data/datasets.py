@@ -39,6 +39,8 @@ class Source(Protocol):
     @property
     def max_pixels(self) -> int | None: ...
     @property
+    def interpolation(self) -> str: ...
+    @property
     def fraction(self) -> float: ...
     @property
     def validation(self) -> float: ...
@@ -75,6 +77,7 @@ def load(
     *,
     image_size: int = 0,
     max_pixels: int = 0,
+    interpolation: str = "bilinear",
     fraction: float = 1.0,
     validation: float = 0.0,
     seed: int = 0,
@@ -94,6 +97,7 @@ def load(
       image_size: side of the images made of an 'image_folder'; 0 for the others, which come in one size.
       max_pixels: the greatest number of pixels of an image file that is read; 0 for `image_files.MAX_PIXELS`. An
         'image_folder' leaves larger images out, with a line.
+      interpolation: how image files are scaled, a key of `image_files.FILTERS`.
       fraction: fraction of the training images to keep, 0 < fraction <= 1, taken by `stratified` after the
         validation images have been held out.
       validation: fraction of the training images to hold out, 0 <= validation < 1, taken by `stratified`.
@@ -105,7 +109,7 @@ def load(
       UserError: an unknown name, a dataset that can't be prepared, read or held in memory, images of
         several sizes or not of 8 bits, labels outside the classes, or a fraction out of range.
     """
-    names, open_split = _open(name, data_dir, image_size, max_pixels)
+    names, open_split = _open(name, data_dir, image_size, max_pixels, interpolation)
     nothing = Dataset(np.zeros((0, 0, 0, 0), np.uint8), np.zeros(0, np.int32))
     train, validation_images, test = nothing, None, nothing
     if "train" in splits:
@@ -142,6 +146,7 @@ def load_source(source: Source, **options: Any) -> Splits:
         # Of other datasets, the size of an image says how it is cropped.
         image_size=source.image_size or 0 if source.name == "image_folder" else 0,
         max_pixels=source.max_pixels or 0,
+        interpolation=source.interpolation,
         fraction=source.fraction,
         validation=source.validation,
         **options,
@@ -156,42 +161,44 @@ def is_prepared_source(source: Source) -> bool:
     """
     if source.name not in BUILDERS:
         return True
-    return is_prepared(place(*_builder(source.name, source.dir or "", source.image_size or 0, source.max_pixels or 0)))
+    size, limit = source.image_size or 0, source.max_pixels or 0
+    return is_prepared(place(*_builder(source.name, source.dir or "", size, limit, source.interpolation)))
 
 
 def _open(
-    name: str, data_dir: str, image_size: int, max_pixels: int
+    name: str, data_dir: str, image_size: int, max_pixels: int, interpolation: str
 ) -> tuple[tuple[str, ...], Callable[[str], "Encoded | Part | Photos"]]:
     """The names of the classes, and what gives the split 'train' or 'test'."""
     if name == IMAGE_TREE:
         if not data_dir or image_size:
             raise UserError("image_tree needs its tree, and no size: give --config.data.dir=DIR")
         tree = image_tree.ImageTree(data_dir)
-        return tree.class_names, lambda split: _of_tree(tree, split, max_pixels)
+        return tree.class_names, lambda split: _of_tree(tree, split, max_pixels, interpolation)
     root = root_of(data_dir).absolute()
     if root.name == name and not (root / name).is_dir() and any(root.glob("*/dataset_info.json")):
         raise UserError(f"{root} is the folder of {name} itself: set data.dir to the folder above it, {root.parent}")
-    builder = _find(name, data_dir, image_size, max_pixels)
+    builder = _find(name, data_dir, image_size, max_pixels, interpolation)
     names = class_names(builder)
     if name in STREAMED:  # a split `test` of it has no labels
-        return names, lambda split: photographs(builder, "validation" if split == "test" else split, names, max_pixels)
+        options = {"max_pixels": max_pixels, "interpolation": interpolation}
+        return names, lambda split: photographs(builder, "validation" if split == "test" else split, names, **options)
 
     return names, lambda split: _read_split(builder, split, len(names))
 
 
-def _of_tree(tree: image_tree.ImageTree, split: str, max_pixels: int) -> Photos:
+def _of_tree(tree: image_tree.ImageTree, split: str, max_pixels: int, interpolation: str) -> Photos:
     files = image_tree.ImageFiles(tree, split)
     while tree.notes:
         note(tree.notes.pop(0))
-    return Photos(files, files.labels, tree.class_names, max_pixels=max_pixels)
+    return Photos(files, files.labels, tree.class_names, max_pixels=max_pixels, interpolation=interpolation)
 
 
-def _find(name: str, data_dir: str, image_size: int, max_pixels: int) -> Any:
+def _find(name: str, data_dir: str, image_size: int, max_pixels: int, interpolation: str) -> Any:
     """The TFDS builder of the prepared dataset; Any, since TFDS's types know less than its objects do."""
     if image_size and name != "image_folder":
         raise UserError(f"image_size is for image_folder, {name} comes in one size: leave it 0")
     if name in BUILDERS:
-        kind, folder, tree = _builder(name, data_dir, image_size, max_pixels)
+        kind, folder, tree = _builder(name, data_dir, image_size, max_pixels, interpolation)
         if not tree and data_dir and not is_prepared(place(kind, folder)) and image_tree.contains_images(folder):
             raise UserError(
                 f"{folder} is a tree of images, to which nothing is written: set --config.data.name=image_folder to "
@@ -244,7 +251,9 @@ def root_of(data_dir: str) -> Path:
     return expand(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
-def _builder(name: str, data_dir: str, image_size: int, max_pixels: int) -> tuple[Any, Path, image_folder.Tree | None]:
+def _builder(
+    name: str, data_dir: str, image_size: int, max_pixels: int, interpolation: str
+) -> tuple[Any, Path, image_folder.Tree | None]:
     """What `prepare` needs to know of one of our datasets."""
     if name != "image_folder":
         return BUILDERS[name], root_of(data_dir), None
@@ -252,7 +261,7 @@ def _builder(name: str, data_dir: str, image_size: int, max_pixels: int) -> tupl
         raise UserError(
             "image_folder needs its tree and a size: give --config.data.dir=DIR and --config.data.image_size=PIXELS"
         )
-    return BUILDERS[name], root_of(""), image_folder.scan(data_dir, image_size, max_pixels)
+    return BUILDERS[name], root_of(""), image_folder.scan(data_dir, image_size, max_pixels, interpolation)
 
 
 def _prepared(name: str, root: Path) -> Path:

@@ -28,6 +28,8 @@ EXTENSIONS = {
     ".apng", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif",
     ".tiff", ".webp",
 }  # fmt: skip
+# How images are scaled, see `runs.config.Data`. Pillow's filters of these names, which smooth where an image shrinks.
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 # Pillow warns of images with half as many pixels and refuses those with more, unless its limit is raised.
 MAX_PIXELS = 178_956_970
 MAX_BYTES = 2**31  # of a file
@@ -60,7 +62,14 @@ class TooLargeError(ValueError):
     """An image with more pixels than `data.max_pixels` allows, or too large a file."""
 
 
-def fit(encoded: bytes, width: int, height: int, max_pixels: int = 0, margin: float = 0.0) -> Image.Image:
+def fit(
+    encoded: bytes,
+    width: int,
+    height: int,
+    max_pixels: int = 0,
+    margin: float = 0.0,
+    interpolation: str = "bilinear",
+) -> Image.Image:
     """The greatest part in the middle of an image with this ratio of sides, scaled: RGB.
 
     Args:
@@ -69,6 +78,7 @@ def fit(encoded: bytes, width: int, height: int, max_pixels: int = 0, margin: fl
       height: of the result.
       max_pixels: see `open_image`.
       margin: fraction of each side that is cut off both of its ends first, 0 <= margin < 0.5.
+      interpolation: a key of `FILTERS`.
 
     Raises:
       Exception: of any kind, from the decoder; see `unreadable`.
@@ -76,10 +86,12 @@ def fit(encoded: bytes, width: int, height: int, max_pixels: int = 0, margin: fl
     finer = _FINER / (1 - 2 * margin)
     with open_image(encoded, max_pixels) as image:
         image = decode(image, (math.ceil(finer * width), math.ceil(finer * height)))
-        return rgb(ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR, bleed=margin))
+        return rgb(ImageOps.fit(image, (width, height), FILTERS[interpolation], bleed=margin))
 
 
-def centre_crop(encoded: bytes, size: int, resize: int, max_pixels: int = 0) -> Image.Image:
+def centre_crop(
+    encoded: bytes, size: int, resize: int, max_pixels: int = 0, interpolation: str = "bilinear"
+) -> Image.Image:
     """The middle of an image whose shorter side is scaled to `resize`: RGB, `size` x `size` pixels.
 
     Args:
@@ -87,6 +99,7 @@ def centre_crop(encoded: bytes, size: int, resize: int, max_pixels: int = 0) -> 
       size: side of the result.
       resize: at least `size`.
       max_pixels: see `open_image`.
+      interpolation: a key of `FILTERS`.
 
     Raises:
       Exception: of any kind, from the decoder; see `unreadable`.
@@ -95,7 +108,7 @@ def centre_crop(encoded: bytes, size: int, resize: int, max_pixels: int = 0) -> 
         image = decode(image)
     short, long = min(image.size), int(resize * max(image.size) / min(image.size))
     width, height = (resize if side == short else long for side in image.size)
-    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    image = image.resize((width, height), FILTERS[interpolation])
     left, top = (round((side - size) / 2) for side in image.size)
     return rgb(image.crop((left, top, left + size, top + size)))
 

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -20,7 +20,7 @@ from hsakd_jax.core.errors import UserError
 from hsakd_jax.data import sampling
 from hsakd_jax.data.augment import AREA, DRAWS, RATIO
 from hsakd_jax.data.dataset import Dataset
-from hsakd_jax.data.image_files import centre_crop, decode, open_image, rgb, unreadable, upright_size
+from hsakd_jax.data.image_files import FILTERS, centre_crop, decode, open_image, rgb, unreadable, upright_size
 
 _PIECE = 8  # images a worker takes at a time
 
@@ -32,6 +32,7 @@ class Photos:
       labels: int32 [n].
       class_names: of the labels.
       max_pixels: the greatest number of pixels of an image that is read; 0 for `image_files.MAX_PIXELS`.
+      interpolation: how crops are scaled, a key of `image_files.FILTERS`.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Photos:
         class_names: tuple[str, ...],
         indices: np.ndarray | None = None,
         max_pixels: int = 0,
+        interpolation: str = "bilinear",
     ):
         """Makes a split.
 
@@ -50,12 +52,14 @@ class Photos:
           class_names: of the labels.
           indices: positions in the source, int64 [n]; by default 0 .. n - 1.
           max_pixels: see the attribute.
+          interpolation: see the attribute.
         """
         self._read = read
         self._indices = np.arange(len(labels)) if indices is None else indices
         self.labels = labels
         self.class_names = class_names
         self.max_pixels = max_pixels
+        self.interpolation = interpolation
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -67,11 +71,14 @@ class Photos:
 
     def take(self, indices: np.ndarray) -> "Photos":
         """The chosen images only, in this order."""
-        return Photos(self._read, self.labels[indices], self.class_names, self._indices[indices], self.max_pixels)
+        return self._with(self.labels[indices], self._indices[indices])
 
     def with_labels(self, labels: np.ndarray) -> "Photos":
         """The same images with other labels, int32 [n]."""
-        return Photos(self._read, labels, self.class_names, self._indices, self.max_pixels)
+        return self._with(labels, self._indices)
+
+    def _with(self, labels: np.ndarray, indices: np.ndarray) -> "Photos":
+        return Photos(self._read, labels, self.class_names, indices, self.max_pixels, self.interpolation)
 
     def encoded(self, i: int) -> tuple[str, bytes]:
         """The name of image `i`, for messages, and its bytes as they lie there."""
@@ -95,7 +102,7 @@ def random_crops(photos: Photos, indices: np.ndarray, seed: int, step: int, size
     Raises:
       UserError: a file that can't be read as an image.
     """
-    cut = partial(_random_crop, seed=seed, step=step, size=size, max_pixels=photos.max_pixels)
+    cut = partial(_random_crop, seed=seed, step=step, size=size, **_options(photos))
     return _fill(_empty(len(indices), size), photos, indices, cut)
 
 
@@ -113,7 +120,7 @@ def centre_crops(photos: Photos, indices: np.ndarray, size: int, resize: int) ->
     """
     if not 1 <= size <= resize:
         raise UserError(f"a crop of {size} from images of {resize}: give a `resize` of at least the size")
-    cut = partial(_centre_crop, size=size, resize=resize, max_pixels=photos.max_pixels)
+    cut = partial(_centre_crop, size=size, resize=resize, **_options(photos))
     return _fill(_empty(len(indices), size), photos, indices, cut)
 
 
@@ -152,7 +159,7 @@ def stream(
     def jobs():
         for step in itertools.count(start_step):
             rows = sampling.order(len(photos), batch, seed, step)[local_slice]
-            yield rows, len(rows), partial(_random_crop, seed=seed, step=step, size=size, max_pixels=photos.max_pixels)
+            yield rows, len(rows), partial(_random_crop, seed=seed, step=step, size=size, **_options(photos))
 
     for rows, images in _decoded(photos, jobs(), size, workers, ahead):
         yield {"image": images, "label": photos.labels[rows], "index": rows.astype(np.int32)}
@@ -188,7 +195,7 @@ def eval_stream(
         raise UserError(f"a batch of {batch} images: give a batch size of at least 1")
     centre_crops(photos, np.zeros(0, np.int64), size, resize)  # refuses sizes that do not fit
 
-    cut = partial(_centre_crop, size=size, resize=resize, max_pixels=photos.max_pixels)
+    cut = partial(_centre_crop, size=size, resize=resize, **_options(photos))
 
     def jobs():
         for start in range(0, len(photos), batch):
@@ -274,7 +281,14 @@ def _fill(images: np.ndarray, photos: Photos, indices: np.ndarray, cut: Cut) -> 
     return images
 
 
-def _random_crop(encoded: bytes, index: int, *, seed: int, step: int, size: int, max_pixels: int) -> Image.Image:
+def _options(photos: Photos) -> dict[str, Any]:
+    """How each of the images is read and scaled."""
+    return {"max_pixels": photos.max_pixels, "interpolation": photos.interpolation}
+
+
+def _random_crop(
+    encoded: bytes, index: int, *, seed: int, step: int, size: int, max_pixels: int, interpolation: str
+) -> Image.Image:
     with open_image(encoded, max_pixels) as image:
         full = upright_size(image)
         left, top, width, height = crop_box(np.random.default_rng((seed, step, index)), *full)
@@ -284,12 +298,12 @@ def _random_crop(encoded: bytes, index: int, *, seed: int, step: int, size: int,
         image = decode(image, (math.ceil(full[0] / part), math.ceil(full[1] / part)))
     scale = round(full[0] / image.width)
     box = (left / scale, top / scale, (left + width) / scale, (top + height) / scale)
-    return rgb(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+    return rgb(image.resize((size, size), FILTERS[interpolation], box=box))
 
 
-def _centre_crop(encoded: bytes, index: int, *, size: int, resize: int, max_pixels: int) -> Image.Image:
+def _centre_crop(encoded: bytes, index: int, *, size: int, resize: int, **options: Any) -> Image.Image:
     del index
-    return centre_crop(encoded, size, resize, max_pixels)
+    return centre_crop(encoded, size, resize, **options)
 
 
 class Box(NamedTuple):

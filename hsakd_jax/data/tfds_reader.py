@@ -114,8 +114,8 @@ def encoded(builder: Any, split: str, classes: int) -> Encoded:
     return Encoded(builder, split, *_read(builder, split, classes))
 
 
-def photographs(builder: Any, split: str, names: tuple[str, ...], max_pixels: int) -> Photos:
-    """A split that stays on the disk; `max_pixels` as in `Photos`.
+def photographs(builder: Any, split: str, names: tuple[str, ...], **options: Any) -> Photos:
+    """A split that stays on the disk; `options` are those of `Photos`.
 
     Raises:
       UserError: as `encoded`.
@@ -126,7 +126,7 @@ def photographs(builder: Any, split: str, names: tuple[str, ...], max_pixels: in
         where = f"{builder.info.name}, split {split}, example {i}"
         return where, next(_examples(source, range(i, i + 1)))[0]
 
-    return Photos(read, _labels(builder, split, len(names)), names, max_pixels=max_pixels)
+    return Photos(read, _labels(builder, split, len(names)), names, **options)
 
 
 def _source(builder: Any, split: str) -> Any:

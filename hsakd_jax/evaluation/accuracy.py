@@ -98,6 +98,7 @@ def preprocessing(config: Config) -> dict[str, Any]:
         "std": config.data.std,
         "shape": (height, width),
         "resize": config.data.resize or height,
+        "interpolation": config.data.interpolation,
     }
 
 
@@ -115,8 +116,8 @@ def pixels_of(config: Config) -> Callable[[bytes], np.ndarray]:
       UserError: images of a number of channels that no image file has.
     """
     height, width, channels = config.network.image_shape
-    data, limit = config.data, config.data.max_pixels or 0
-    resize = data.resize or height
+    data, resize = config.data, config.data.resize or height
+    limit, interpolation = data.max_pixels or 0, data.interpolation
     streamed = data.crop == "resized" and data.name in (None, *datasets.STREAMED)
     in_memory = data.crop == "resized" and not streamed and data.name != "image_folder"
     if channels not in (1, 3):
@@ -124,11 +125,11 @@ def pixels_of(config: Config) -> Callable[[bytes], np.ndarray]:
 
     def pixels(encoded: bytes) -> np.ndarray:
         if streamed:
-            image = centre_crop(encoded, height, resize, limit)
+            image = centre_crop(encoded, height, resize, limit, interpolation)
         elif in_memory and size_of(encoded, limit) != (width, height):
-            image = fit(encoded, width, height, limit, margin=(1 - height / resize) / 2)
+            image = fit(encoded, width, height, limit, (1 - height / resize) / 2, interpolation)
         else:
-            image = fit(encoded, width, height, limit)
+            image = fit(encoded, width, height, limit, interpolation=interpolation)
         return np.asarray(image if channels == 3 else image.convert("L")).reshape(height, width, channels)
 
     return pixels

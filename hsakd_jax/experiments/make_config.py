@@ -29,6 +29,7 @@ DATA = {
     "dir": "",
     "image_size": 0,  # side of the crops, or of an image_folder's images
     "resize": 0,  # what the shorter side of a test image is scaled to, where its middle is taken; 0 for image_size
+    "interpolation": "bilinear",  # how images are scaled; or 'bicubic'
     "fraction": 1.0,  # of the training images
     "validation": 0.0,  # of the training images, held out of them
     "max_pixels": 0,  # of an image file; 0 for 178,956,970. Larger images are refused; an image_folder leaves them out

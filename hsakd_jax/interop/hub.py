@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hsakd_jax.core.files import write_json, write_text
+from hsakd_jax.data.image_files import FILTERS
 from hsakd_jax.evaluation.accuracies import describe as describe_accuracies
 from hsakd_jax.evaluation.accuracy import preprocessing
 from hsakd_jax.interop import model_files
@@ -18,7 +19,6 @@ from hsakd_jax.runs.config import AnyConfig, RunConfig
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.results import Results
 
-BILINEAR = 2  # as Pillow numbers its filters, and preprocessor_config.json too
 LIMITS = """\
 - The accuracies hold for the test images of the same dataset. No other images were measured.
 - The network chooses one of its classes for every image, also for an image of none of them.
@@ -79,7 +79,7 @@ def _preprocessing_json(config: AnyConfig) -> dict[str, Any]:
     return {
         "do_resize": True,
         "size": {"shortest_edge": settings["resize"]},
-        "resample": BILINEAR,
+        "resample": int(FILTERS[settings["interpolation"]]),  # Pillow's number
         "do_center_crop": True,
         "crop_size": {"height": height, "width": width},
         "do_rescale": True,
@@ -179,7 +179,8 @@ def _use(config: AnyConfig) -> str:
     data = ["--data", config.data.name] if config.data.name else []
     numbers = [f"--{key}={','.join(f'{x}' for x in settings[key])}" for key in ("mean", "std")]
     side = config.network.image_shape[0]
-    words = [f"--arch={config.network.arch}", *data, f"--image-size={side}", *numbers, "--classes=labels.txt"]
+    crop = [f"--{key}={settings[key]}" for key in ("resize", "interpolation")] if config.data.crop == "resized" else []
+    words = [f"--arch={config.network.arch}", *data, f"--image-size={side}", *crop, *numbers, "--classes=labels.txt"]
     convert = ["python", "-m", "hsakd_jax.convert", model_files.WEIGHTS, "--output=run", *words]
     return f"""\
 `{model_files.WEIGHTS}` has the names of the PyTorch network. In this folder, with hsakd_jax installed:

@@ -1,17 +1,17 @@
 """A PyTorch checkpoint becomes a run directory like any other."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hsakd_jax.core.console import Console
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import expand, read_names
 from hsakd_jax.data.datasets import check_name
 from hsakd_jax.data.image_files import DECODING
-from hsakd_jax.data.statistics import NORMALISATION
-from hsakd_jax.interop import torch_files, torch_weights
+from hsakd_jax.interop import packages, torch_files, torch_weights
+from hsakd_jax.interop.preprocessing import Preprocessing, published
 from hsakd_jax.models import architecture, create, profile
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.config import ConvertedConfig, typed
@@ -23,10 +23,13 @@ def convert(
     output: str | Path,
     console: Console,
     *,
+    package: str = "",
     arch: str = "",
     data: str = "",
     data_dir: str = "",
     image_size: int = 0,
+    resize: int = 0,
+    interpolation: str = "",
     mean: Sequence[float] = (),
     std: Sequence[float] = (),
     classes: str = "",
@@ -35,78 +38,110 @@ def convert(
     """Makes a run directory of a checkpoint, which `evaluate`, `restore` and a student's config accept.
 
     Args:
-      checkpoint: a file, see `torch_weights.load_torch`.
+      checkpoint: a file, see `torch_weights.load_torch`; or the name of pretrained weights of `package`.
       output: the run directory to make.
       console: where it is said what was found.
+      package: 'timm' or 'torchvision', see `packages.load`; '' for a file.
       arch: name of the network; '' finds it.
       data: name of its dataset; '' takes the one with that many classes that published networks are trained on.
       data_dir: folder of the data, see `datasets.load`.
-      image_size: side of its images; 0 for that of published results, such as 224 of ImageNet.
-      mean: of the normalisation, one number a channel; () takes that of `data`, or else of CIFAR-100 or ImageNet.
+      image_size: side of its images; 0 for that of the package or of published results, such as 224 of ImageNet.
+      resize: what the shorter side of an image is scaled to before its middle is cropped, for networks of ImageNet; 0
+        for that of the package, or of published results in proportion to `image_size`.
+      interpolation: see `runs.config.Data`; '' for that of the package or of published results.
+      mean: of the normalisation, one number a channel; () takes that of the package, of `data`, or else of CIFAR-100 or
+        ImageNet.
       std: as `mean`.
-      classes: a file with the name of a class in each line; '' leaves them without names.
+      classes: a file with the name of a class in each line; '' takes those of the package, if it has any.
       part: which weights, where the file contains several, see `torch_weights.load_torch`.
 
     Raises:
-      UserError: see `torch_files.read`, `torch_weights.unwrap`, `torch_weights.recognise` and `runs.config.typed`;
-        nothing has been written then. Or `output` holds something else.
+      UserError: see `torch_files.read`, `torch_weights.unwrap`, `torch_weights.recognise`, `packages.load`,
+        `packages.check` and `runs.config.typed`; nothing has been written then. Or `output` holds something else.
     """
     directory = RunDirectory(output)
     if arch:
         create(arch, 2)  # refuses an unknown name before the file is read
     check_name(data, data_dir)
-    content = torch_files.read(checkpoint, part)
-    tensors, foreign = torch_weights.unwrap(content, str(checkpoint), part)
-    found = torch_weights.recognise(tensors, arch, str(checkpoint))
-    big = architecture(found.name).for_imagenet
-    data = data or (_usual_data(found.num_classes, big) if found.channels == 3 else "")
+    weights = _of_package(package, str(checkpoint)) if package else _of_file(checkpoint, part)
+    found = torch_weights.recognise(weights.tensors, arch, weights.label)
+    data = data or (_usual_data(found) if found.channels == 3 else "")
     _check_classes(data, found.num_classes)
-    normal = _normalisation(data, big, mean, std)
-    if len(normal["mean"]) not in (1, found.channels):
-        raise UserError(
-            f"{checkpoint} takes images of {found.channels} channels: set --data, such as --data=digits of 1, or "
-            f"--mean and --std with {found.channels} numbers"
-        )
-    side = image_size or (8 if data == "digits" and not big else architecture(found.name).image_size)
-    try:
-        sizes = profile.sizes(found.network(), (side, side, found.channels))
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    usual = weights.pretrained.preprocessing if weights.pretrained else published(found.name, data)
+    prepared = _changed(usual, Preprocessing(image_size, resize, interpolation, mean, std))
+    parameters = _parameters(found, prepared, resize, weights.label)
     values = {
-        "source": Path(checkpoint).name,
-        "sha256": _sha256(checkpoint),
+        "source": weights.source,
+        "sha256": weights.sha256,
         "part": part or None,
-        "network": _network(found, side),
-        "classes": read_names(classes, found.num_classes) if classes else (),
-        "data": _data(data or None, data_dir or None, side, big, normal),
+        "network": _network(found, prepared.image_size),
+        "classes": read_names(classes, found.num_classes) if classes else weights.classes,
+        "data": _data(data or None, data_dir or None, architecture(found.name).for_imagenet, prepared),
         "eval_batch": 500,
     }
-    config = typed(ConvertedConfig, values, f"{checkpoint} (--data, --mean, --std, --image_size)")
-    left_out = f"; {len(foreign)} tensors that are not the network's left out ({foreign[0]}, ...)" if foreign else ""
-    console.line(f"{checkpoint}: {_describe(config)}{'' if arch else ' (found from its tensors)'}{left_out}")
-    if content.others:
-        others = torch_files.listed(content.others)
-        console.line(f"the weights are those of {content.section}; the file also contains {others} (--part)")
-    console.line(
-        f"images of {side}x{side}x{found.channels}, mean {list(normal['mean'])}, std {list(normal['std'])}, "
-        f"data {data or 'not known (--data)'}"
-    )
+    flags = "--data, --mean, --std, --image_size, --resize, --interpolation"
+    config = typed(ConvertedConfig, values, f"{weights.label} ({flags})")
+    variables = torch_weights.to_variables(weights.tensors, found)
+    if weights.pretrained:
+        packages.check(weights.pretrained, found.network(), variables)
+    for line in (_describe(config, weights.label, bool(arch)), *weights.notes, _describe_images(config)):
+        console.line(line)
     directory.acquire(config)
     checkpoints = Checkpoints(directory.checkpoints, config=config)
     if not checkpoints.steps():
-        checkpoints.save(0, torch_weights.to_variables(tensors, found))
+        checkpoints.save(0, variables)
     checkpoints.close()
-    console.line(f"{directory.path}: {sizes['parameters']['with_branches']:,} parameters")
+    console.line(f"{directory.path}: {parameters:,} parameters")
 
 
-def _describe(config: ConvertedConfig) -> str:
+class _Weights(NamedTuple):
+    label: str  # what lines call it
+    source: str
+    sha256: str
+    tensors: torch_files.StateDict
+    notes: tuple[str, ...] = ()
+    classes: Sequence[str] = ()
+    pretrained: packages.Pretrained | None = None
+
+
+def _of_file(path: str | Path, part: str) -> _Weights:
+    content = torch_files.read(path, part)
+    tensors, foreign = torch_weights.unwrap(content, str(path), part)
+    notes: list[str] = []
+    if foreign:
+        notes.append(f"{len(foreign)} tensors that are not the network's are left out: {torch_files.listed(foreign)}")
+    if content.others:
+        others = torch_files.listed(f"--part={one}" for one in content.others)
+        notes.append(f"the weights are those of {content.section}; to take others of the file, set {others}")
+    return _Weights(str(path), Path(path).name, _sha256(path), tensors, tuple(notes))
+
+
+def _of_package(package: str, name: str) -> _Weights:
+    found = packages.load(package, name)
+    return _Weights(found.name, found.name, found.sha256(), found.tensors, (), tuple(found.classes), found)
+
+
+def _describe(config: ConvertedConfig, label: str, named: bool) -> str:
     network = config.network
-    return f"{network.arch}, {'with' if network.branches else 'without'} branches, {network.num_classes} classes"
+    branches = "with" if network.branches else "without"
+    how = "" if named else " (found from its tensors)"
+    return f"{label}: {network.arch}, {branches} branches, {network.num_classes} classes{how}"
 
 
-def _usual_data(num_classes: int, big: bool) -> str:
+def _describe_images(config: ConvertedConfig) -> str:
+    height, width, channels = config.network.image_shape
+    data = config.data
+    scaled = f"the middle of images scaled to {data.resize} ({data.interpolation}), " if data.crop == "resized" else ""
+    return (
+        f"images of {height}x{width}x{channels}, {scaled}mean {list(data.mean)}, std {list(data.std)}, "
+        f"data {data.name or 'not known (--data)'}"
+    )
+
+
+def _usual_data(found: torch_weights.Found) -> str:
     """The dataset with that many classes that published networks are trained on; '' for none."""
-    return ({1000: "imagenet2012"} if big else {100: "cifar100", 10: "cifar10"}).get(num_classes, "")
+    big = architecture(found.name).for_imagenet
+    return ({1000: "imagenet2012"} if big else {100: "cifar100", 10: "cifar10"}).get(found.num_classes, "")
 
 
 def _check_classes(data: str, num_classes: int) -> None:
@@ -115,16 +150,39 @@ def _check_classes(data: str, num_classes: int) -> None:
         raise UserError(f"the network has {num_classes} classes and {data} has {expected}: check --data")
 
 
-def _normalisation(data: str, big: bool, mean: Sequence[float], std: Sequence[float]) -> Mapping[str, Sequence[float]]:
-    """The given mean and std, or those of the dataset.
+def _changed(usual: Preprocessing, given: Preprocessing) -> Preprocessing:
+    """The usual preprocessing with what a person gives, where it is not 0, '' or ().
+
+    Of images of another size, the crop is as great a part of the scaled image as before.
 
     Raises:
-      UserError: one without the other.
+      UserError: mean without std, or std without mean.
     """
-    if bool(mean) != bool(std):
+    if bool(given.mean) != bool(given.std):
         raise UserError("mean and std belong together: give both, --mean and --std, or neither")
-    usual = NORMALISATION.get(data, NORMALISATION["imagenet2012" if big else "cifar100"])
-    return {"mean": mean, "std": std} if mean else usual
+    side = given.image_size or usual.image_size
+    in_proportion = usual._replace(image_size=side, resize=round(side * usual.resize / usual.image_size))
+    return in_proportion._replace(**{key: value for key, value in given._asdict().items() if value})
+
+
+def _parameters(found: torch_weights.Found, prepared: Preprocessing, resize: int, label: str) -> int:
+    """The number of parameters of a network that takes images prepared so.
+
+    Raises:
+      UserError: it can't take them.
+    """
+    if resize and not architecture(found.name).for_imagenet:
+        raise UserError(f"{found.name} takes images as they are: leave --resize out")
+    if len(prepared.mean) not in (1, found.channels):
+        raise UserError(
+            f"{label} takes images of {found.channels} channels: set --data, such as --data=digits of 1, or "
+            f"--mean and --std with {found.channels} numbers"
+        )
+    try:
+        image_shape = (prepared.image_size, prepared.image_size, found.channels)
+        return profile.totals(found.network(), image_shape)["parameters"]
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def _sha256(path: str | Path) -> str:
@@ -144,15 +202,14 @@ def _network(found: torch_weights.Found, side: int) -> dict[str, Any]:
     }
 
 
-def _data(
-    name: str | None, folder: str | None, side: int, big: bool, normal: Mapping[str, Sequence[float]]
-) -> dict[str, Any]:
+def _data(name: str | None, folder: str | None, big: bool, prepared: Preprocessing) -> dict[str, Any]:
     """How images come to the network's size: as they are, or as ImageNet's do for its networks."""
     return {
         "name": name,
         "dir": folder,
-        "image_size": side if big or name == "image_folder" else None,
-        "resize": round(side * 256 / 224) if big else None,
+        "image_size": prepared.image_size if big or name == "image_folder" else None,
+        "resize": prepared.resize if big else None,
+        "interpolation": prepared.interpolation,
         "crop": "resized" if big else "pad",
         "pad": 0,
         "flip": False,
@@ -160,5 +217,6 @@ def _data(
         "validation": 0.0,
         "decoding": DECODING,
         "max_pixels": None,
-        **normal,
+        "mean": prepared.mean,
+        "std": prepared.std,
     }

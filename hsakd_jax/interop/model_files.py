@@ -166,10 +166,11 @@ def measure(program: Program, path: Path, config: Config, test: Dataset | Photos
 def inputs_of(config: Config, takes_pixels: bool) -> Callable[[np.ndarray], np.ndarray]:
     """A function from a run's uint8 images to those that a program takes: cropped, and normalised unless it does so."""
     settings = preprocessing(config)
+    crop = {key: settings[key] for key in ("shape", "resize", "interpolation")}
 
     @jax.jit
     def make(images):
-        return crop_to(images, settings["shape"], settings["resize"]) if takes_pixels else prepare(images, **settings)
+        return crop_to(images, **crop) if takes_pixels else prepare(images, **settings)
 
     return lambda images: np.asarray(make(images))
 

@@ -6,7 +6,7 @@ import pickle
 import pickletools
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +20,11 @@ from hsakd_jax.core.files import expand
 StateDict = dict[str, np.ndarray]
 # Where HSAKD, its pre-trained backbones (and SSKD), CRD and mdistiller keep the network.
 SECTIONS = ("net", "state_dict", "model")
-# Last parts of names of what is no weight: the counter of averaged models, and what profilers add.
-BOOKKEEPING = ("n_averaged", "total_ops", "total_params")
+# What modules call the network that they train, beside which an average of its weights may be: 'model.', 'ema_model.'.
+PLAIN = ("module", "model", "net", "online_model")
+AVERAGE = re.compile(r"(^|_)(ema|avg|averaged?)(_|$)")
+# Last parts of names of what is no weight: counters of averaged models, and what profilers add.
+BOOKKEEPING = ("n_averaged", "num_updates", "decay", "initted", "step", "total_ops", "total_params")
 # What training scripts save beside the weights, as harmless as a pickle can be: a class that ignores all it is given.
 # NumPy's own classes must not be let in: a crafted state of a dtype crashes the process.
 IGNORED = ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "argparse.Namespace")
@@ -34,6 +37,7 @@ OTHERS = {
     b"version https://git-lfs": "a Git LFS pointer, which `git lfs pull` replaces by the file",
     b"<": "a web page",
 }
+ONNX = re.compile(rb"\x08[\x01-\x40][\x12\x3a\x42]")  # the version, then producer, graph or operators
 # Bounds of a file: bytes that a byte may unpack to (torch stores them as they are), operations of its pickle, and depth
 # of its tuples. Python computes the hash of a nested tuple by recursion in C, which ends the process at great depth.
 MAX_UNPACKED, MAX_OPERATIONS, MAX_DEPTH = 10, 2_000_000, 100
@@ -45,8 +49,9 @@ class Content(NamedTuple):
 
     Attributes:
       tensors: under the names they have there.
-      section: the key of the file's dict that contains them; '' where the file is the state dict itself.
-      others: the other keys that contain a state dict, such as 'model_ema'.
+      section: the key of the file's dict that contains them, such as 'state_dict' or 'ema.module'; or their prefix,
+        where the file also contains an average of the weights under another one. '' where the file is the state dict.
+      others: the other keys and prefixes, such as 'model_ema'.
     """
 
     tensors: StateDict
@@ -113,8 +118,8 @@ def take(content: Any, label: str, part: str = "") -> Content:
       UserError: no state dict in it, or tensors that are not floating point.
     """
     if _is_state_dict(content):
-        return Content(_arrays(content, label))
-    sections = {str(k): v for k, v in content.items() if _is_state_dict(v)} if isinstance(content, Mapping) else {}
+        return _one_of_copies(Content(_arrays(content, label)), part)
+    sections = dict(_sections(content)) if isinstance(content, Mapping) else {}
     usual = [key for key in (part, *SECTIONS) if key in sections]
     if len(sections) > 1 and not usual:
         raise UserError(f"{label} contains the state dicts {listed(sections)}: choose one (--part)")
@@ -126,7 +131,33 @@ def take(content: Any, label: str, part: str = "") -> Content:
             f"{label} has no state dict under {', '.join(SECTIONS)} ({held}): save the network's state_dict()"
         )
     section = [*usual, *sections][0]
-    return Content(_arrays(sections[section], label), section, tuple(key for key in sections if key != section))
+    others = tuple(key for key in sections if key != section)
+    return _one_of_copies(Content(_arrays(sections[section], label), section, others), part)
+
+
+def _sections(content: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The state dicts with weights in a dict, three levels deep, and their keys, such as 'ema.module'."""
+    for key, value in content.items():
+        if not isinstance(key, str) or key.startswith("optim"):  # whose averages are of gradients
+            continue
+        if _is_state_dict(value) and any(len(tensor.shape) > 1 for tensor in value.values()):
+            yield prefix + key, value
+        elif isinstance(value, Mapping) and prefix.count(".") < 2:
+            yield from _sections(value, f"{prefix}{key}.")
+
+
+def _one_of_copies(content: Content, part: str) -> Content:
+    """The network alone, or the `part` of it, where a state dict has all names twice: plain, and of an average."""
+    groups: dict[str, StateDict] = {}
+    bookkeeping: StateDict = {}
+    for key, value in content.tensors.items():
+        (bookkeeping if is_bookkeeping(key) else groups.setdefault(key.partition(".")[0], {}))[key] = value
+    plain = [name for name in groups if name in PLAIN]
+    if len(plain) != 1 or len(groups) == 1 or not all(AVERAGE.search(name) for name in groups if name not in plain):
+        return content
+    section = part if part in groups else plain[0]
+    others = tuple(name for name in groups if name != section)
+    return Content(groups[section] | bookkeeping, section, (*others, *content.others))
 
 
 def listed(keys: Iterable[str]) -> str:
@@ -141,6 +172,8 @@ def _describe(start: bytes) -> str:
         return "empty"
     if found := next((what for magic, what in OTHERS.items() if start.startswith(magic)), ""):
         return f"{found}, no checkpoint"
+    if ONNX.match(start):
+        return "an ONNX file, no checkpoint"
     printable = all(byte >= 32 or byte in b"\t\n\r\f" for byte in start)
     return "a text file, no checkpoint" if printable else "damaged or no checkpoint"
 
@@ -160,7 +193,8 @@ def _check_zip(path: Path) -> None:
                 "save the checkpoint again where the file is trusted"
             )
         names = [entry.orig_filename.lower() for entry in entries]  # torch does not distinguish cases either
-        if any(name.endswith("/constants.pkl") for name in names):
+        # An archive of PyTorch 1.0 to 1.3 describes its modules in a model.json.
+        if any(name.endswith(("/constants.pkl", "/model.json")) for name in names):
             raise UserError(f"{path} is a TorchScript archive: save the network's state_dict() instead")
         pickles = [entry for name, entry in zip(names, entries, strict=True) if name.endswith("/data.pkl")]
         if not pickles:

@@ -1,10 +1,12 @@
 """State dicts of PyTorch in and out: whose network it is, and its variables."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,13 +14,19 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.interop import torch_names
-from hsakd_jax.interop.torch_files import Content, StateDict, is_bookkeeping, listed, read, take
-from hsakd_jax.models import NETWORKS, create
+from hsakd_jax.interop.torch_files import PLAIN, Content, StateDict, is_bookkeeping, listed, read, take
+from hsakd_jax.models import NETWORKS, architecture, create
 from hsakd_jax.models.network import Network
 
-# Prefixes that training scripts, compilers, Lightning and distillers put in front of all names, and what SSKD adds.
+# Prefixes that training scripts, Lightning, averages and distillers put in front of all names, and what SSKD adds.
 ROLES = ("student", "teacher")
-WRAPPERS, FOREIGN = ("module.", "_orig_mod.", "model.", "net.", *(f"{role}." for role in ROLES)), "proj_head."
+WRAPPERS = (*(f"{name}." for name in (*PLAIN, "ema_model", "model_ema", "ema", *ROLES)),)
+FOREIGN = "proj_head."
+# What compilers, FSDP and checkpointing of activations put in front of the names inside each module that they wrap.
+INSIDE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+
+
+_TORCH_AXES = {4: (3, 2, 0, 1), 2: (1, 0)}  # of ours, by their number
 
 
 class Found(NamedTuple):
@@ -76,7 +84,7 @@ def unwrap(content: Content, label: str, part: str = "") -> tuple[StateDict, lis
     Raises:
       UserError: no tensor has this prefix, or there are a student and a teacher to choose from.
     """
-    tensors, prefix = content.tensors, "" if content.section == part else part
+    tensors, prefix = _without_inside(content.tensors), "" if content.section == part else part
     foreign = [key for key in tensors if is_bookkeeping(key)]
     kept = _without_wrappers({key: value for key, value in tensors.items() if not is_bookkeeping(key)}, prefix)
     if not prefix and all(any(key.startswith(f"{role}.") for key in kept) for role in ROLES):
@@ -97,6 +105,11 @@ def unwrap(content: Content, label: str, part: str = "") -> tuple[StateDict, lis
     if all(key.startswith(backbone) for key in kept):  # SSKD's wrapper, not HSAKD's, which has branches beside it
         kept = {key.removeprefix(backbone): value for key, value in kept.items()}
     return kept, foreign
+
+
+def _without_inside(tensors: StateDict) -> StateDict:
+    pattern = re.compile("|".join(map(re.escape, INSIDE)))
+    return {pattern.sub("", key): value for key, value in tensors.items()}
 
 
 def _without_wrappers(tensors: StateDict, wanted: str = "") -> StateDict:
@@ -123,7 +136,7 @@ def recognise(tensors: StateDict, name: str, label: str) -> Found:
     shapes = {key: value.shape for key, value in tensors.items()}
     _refuse_one_logit(shapes, label)
     candidates = list(_candidates(shapes, [name] if name else _names(shapes)))
-    matches = [found for found in candidates if not _difference(_expected(found), shapes)]
+    matches = [found for found in candidates if _matches(found, shapes)]
     if len(matches) == 1:
         return matches[0]
     if matches:
@@ -190,8 +203,8 @@ def _names(shapes: dict[str, tuple[int, ...]]) -> list[str]:
     """Networks whose backbone has these tensors, branches aside, which take longer to compare."""
     prefix = torch_names.BACKBONE
     backbone = {key.removeprefix(prefix): shape for key, shape in shapes.items() if key.startswith(prefix)} or shapes
-    found = (found for found in _candidates(backbone, list(NETWORKS)) if not _difference(_expected(found), backbone))
-    return list(dict.fromkeys(f.name for f in found))
+    found = (found.name for found in _candidates(backbone, list(NETWORKS)) if _matches(found, backbone))
+    return list(dict.fromkeys(found))
 
 
 def _candidates(shapes: dict[str, tuple[int, ...]], names: list[str]) -> Iterator[Found]:
@@ -207,21 +220,51 @@ def _candidates(shapes: dict[str, tuple[int, ...]], names: list[str]) -> Iterato
                 yield Found(name, last[0], branches, stem[1], head)
 
 
+def _matches(found: Found, shapes: dict[str, tuple[int, ...]]) -> bool:
+    """Whether a network has exactly these tensors; the first layer without ends the trace, which takes long if deep."""
+
+    def compare(layer: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        outputs, module = layer(*args, **kwargs), context.module
+        for variables in module.variables.values():
+            own = {(*module.path, name): value for name, value in variables.items() if hasattr(value, "shape")}
+            if any(shapes.get(_key(found, path)) != _torch_shape(value) for path, value in own.items()):
+                raise _OtherError
+        return outputs
+
+    try:
+        with nn.intercept_methods(compare):
+            _variables(found)
+    except _OtherError:
+        return False
+    return not _difference(_expected(found), shapes)
+
+
+class _OtherError(Exception):
+    """Another network."""
+
+
 @cache
 def _keys(found: Found) -> dict[tuple[str, ...], tuple[str, tuple[int, ...]]]:
     """(state-dict key, shape there) by path in our variables."""
+    return {path: (_key(found, path[1:]), _torch_shape(leaf)) for path, leaf in _variables(found).items()}
+
+
+def _variables(found: Found) -> dict[tuple[str, ...], Any]:
+    """The shapes of our variables by path."""
     network = found.network()
     # Any image will do whose size the strides allow.
     image = jnp.zeros((1, 64, 64, found.channels))
-    flat: dict[tuple[str, ...], Any] = flatten_dict(jax.eval_shape(network.init, jax.random.key(0), image))
-    stages = len(network.architecture.stages)
-    return {
-        path: (
-            torch_names.state_dict_key(found.name, stages, path[1:], found.branches, found.head),
-            _to_torch(np.empty(leaf.shape, np.bool_)).shape,
-        )
-        for path, leaf in flat.items()
-    }
+    # A function of its own, since JAX keeps the traces of functions.
+    return flatten_dict(jax.eval_shape(lambda key: network.init(key, image), jax.random.key(0)))
+
+
+def _key(found: Found, path: tuple[str, ...]) -> str:
+    stages = len(architecture(found.name).stages)
+    return torch_names.state_dict_key(found.name, stages, path, found.branches, found.head)
+
+
+def _torch_shape(leaf: Any) -> tuple[int, ...]:
+    return tuple(leaf.shape[axis] for axis in _TORCH_AXES.get(leaf.ndim, range(leaf.ndim)))
 
 
 def _expected(found: Found) -> dict[str, tuple[int, ...]]:
@@ -255,4 +298,4 @@ def _to_ours(value: np.ndarray) -> np.ndarray:
 
 def _to_torch(value: np.ndarray) -> np.ndarray:
     """HWIO -> OIHW, (in, out) -> (out, in)."""
-    return np.ascontiguousarray(value.transpose({4: (3, 2, 0, 1), 2: (1, 0)}.get(value.ndim, range(value.ndim))))
+    return np.ascontiguousarray(value.transpose(_TORCH_AXES.get(value.ndim, range(value.ndim))))

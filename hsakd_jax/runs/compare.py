@@ -1,6 +1,7 @@
 """How the configs of two runs differ: in their settings, and in their classes."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ RUNS = {"teacher": "teacher.workdir", "init": "training.init"}
 
 # Difference of two means or standard deviations that is passed over: 1 / 255 of the range of a pixel.
 CLOSE = 4e-3
+IMAGENET, WORDNET_ID = 1000, re.compile(r"n\d{8}")
 MOST_SHOWN = 8  # differing settings that a message names
 
 
@@ -103,6 +105,10 @@ def match_classes(config: Config, path: Path, count: int, names: Sequence[str], 
         return ClassMatch(note=note)
     if tuple(names) == ours:
         return ClassMatch()
+    if _is_imagenet(names) != _is_imagenet(ours) and count == IMAGENET:
+        # Such as torchvision's 'tench' for n01440764. Published networks have the order of the sorted ids.
+        note = f"{path} or {other} has words for ImageNet's WordNet ids: both are taken to be in the order of the ids"
+        return ClassMatch(note=note)
     if sorted(names) != sorted(ours):
         missing, expected = ([name for name in a if name not in b] for a, b in ((ours, names), (names, ours)))
         # Names that occur more than once can differ in their number only.
@@ -112,6 +118,11 @@ def match_classes(config: Config, path: Path, count: int, names: Sequence[str], 
         return ClassMatch("has the classes in another order, and some have the same name: rename these")
     order = tuple(ours.index(name) for name in names)
     return ClassMatch(order=order, note=f"{path} has the classes of {other} in another order: matched by name")
+
+
+def _is_imagenet(names: Sequence[str]) -> bool:
+    """Whether these are the 1000 WordNet ids of ImageNet in their order, such as n01440764."""
+    return len(names) == IMAGENET and list(names) == sorted(names) and all(WORDNET_ID.fullmatch(one) for one in names)
 
 
 def in_words(found: Mapping[str, tuple[Any, Any]], first: str, second: str) -> list[str]:

@@ -24,6 +24,7 @@ Milestone = Annotated[int, Meta(ge=0, le=10**6)] | Annotated[float, Meta(ge=0, l
 Dtype = Literal["float32", "bfloat16"]
 Checkpoint = Literal["last", "best"]
 Decoding = Literal["upright rgb 1"]
+Interpolation = Literal["bilinear", "bicubic"]
 # How a term of an objective is computed: a temperature, a list of branches, a switch.
 Option = bool | int | float | str | tuple[Number, ...]
 
@@ -64,6 +65,7 @@ class Data(Section, frozen=True, kw_only=True):
       image_size: side of the crops, or of the images of an image_folder; None where images keep their size.
       resize: length that the shorter side of a test image is scaled to before its centre is cropped; None for
         `image_size`.
+      interpolation: how images are scaled: 'bilinear' or 'bicubic', each with antialiasing.
       crop: 'pad' (zero-padding, then a random crop) or 'resized' (a random area, scaled).
       pad: pixels on each side, for 'pad'.
       flip: whether images are mirrored at random.
@@ -80,6 +82,7 @@ class Data(Section, frozen=True, kw_only=True):
     dir: str | None
     image_size: Side | None
     resize: Side | None
+    interpolation: Interpolation
     crop: Literal["pad", "resized"]
     pad: Annotated[int, Meta(ge=0, le=2**16)]
     flip: bool

@@ -245,8 +245,15 @@ def strong_view(key: jax.Array, images: jax.Array, config: RunConfig, cropped: b
 def _cropped(key: jax.Array, images: jax.Array, config: RunConfig, done: bool) -> jax.Array:
     """Random crop, unless it is done, and flip."""
     data = config.data
-    crop = "done" if done else data.crop
-    return augment(key, images, crop=crop, pad=data.pad, flip=data.flip, size=config.network.image_shape[0])
+    return augment(
+        key,
+        images,
+        crop="done" if done else data.crop,
+        pad=data.pad,
+        flip=data.flip,
+        size=config.network.image_shape[0],
+        interpolation=data.interpolation,
+    )
 
 
 def _optimizer(training: Training, schedule: optax.Schedule) -> optax.GradientTransformation:

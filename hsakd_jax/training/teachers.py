@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hsakd_jax.core.errors import UserError
+from hsakd_jax.data.augment import METHODS
 from hsakd_jax.models.folding import Folded
 from hsakd_jax.runs.compare import ClassMatch, match_classes
 from hsakd_jax.runs.config import Config, RunConfig, Teacher
@@ -44,12 +45,14 @@ class Preprocessed:
       size: (H, W) of its images.
       scale: per channel, which the student's normalised pixels are multiplied by.
       shift: per channel, which is then added.
+      interpolation: how images are scaled to `size`, a key of `data.augment.METHODS`.
     """
 
     network: Any
     size: tuple[int, int]
     scale: tuple[float, ...]
     shift: tuple[float, ...]
+    interpolation: str
 
     @property
     def branches(self) -> bool:
@@ -67,7 +70,7 @@ class Preprocessed:
     def _preprocess(self, images: Any) -> Any:
         if images.shape[1:3] != self.size:
             shape = (len(images), *self.size, images.shape[-1])
-            images = jax.image.resize(images, shape, "linear", antialias=True)
+            images = jax.image.resize(images, shape, METHODS[self.interpolation], antialias=True)
         # The crop's padding is black for both, since it comes before the student's normalisation.
         scale, shift = (jnp.asarray(v, images.dtype).reshape(1, 1, 1, -1) for v in (self.scale, self.shift))
         return images * scale + shift
@@ -92,7 +95,8 @@ def load(config: RunConfig, settings: Teacher, directory: RunDirectory) -> Taugh
     variables = variables if network.branches else without_branches(variables)
     variables = variables if match.order is None else reorder_classes(variables, match.order)
     network, variables = to_inference(network, variables, theirs.network.image_shape)
-    return Taught(preprocessed(config, network, theirs), variables, (match.note,) if match.note else ())
+    notes = (match.note, _other_images(config, theirs, directory.path))
+    return Taught(preprocessed(config, network, theirs), variables, tuple(filter(None, notes)))
 
 
 def abstract_teacher(config: RunConfig, settings: Teacher, theirs: Config, path: Path) -> Any:
@@ -129,7 +133,20 @@ def preprocessed(config: RunConfig, network: Any, theirs: Config) -> Any:
     scale, shift = own_std / std, (own_mean - mean) / std
     if config.network.image_shape == theirs.network.image_shape and (scale == 1).all() and (shift == 0).all():
         return network
-    return Preprocessed(network, (height, width), tuple(scale.tolist()), tuple(shift.tolist()))
+    return Preprocessed(
+        network, (height, width), tuple(scale.tolist()), tuple(shift.tolist()), theirs.data.interpolation
+    )
+
+
+def _other_images(config: Config, theirs: Config, path: Path) -> str:
+    """The line about a teacher whose images were scaled in another way than the student's files; '' for none."""
+    own, other = config.data.interpolation, theirs.data.interpolation
+    if own == other or "resized" not in (config.data.crop, theirs.data.crop):
+        return ""
+    return (
+        f"the teacher {path} was trained on {other} images, and sees the {own} ones of this run: "
+        f"--config.data.interpolation={other} scales as its own run"
+    )
 
 
 def to_inference(network: Any, variables: Any, image_shape: Sequence[int]) -> tuple[Any, Any]:

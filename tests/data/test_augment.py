@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from hsakd_jax.data.augment import augment, centre_crop, normalise, random_crop, random_flip, random_resized_crop
+from hsakd_jax.data.image_files import FILTERS
 
 IMAGES = jnp.asarray(np.random.default_rng(0).integers(1, 256, (64, 6, 6, 3)), jnp.uint8)
 
@@ -75,15 +76,18 @@ def test_resized_crops_are_parts_of_the_published_sizes(height, width):
     assert (np.asarray(again) != crops).any()  # another key: `augment` splits its own
 
 
-@pytest.mark.parametrize(("size", "resize"), [(32, 32), (28, 32)])
-def test_centre_crops_are_pillows_to_a_grey_level(size, resize):
+@pytest.mark.parametrize("interpolation", FILTERS)
+@pytest.mark.parametrize(("size", "resize"), [(32, 32), (28, 32), (100, 120)])
+def test_centre_crops_are_pillows_to_a_grey_level(size, resize, interpolation):
     coarse = np.random.default_rng(0).integers(0, 256, (4, 12, 12, 3)).astype(np.uint8)
     images = np.stack([np.asarray(Image.fromarray(x).resize((96, 96), Image.Resampling.BILINEAR)) for x in coarse])
-    scaled = [np.asarray(Image.fromarray(x).resize((resize, resize), Image.Resampling.BILINEAR)) for x in images]
+    scaled = [np.asarray(Image.fromarray(x).resize((resize, resize), FILTERS[interpolation])) for x in images]
     at = (resize - size) // 2
     expected = np.stack(scaled).astype(int)[:, at : at + size, at : at + size]
-    found = np.asarray(centre_crop(jnp.asarray(images), size, resize)).astype(int)
+    found = np.asarray(centre_crop(jnp.asarray(images), size, resize, interpolation)).astype(int)
     assert abs(found - expected).max() <= 1
+    (other,) = set(FILTERS) - {interpolation}
+    assert abs(np.asarray(centre_crop(jnp.asarray(images), size, resize, other)).astype(int) - expected).max() > 1
 
 
 def test_normalise():

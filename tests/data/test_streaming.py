@@ -23,6 +23,7 @@ from hsakd_jax.core.errors import UserError
 from hsakd_jax.data import datasets, image_tree, sampling, streaming, tfds_reader
 from hsakd_jax.data.builders import BUILDERS
 from hsakd_jax.data.builders.prepare import prepare
+from hsakd_jax.data.image_files import FILTERS
 from hsakd_jax.data.streaming import AREA, RATIO, Photos, centre_crops, crop_box, eval_stream, random_crops, stream
 
 SAMPLES = os.environ.get("IMAGENET_SAMPLES", "")  # WNID/*.JPEG, the photographs of golden/imagenet_eval.json
@@ -41,10 +42,10 @@ def encoded(image, kind="JPEG", **options):
     return buffer.getvalue()
 
 
-def of(*images):
+def of(*images, **options):
     """Photos of encoded images, labels i % 5."""
     labels = (np.arange(len(images)) % 5).astype(np.int32)
-    return Photos(lambda i: (f"{i}.JPEG", images[i]), labels, tuple("abcde"))
+    return Photos(lambda i: (f"{i}.JPEG", images[i]), labels, tuple("abcde"), **options)
 
 
 def many(n=23):
@@ -108,14 +109,16 @@ def test_the_middle_where_no_draw_fits(size, box):
     assert RATIO[0] - 0.05 <= box[2] / box[3] <= RATIO[1] + 0.05
 
 
-def test_crops_are_what_pillow_scales():
+@pytest.mark.parametrize("interpolation", FILTERS)
+def test_crops_are_what_pillow_scales(interpolation):
     image = noise(150, 120)
     content = encoded(image)
-    (found,) = random_crops(of(content), np.array([0]), seed=3, step=5, size=64)
+    photos = of(content, interpolation=interpolation).take(np.array([0]))
+    (found,) = random_crops(photos, np.array([0]), seed=3, step=5, size=64)
     left, top, w, h = crop_box(np.random.default_rng((3, 5, 0)), 150, 120)
     assert min(w, h) < 128  # decoded in full
     whole = Image.open(io.BytesIO(content))
-    expected = whole.resize((64, 64), Image.Resampling.BILINEAR, box=(left, top, left + w, top + h))
+    expected = whole.resize((64, 64), FILTERS[interpolation], box=(left, top, left + w, top + h))
     np.testing.assert_array_equal(found, np.asarray(expected))
 
 
@@ -160,12 +163,13 @@ def test_crops_depend_on_seed_step_and_image_only():
 
 @pytest.mark.parametrize("size", [(90, 60), (60, 90), (60, 60), (33, 100), (40, 41), (300, 20)])
 @pytest.mark.parametrize(("crop", "resize"), [(56, 64), (32, 32), (224, 256)])
-def test_centre_crops(size, crop, resize):
+@pytest.mark.parametrize("interpolation", FILTERS)
+def test_centre_crops(size, crop, resize, interpolation):
     content = encoded(noise(*size))
-    (found,) = centre_crops(of(content), np.array([0]), crop, resize)
+    (found,) = centre_crops(of(content, interpolation=interpolation), np.array([0]), crop, resize)
     short = min(size)
     sides = [resize if side == short else int(resize * side / short) for side in size]
-    image = Image.open(io.BytesIO(content)).resize(sides, Image.Resampling.BILINEAR)
+    image = Image.open(io.BytesIO(content)).resize(sides, FILTERS[interpolation])
     left, top = (round((side - crop) / 2) for side in sides)
     np.testing.assert_array_equal(found, np.asarray(image)[top : top + crop, left : left + crop])
 

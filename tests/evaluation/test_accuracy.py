@@ -68,6 +68,19 @@ def test_classes_without_names_are_not_matched_with_numbers_out_of_order(names, 
     assert (match_classes(run_config(classes=names), Path("run"), 3, (), "net").difference is not None) == refused
 
 
+def test_words_for_the_ids_of_imagenet_are_in_their_order():
+    ids, words = [f"n{i:08d}" for i in range(1000)], [f"word {i}" for i in range(1000)]
+    for ours, theirs in ((ids, words), (words, ids)):
+        found = match_classes(run_config(classes=ours), Path("run"), 1000, theirs, "photos")
+        assert (found.difference, found.order) == (None, None)
+        assert found.note == (
+            "run or photos has words for ImageNet's WordNet ids: both are taken to be in the order of the ids"
+        )
+        unsorted = [*ids[1:], ids[0]]
+        assert match_classes(run_config(classes=words), Path("run"), 1000, unsorted, "photos").difference
+    assert match_classes(run_config(classes=words[:9]), Path("run"), 9, ids[:9], "photos").difference
+
+
 def test_other_classes_are_refused(variables, tmp_path):
     run = make(tmp_path / "run", variables, "012345678x")
     with pytest.raises(UserError, match=r"run has other classes: 'x' where '9' is expected in digits in \(default\)"):

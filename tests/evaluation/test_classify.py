@@ -1,6 +1,7 @@
 """Prediction sees of a file what training's evaluation sees of it."""
 
 import io
+import itertools
 import os
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hsakd_jax.core.sharding import Devices
 from hsakd_jax.data import datasets
 from hsakd_jax.data.augment import prepare
 from hsakd_jax.data.dataset import Dataset
+from hsakd_jax.data.image_files import FILTERS
 from hsakd_jax.data.streaming import centre_crops
 from hsakd_jax.evaluation.accuracy import batches_of, make_evaluate, pixels_of, preprocessing
 from hsakd_jax.evaluation.classify import find
@@ -67,9 +69,10 @@ def tree(tmp_path, monkeypatch):
     return tmp_path / "tree"
 
 
-def test_a_streamed_tree_and_prediction_see_the_same_pixels(tree):
-    config = run_config(data__name="image_tree", **CROPPED, **COLOUR)
-    splits = datasets.load("image_tree", str(tree))
+@pytest.mark.parametrize("interpolation", FILTERS)
+def test_a_streamed_tree_and_prediction_see_the_same_pixels(tree, interpolation):
+    config = run_config(data__name="image_tree", data__interpolation=interpolation, **CROPPED, **COLOUR)
+    splits = datasets.load("image_tree", str(tree), interpolation=interpolation)
     (batch,) = batches_of(config, splits.test, len(FILES))
     files = [tree / "test/all" / name for name in sorted(FILES)]
     predicted = np.stack([pixels_of(config)(path.read_bytes()) for path in files])
@@ -81,14 +84,18 @@ def test_a_streamed_tree_and_prediction_see_the_same_pixels(tree):
 
 def test_a_prepared_folder_and_prediction_see_the_same_pixels(tree):
     sizes = {"data__image_size": 16, "shape": (16, 16, 3)}
-    prepared = datasets.load("image_folder", str(tree), image_size=16)
-    for crop in ("pad", "resized"):
-        config = run_config(data__name="image_folder", data__crop=crop, **sizes, **COLOUR)
+    found = set()
+    for crop, interpolation in itertools.product(("pad", "resized"), FILTERS):
+        options = {"data__crop": crop, "data__interpolation": interpolation}
+        config = run_config(data__name="image_folder", **options, **sizes, **COLOUR)
+        prepared = datasets.load("image_folder", str(tree), image_size=16, interpolation=interpolation)
         (batch,) = batches_of(config, prepared.test, len(FILES))
         images = np.asarray(prepare(batch["image"], **preprocessing(config)))
         pixels = np.stack([pixels_of(config)(path.read_bytes()) for path in (tree / "test/all").iterdir()])
         predicted = np.asarray(prepare(pixels, **preprocessing(config)))
         assert {image.tobytes() for image in images} == {image.tobytes() for image in predicted}
+        found.add(images.tobytes())
+    assert len(found) == 2  # one for each filter, whose copies are two
 
 
 def png(image):

@@ -19,7 +19,7 @@ from hsakd_jax.core.sharding import Devices
 from hsakd_jax.data import datasets
 from hsakd_jax.data.augment import normalise, prepare
 from hsakd_jax.evaluation.accuracy import load_test, make_measure, preprocessing
-from hsakd_jax.interop import exporters, model_files
+from hsakd_jax.interop import exporters, hub, model_files
 from hsakd_jax.interop.exporters import export
 from hsakd_jax.interop.model_files import evaluate_file
 from hsakd_jax.runs.checkpoint import Checkpoints
@@ -348,6 +348,15 @@ def test_commands_refuse_what_does_not_go_together(run, tmp_path, call_command):
         words="leave out --with-branches",
     )
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_for_the_hub_describes_crop_and_filter():
+    crop = {"data__crop": "resized", "data__image_size": 32, "data__resize": 36, "shape": (0, 0, 1)}
+    config = run_config(data__interpolation="bicubic", **crop)
+    described = hub._preprocessing_json(config)
+    assert (described["size"], described["resample"]) == ({"shortest_edge": 36}, 3)  # Pillow's number of bicubic
+    assert hub._preprocessing_json(run_config(**crop))["resample"] == 2
+    assert "--image-size=32 --resize=36 --interpolation=bicubic --mean" in hub._use(config)
 
 
 def test_a_folder_for_the_hub_describes_its_run_and_becomes_it_again(call_command, tmp_path):

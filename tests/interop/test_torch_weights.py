@@ -20,6 +20,7 @@ from hsakd_jax import load_torch
 from hsakd_jax.core.console import Console
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.interop import importing, torch_files, torch_weights
+from hsakd_jax.runs.directory import RunDirectory
 
 torch = pytest.importorskip("torch", reason="the extra 'torch' is not installed; .ci/run does it")
 ARCHITECTURES = reference.read("architectures.json")["architectures"]
@@ -73,6 +74,12 @@ def wrapped(tensors):
     }
 
 
+def averaged(tensors, plain, average):
+    """A network beside the average of its weights, as parts of one module; the weights are those of the first part."""
+    both = {plain: tensors, average: {k: v + 1 for k, v in tensors.items()}}
+    return {f"{name}.{k}": v for name, part in both.items() for k, v in part.items()} | {"n_averaged": torch.tensor(9)}
+
+
 FORMS = {
     "hsakd": lambda t: {
         "net": t,
@@ -93,6 +100,34 @@ FORMS = {
     "profiled": lambda t: {**t, "total_ops": torch.zeros(1), "layer1.0.conv1.total_params": torch.zeros(1).double()},
     "moving average alone": lambda t: {"model_ema": {f"module.{k}": v for k, v in t.items()}, "epoch": 3},
     "moving average beside": lambda t: {"state_dict": t, "state_dict_ema": {k: v + 1 for k, v in t.items()}},
+    "timm": lambda t: {
+        "epoch": 3,
+        "arch": "resnet8",
+        "state_dict": t,
+        "optimizer": {"state": {"fc.bias": {"exp_avg": t["fc.weight"]}}},
+        "args": argparse.Namespace(lr=0.1),
+        "amp_scaler": {"scale": 65536.0},
+        "state_dict_ema": {k: v + 1 for k, v in t.items()},
+        "metric": 71.2,
+    },
+    "torchvision's averaged model": lambda t: {
+        "model_ema": {"n_averaged": torch.tensor(9), **{f"module.{k}": v for k, v in t.items()}}
+    },
+    "nested moving average": lambda t: {"ema": {"module": t, "updates": 9}, "mean": {"pixel": torch.zeros(3)}},
+    "sharded": lambda t: {
+        "model": {f"_fsdp_wrapped_module.{k.replace('.', '._fsdp_wrapped_module.', 1)}": v for k, v in t.items()}
+    },
+    "checkpointed and compiled inside": lambda t: {
+        k.replace("layer1.", "layer1._checkpoint_wrapped_module._orig_mod."): v for k, v in t.items()
+    },
+    "lightning's average alone": lambda t: {"state_dict": {f"ema_model.{k}": v for k, v in t.items()}},
+    "lightning's average beside": lambda t: {"state_dict": averaged(t, "net", "ema_net")},
+    "average and step": lambda t: {"initted": torch.tensor(True), **averaged(t, "online_model", "ema_model")},
+    "lightning callback": lambda t: {
+        "state_dict": {f"model.{k}": v for k, v in t.items()},
+        "callbacks": {"EMA": {"ema_state_dict": {k: v + 1 for k, v in t.items()}}},
+        "hyper_parameters": {"mean": torch.zeros(3)},
+    },
     "student alone": lambda t: {"model": {f"module.student.{k}": v for k, v in t.items()}},
 }
 
@@ -116,6 +151,8 @@ def pair(t):
         (pair, "teacher", "contains a student and a teacher: choose one .--part=student or --part=teacher"),
         (lambda t: {"a": {k: v + 1 for k, v in t.items()}, "b": t}, "b", "contains the state dicts a, b: choose one"),
         (lambda t: {"state_dict": {k: v + 1 for k, v in t.items()}, "ema": t}, "ema", ""),
+        (lambda t: averaged(t, "ema_model", "model"), "ema_model", ""),
+        (lambda t: {"ema": {"module": t, "updates": 9}, "net": {k: v + 1 for k, v in t.items()}}, "ema.module", ""),
         (lambda t: {f"encoder.{k}": v for k, v in t.items()}, "encoder", "or the prefix of its tensors .--part"),
         (lambda t: {f"teacher.{k}": v for k, v in t.items()}, "teacher", ""),
     ],
@@ -133,10 +170,35 @@ def test_convert_names_the_parts_and_what_is_left_out(tensors, tmp_path):
     torch.save({"model": {**tensors, "total_ops": torch.zeros(1)}, "model_ema": tensors}, tmp_path / "x.pth")
     said = io.StringIO()
     importing.convert(tmp_path / "x.pth", tmp_path / "run", Console(said))
-    assert "1 tensors that are not the network's left out (total_ops, ...)" in said.getvalue()
-    assert "the weights are those of model; the file also contains model_ema (--part)" in said.getvalue()
+    assert "1 tensors that are not the network's are left out: total_ops" in said.getvalue()
+    assert "the weights are those of model; to take others of the file, set --part=model_ema" in said.getvalue()
     with pytest.raises(UserError, match=r"part \(None there, model_ema asked for\)"):
         importing.convert(tmp_path / "x.pth", tmp_path / "run", Console(said), part="model_ema")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, (288, 288, "bicubic", 0.485)),
+        ({"image_size": 144}, (144, 144, "bicubic", 0.485)),
+        ({"resize": 320, "interpolation": "bilinear"}, (288, 320, "bilinear", 0.485)),
+        ({"mean": (0.5,), "std": (0.5,), "data": "image_tree"}, (288, 288, "bicubic", 0.5)),
+    ],
+)
+def test_a_file_for_imagenet_has_the_published_preprocessing(given, expected, tmp_path):
+    tensors = reference.state_dict(reference.torchvision()["efficientnet_b2"], dtype=np.float32)
+    safetensors.numpy.save_file(tensors, tmp_path / "x.safetensors")
+    said = io.StringIO()
+    importing.convert(tmp_path / "x.safetensors", tmp_path / "run", Console(said), **given)
+    data = RunDirectory(tmp_path / "run").config().data
+    assert (data.image_size, data.resize, data.interpolation, data.mean[0]) == expected
+    assert f"the middle of images scaled to {expected[1]} ({expected[2]}), mean [{expected[3]}" in said.getvalue()
+
+
+def test_the_resize_of_a_network_for_small_images_is_refused(tensors, tmp_path):
+    torch.save(tensors, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="resnet8 takes images as they are: leave --resize out"):
+        importing.convert(tmp_path / "x.pth", tmp_path / "run", Console(io.StringIO()), resize=36)
 
 
 def test_safetensors_need_no_torch(tensors, expected, tmp_path, monkeypatch):
@@ -281,6 +343,7 @@ def test_tensors_that_are_no_weights_are_refused(tensors, tmp_path):
         (b"lr: 0.1\n", "is a text file, no checkpoint"),
         (b"\x89PNG\r\n\x1a\n" + bytes(99), "is a PNG image, no checkpoint"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer, which `git lfs pull` replaces"),
+        (b"\x08\x0a\x12\x07pytorch" + bytes(range(256)), "is an ONNX file, no checkpoint"),
         (bytes(range(256)) * 16, "is damaged or no checkpoint"),
     ],
 )
@@ -296,6 +359,16 @@ def test_other_files_are_refused(tensors, tmp_path):
         torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "x.pth")
     with pytest.raises(UserError, match=r"x\.pth is a TorchScript archive: save the network's state_dict"):
         load_torch(tmp_path / "x.pth")
+    for name in ("x/model.json", "x/constants.pkl"):  # of PyTorch 1.0, and of today
+        write_zip(tmp_path / "x.pth", "{}", name)
+        with pytest.raises(UserError, match=r"x\.pth is a TorchScript archive"):
+            load_torch(tmp_path / "x.pth")
+    for legacy in (False, True):
+        torch.save(torch.nn.Linear(2, 2), tmp_path / "x.pth", _use_new_zipfile_serialization=not legacy)
+        with pytest.raises(
+            UserError, match=r"holds more than tensors .torch\.nn\S+Linear. .* save the state dict alone"
+        ):
+            load_torch(tmp_path / "x.pth")
     with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
         archive.writestr("word/document.xml", "")
     with pytest.raises(UserError, match=r"x\.pth is a zip archive, no checkpoint"):

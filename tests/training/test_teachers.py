@@ -96,6 +96,20 @@ def test_a_teacher_sees_images_of_its_own_size(side, network, variables):
     assert float(jnp.diff(enlarged[0, side // 4 : -side // 4, 0, 0]).max()) == pytest.approx(8 / side, rel=1e-4)
 
 
+def test_a_teacher_of_another_interpolation_scales_by_it_and_is_named(network, tmp_path):
+    other = teacher_config(16, data__interpolation="bicubic")
+    teacher = teachers.preprocessed(STUDENT, network, other)
+    theirs = normalise(images(), STUDENT.data.mean, STUDENT.data.std)
+    expected = jax.image.resize(normalise(images(), (0.31,), (0.38,)), (4, 16, 16, 1), "cubic")
+    np.testing.assert_allclose(teacher._preprocess(theirs), expected, atol=1e-5)
+    cropped = structs.replace(other, data=structs.replace(other.data, crop="resized"))
+    assert teachers._other_images(STUDENT, other, tmp_path) == ""  # images that are taken as they are
+    assert teachers._other_images(STUDENT, cropped, tmp_path) == (
+        f"the teacher {tmp_path} was trained on bicubic images, and sees the bilinear ones of this run: "
+        "--config.data.interpolation=bicubic scales as its own run"
+    )
+
+
 @pytest.mark.parametrize(
     ("theirs", "words"),
     [

@@ -26,22 +26,24 @@ class Tree(tfds.core.BuilderConfig):
 
     size: int = 0
     max_pixels: int = 0
+    interpolation: str = "bilinear"
     root: str = ""
     files: dict[str, dict[str, list[str]]] = dataclasses.field(default_factory=dict)  # split: class: paths
     notes: tuple[str, ...] = ()  # see `ImageTree`
 
 
-def scan(directory: str, size: int, max_pixels: int = 0) -> Tree:
+def scan(directory: str, size: int, max_pixels: int = 0, interpolation: str = "bilinear") -> Tree:
     """Lists the images of an `ImageTree` without opening one.
 
-    The fingerprint covers the rule of decoding, the size, the limit, and each file's path, length and time of change: a
-    tree that changed in any of these gets another name, so that no stale copy is ever read. Copies of earlier states
-    stay where they are until the user deletes them.
+    The fingerprint covers the rules of decoding and scaling, the size, the limit, and each file's path, length and time
+    of change: a tree that changed in any of these gets another name, so that no stale copy is ever read. Copies of
+    earlier states stay where they are until the user deletes them.
 
     Args:
       directory: the tree.
       size: side of the square images to make.
       max_pixels: the greatest number of pixels of an image; larger ones are left out. 0 for `image_files.MAX_PIXELS`.
+      interpolation: how images are scaled, a key of `image_files.FILTERS`.
 
     Raises:
       UserError: no such folder, no or too few images, or a class of the test split that training does not know.
@@ -55,10 +57,19 @@ def scan(directory: str, size: int, max_pixels: int = 0) -> Tree:
     for path in (path for part in files.values() for of in part.values() for path in of):
         found = os.stat(path)
         marks.append((os.path.relpath(path, tree.root), found.st_size, found.st_mtime_ns))
-    fingerprint = hashlib.sha256(json.dumps([DECODING, size, max_pixels, marks]).encode()).hexdigest()[:16]
-    root, notes = str(tree.root), tuple(tree.notes)
+    # Without a mark for 'bilinear', so that copies of before there was a choice are still found.
+    other = [] if interpolation == "bilinear" else [interpolation]
+    fingerprint = hashlib.sha256(json.dumps([DECODING, size, max_pixels, marks, *other]).encode()).hexdigest()[:16]
+    root = str(tree.root)
     return Tree(
-        name=fingerprint, description=root, size=size, max_pixels=max_pixels, root=root, files=files, notes=notes
+        name=fingerprint,
+        description=root,
+        size=size,
+        max_pixels=max_pixels,
+        interpolation=interpolation,
+        root=root,
+        files=files,
+        notes=tuple(tree.notes),
     )
 
 
@@ -111,10 +122,10 @@ class ImageFolder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 def _encode(paths: list[str], tree: Tree) -> Iterator[bytes | TooLargeError]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for i in range(0, len(paths), _CHUNK):
-            yield from pool.map(partial(_png, size=tree.size, max_pixels=tree.max_pixels), paths[i : i + _CHUNK])
+            yield from pool.map(partial(_png, tree=tree), paths[i : i + _CHUNK])
 
 
-def _png(path: str, size: int, max_pixels: int) -> bytes | TooLargeError:
+def _png(path: str, tree: Tree) -> bytes | TooLargeError:
     """The image as a PNG file, or why it is too large.
 
     Raises:
@@ -122,7 +133,8 @@ def _png(path: str, size: int, max_pixels: int) -> bytes | TooLargeError:
     """
     buffer = io.BytesIO()
     try:
-        fit(read_file(path), size, size, max_pixels).save(buffer, "PNG")
+        image = fit(read_file(path), tree.size, tree.size, tree.max_pixels, interpolation=tree.interpolation)
+        image.save(buffer, "PNG")
     except TooLargeError as error:
         return error
     except Exception as error:  # a damaged file can fail anywhere in the decoder

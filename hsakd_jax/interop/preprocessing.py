@@ -1,0 +1,55 @@
+"""How the images come to published networks: the settings that their accuracies were measured with."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from hsakd_jax.data.statistics import NORMALISATION
+from hsakd_jax.models import architecture
+
+
+class Preprocessing(NamedTuple):
+    """From the pixels of an image to the input of a network.
+
+    Attributes:
+      image_size: side of the crop of the middle.
+      resize: what the shorter side of the image is scaled to before.
+      interpolation: see `runs.config.Data`.
+      mean: of the normalisation, one number per channel.
+      std: as `mean`.
+    """
+
+    image_size: int
+    resize: int
+    interpolation: str
+    mean: Sequence[float]
+    std: Sequence[float]
+
+
+_MEAN_STD = tuple(NORMALISATION["imagenet2012"].values())
+# Of the weights IMAGENET1K_V1 of torchvision 0.28 (`weights.transforms()`), where they are not `_USUAL`. Those of timm
+# 1.0.31 (`timm.data.resolve_model_data_config`) for DeiT and MobileNetV1. tests/interop/test_packages.py compares.
+_USUAL = Preprocessing(224, 256, "bilinear", *_MEAN_STD)
+_PUBLISHED = {
+    "efficientnet_b0": _USUAL._replace(interpolation="bicubic"),
+    "efficientnet_b1": _USUAL._replace(image_size=240, interpolation="bicubic"),
+    "efficientnet_b2": _USUAL._replace(image_size=288, resize=288, interpolation="bicubic"),
+    "convnext_tiny": _USUAL._replace(resize=236),
+    "deit_tiny_patch16_224": _USUAL._replace(resize=248, interpolation="bicubic"),
+    "deit_small_patch16_224": _USUAL._replace(resize=248, interpolation="bicubic"),
+    "mobilenetv1_100": _USUAL._replace(interpolation="bicubic", mean=(0.5,) * 3, std=(0.5,) * 3),
+}
+
+
+def published(name: str, data: str) -> Preprocessing:
+    """The usual preprocessing of a network's published weights.
+
+    Args:
+      name: of the network.
+      data: name of the dataset that it was trained on; '' where it is not known.
+    """
+    if architecture(name).for_imagenet:
+        found = _PUBLISHED.get(name, _USUAL)
+        normal = {} if data == "imagenet2012" else NORMALISATION.get(data, {})
+        return found._replace(**normal)
+    side = 8 if data == "digits" else architecture(name).image_size
+    return Preprocessing(side, side, "bilinear", **NORMALISATION.get(data, NORMALISATION["cifar100"]))
