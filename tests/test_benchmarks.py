@@ -180,7 +180,7 @@ def test_each_side_of_a_step_has_a_process_of_its_own(monkeypatch):
     assert "2 processes of each side, 1 rounds of 1" in found.stdout
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as ended:
-        step.Side("torch eager", "resnet56:nothing", [])
+        step.Side("step", ["--pair", "resnet56:nothing", "--side", "torch eager"])
     assert ended.value.code == 2
 
 
