@@ -14,6 +14,7 @@ import argparse
 import re
 import tempfile
 import warnings
+from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -128,12 +129,12 @@ def read_rows(path: Path | None, above: list[str]) -> dict[tuple[str, str], str]
     return {(row[1], row[2]): row.string for row in rows if row}
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Prints the rows of each network."""
     parser = Parser(__doc__)
     parser.add_argument("names", nargs="*", type=network_name, default=list(NETWORKS))
     parser.add_argument("--output", type=Path, help="a Markdown file")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     warnings.filterwarnings("ignore")  # of jax2onnx
     formats = ["stablehlo"] + ["onnx"] * bool(find_spec("jax2onnx"))
     above = header(formats)

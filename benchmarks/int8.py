@@ -23,6 +23,7 @@ from hsakd_jax.core.errors import UserError
 from hsakd_jax.interop.exporters import export
 from hsakd_jax.interop.model_files import Measured
 from hsakd_jax.runs import provenance
+from hsakd_jax.runs.directory import RunDirectory
 
 HEADER = (
     "| network | test images | top-1 %, float32 | int8 | difference | MB, float32 | int8 | times smaller "
@@ -70,6 +71,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     jax.config.update("jax_platforms", "cpu")
     warnings.filterwarnings("ignore")  # of jax2onnx
+    try:
+        for run in args.runs:
+            RunDirectory(run).config()
+    except UserError as error:
+        parser.error(str(error))
     environment, results = provenance.environment(), {}
     lines = [f"{environment['device']}, {len(os.sched_getaffinity(0))} cores; jax {jax.__version__}", "", HEADER]
     lines.append("|---" * (HEADER.count("|") - 1) + "|")
