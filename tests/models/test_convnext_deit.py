@@ -117,15 +117,15 @@ def test_golden_logits(name):
 
 
 def test_positions_for_other_image_sizes_are_those_of_timm():
-    """timm calls `interpolate(bicubic, antialias=True)`."""
+    """timm calls `interpolate(bicubic, antialias=True)`; here in float64, since PyTorch rounds weights in float32."""
     torch = pytest.importorskip("torch", reason="the extra 'torch' is not installed; .ci/run does it")
     given = g.standard_normal((1, 14, 14, 5)).astype(np.float32)
     for size in ((14, 14), (4, 4), (7, 10), (24, 24)):
         theirs = torch.nn.functional.interpolate(
-            torch.from_numpy(given.transpose(0, 3, 1, 2).copy()), size=size, mode="bicubic", antialias=True
+            torch.from_numpy(given.transpose(0, 3, 1, 2).astype(np.float64)), size=size, mode="bicubic", antialias=True
         )
         ours = deit.resized_positions(jnp.asarray(given), *size)
-        np.testing.assert_allclose(ours, theirs.numpy().transpose(0, 2, 3, 1), atol=2e-6)
+        np.testing.assert_allclose(ours, theirs.numpy().transpose(0, 2, 3, 1), atol=1e-6)
 
 
 def test_attention():
