@@ -214,7 +214,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_compilation_cache", False)  # compiling is measured
     if args.side:
-        return serve(args.side, *SIDES[args.side](args.names[0], args.batch, args.pixels, args.steps))
+        # Packages may print when they are imported; the other process reads this one's output.
+        with contextlib.redirect_stdout(sys.stderr):
+            step, about = SIDES[args.side](args.names[0], args.batch, args.pixels, args.steps)
+        return serve(args.side, step, about)
     words = [word for key in ("batch", "pixels", "steps") for word in (f"--{key}", str(getattr(args, key)))]
     lines: list[str] = []
     results: dict[str, dict] = {}
