@@ -342,9 +342,8 @@ def peak_bytes(name: str) -> int:
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
 
 
-def serve(name: str, args: argparse.Namespace) -> None:
-    """What a side's process does: a step for each line that comes in, and a line out when it is done."""
-    step, about = make_side(name, args.pair[0], args)
+def serve(name: str, step: Step, about: dict) -> None:
+    """What the process of a `Side` does: a step for each line that comes in, and a line out when it is done."""
     print(json.dumps(about), flush=True)
     for _ in sys.stdin:
         step()
@@ -352,13 +351,12 @@ def serve(name: str, args: argparse.Namespace) -> None:
 
 
 class Side:
-    """A side in a process of its own; a call has it make its steps."""
+    """A side in a process of its own, `python -m benchmarks.MODULE WORDS`; a call has it make its steps."""
 
-    def __init__(self, name: str, pair: str, words: list[str]):
+    def __init__(self, module: str, words: list[str]):
         # On a GPU, the others' processes need memory as well.
         env = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ}
-        # The last --pair counts, and the last --side.
-        line = [sys.executable, "-m", "benchmarks.step", *words, "--pair", pair, "--side", name]
+        line = [sys.executable, "-m", f"benchmarks.{module}", *words]
         # A terminal's Ctrl-C is for the process that starts it, which ends it.
         self.process = subprocess.Popen(
             line, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -416,7 +414,9 @@ def compare(
         print(f"{pair}: process {i + 1} of {args.processes} of each side", file=sys.stderr, flush=True)
         others.append(warn_if_busy())
         with contextlib.ExitStack() as stack:
-            sides = {name: stack.enter_context(Side(name, pair, words)) for name in names}
+            # The last --pair counts, and the last --side.
+            lines = {name: [*words, "--pair", pair, "--side", name] for name in names}
+            sides = {name: stack.enter_context(Side("step", line)) for name, line in lines.items()}
             for name, times in measure(sides, args.rounds, look).items():
                 # A piece is made once a turn.
                 seconds[name].append([t / (1 if name in PIECES else args.steps) for t in times])
@@ -463,7 +463,7 @@ def main() -> None:
         except (AssertionError, RuntimeError) as error:
             why = str(error).partition("\n")[0] or "it knows no such platform"  # an assertion of JAX says nothing
             parser.error(f"--device: JAX finds no {args.device or 'device'} on this machine ({why})")
-        return serve(args.side, args)
+        return serve(args.side, *make_side(args.side, args.pair[0], args))
     # This process touches no accelerator, whose memory its sides need.
     on_cpu = (args.device or runtime.installed_accelerator() or "cpu") == "cpu"
     strongest = "channels_last" if on_cpu else "channels_last+compile+bfloat16"

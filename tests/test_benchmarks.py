@@ -15,11 +15,14 @@ import pytest
 from conftest import ROOT, environment
 from PIL import Image
 
-from benchmarks import cores, loop, methods, programs, scale, step, warn_if_busy
+from benchmarks import cores, exports, families, int8, loop, methods, programs, scale, step, warn_if_busy
 from benchmarks import input as photographs
+from hsakd_jax.interop.model_files import Measured
 from hsakd_jax.models import create
 
-WITHOUT_TORCH, WITHOUT_LIBTPU = (importlib.util.find_spec(name) is None for name in ("torch", "libtpu"))
+WITHOUT_TORCH, WITHOUT_TIMM, WITHOUT_LIBTPU = (
+    importlib.util.find_spec(name) is None for name in ("torch", "timm", "libtpu")
+)
 
 
 def test_collectives_are_counted_from_a_programs_text():
@@ -156,6 +159,59 @@ def test_cost_of_methods_beside_kd(monkeypatch, tmp_path, capsys):
     assert shown.count("\n| `") == 3
 
 
+def test_exports_go_on_where_they_were_interrupted(monkeypatch, tmp_path, capsys):
+    computed = []
+
+    def cells(name, side, branches, formats):
+        computed.append((name, side, branches))
+        return [f"{len(computed)}e-07", "1.0"] * len(formats)
+
+    monkeypatch.setattr(exports, "cells", cells)
+    words = ["--output", str(tmp_path / "exports.md")]
+    exports.main(["mobilenet_v2", *words])
+    exports.main(["resnet8", "mobilenet_v2", *words])
+    assert computed == [
+        (name, side, on) for name, side in (("mobilenet_v2", 64), ("resnet8", 32)) for on in (False, True)
+    ]
+    rows = [line.split()[1:8:2] for line in (tmp_path / "exports.md").read_text().splitlines() if "e-07" in line]
+    networks = [("resnet8", "32"), ("mobilenet_v2", "64")]
+    assert [row[:3] for row in rows] == [[name, on, side] for name, side in networks for on in ("no", "yes")]
+    assert [row[3] for row in rows] == ["3e-07", "4e-07", "1e-07", "2e-07"]
+    assert capsys.readouterr().out.count("1e-07") == 2 * (1 + ("onnx" in (tmp_path / "exports.md").read_text()))
+    # Rows of other versions are computed again.
+    (tmp_path / "exports.md").write_text((tmp_path / "exports.md").read_text().replace("CPU, jax", "CPU, jax 0.1, jax"))
+    exports.main(["resnet8", *words])
+    assert len(computed) == 6
+
+
+def test_times_of_the_families_are_compared_by_round():
+    seconds = {families.OURS: [1.0, 2.0, 4.0], families.TORCH: [3.0, 4.0, 16.0]}
+    assert families.ratios(seconds) == [2.5, 3, 3.5]
+    sides = {families.OURS: {"peak_bytes": 2**30, "compile_s": 9.6}, families.TORCH: {"peak_bytes": 2**29}}
+    found = families.row("densenet121", {"seconds": seconds, "sides": sides}, steps=2)
+    assert found == "| densenet121 | 1.000 | 2.000 | 3.00 | 2.50 to 3.50 | 1,024 | 512 | 10 |"
+
+
+@pytest.mark.slow
+def test_each_side_of_a_familys_step_has_a_process_of_its_own():
+    pytest.importorskip("timm", reason="torchvision and timm are not installed")
+    words = ["mobilenet_v3_small", "--batch", "2", "--pixels", "32", "--rounds", "1"]
+    line = [sys.executable, "-m", "benchmarks.families", *words]
+    found = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert not found.returncode, found.stderr
+    assert found.stdout.count("| mobilenet_v3_small | 0.") == 1
+
+
+def test_table_of_int8():
+    wide, narrow = (
+        Measured(file, "", size, 448, top1, 100.0, {1: speed, 64: speed}, np.zeros(448, bool))
+        for file, size, top1, speed in (("x", 4_000_000, 90.5, 200.0), ("y", 1_000_000, 90.0, 500.0))
+    )
+    expected = "| resnet8 | 448 | 90.50 | 90.00 | -0.50 | 4.00 | 1.00 | 4.00 | 5.00 | 2.00 | 2.50 |"
+    assert int8.row("resnet8", [wide, narrow]) == expected
+    assert int8.HEADER.count("|") == expected.count("|")
+
+
 def test_evaluation_beside_a_forward_pass():
     dataset, _ = step.make_data("resnet56:resnet8", 64)
     found = loop.evaluation_share("resnet8", dataset, rounds=1)
@@ -197,7 +253,7 @@ def test_each_side_of_a_step_has_a_process_of_its_own(monkeypatch):
     assert "2 processes of each side, 1 rounds of 1" in found.stdout
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as ended:
-        step.Side("torch eager", "resnet56:nothing", [])
+        step.Side("step", ["--pair", "resnet56:nothing", "--side", "torch eager"])
     assert ended.value.code == 2
 
 
@@ -210,6 +266,11 @@ def test_each_side_of_a_step_has_a_process_of_its_own(monkeypatch):
         *([(["step"], "pip install -e '.[torch]'"), (["loop"], "pip install -e '.[torch]'")] if WITHOUT_TORCH else []),
         (["ways", "resnet57"], "unknown network 'resnet57'"),
         (["exports", "resnet57"], "unknown network 'resnet57'"),
+        (["families", "resnet57"], "unknown network 'resnet57'"),
+        (["families", "--rounds", "0"], "--rounds must be at least 1"),
+        *([(["families"], "not installed: pip install")] if WITHOUT_TIMM else []),
+        (["int8"], "the following arguments are required: RUN"),
+        (["int8", "nowhere"], "nowhere"),
         (["step", "--pair", "resnet56"], "argument --pair: invalid choice"),
         (["step", "--output", "a/b"], "--output: 'a/b' is no name of a file"),
         (["methods", "--recipes", "kd,probe"], "argument --recipes: 'probe' is no recipe that can be measured"),

@@ -10,9 +10,10 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.nn.initializers import normal
 
-from hsakd_jax.models.layers import Init, LayerFactory, torch_bias, torch_kernel, zero_bias
+from hsakd_jax.models.layers import Init, LayerFactory, torch_bias, torch_kernel, weighted_sums, zero_bias
 from hsakd_jax.models.maps import HeadOutputs, Maps
 from hsakd_jax.models.network import Architecture
 
@@ -48,8 +49,23 @@ def resized_positions(embeddings: Array, height: int, width: int) -> Array:
 
     Bicubic, with antialiasing where the grid shrinks, as timm does for images of other sizes.
     """
-    shape = (1, height, width, embeddings.shape[-1])
-    return embeddings if embeddings.shape == shape else jax.image.resize(embeddings, shape, "cubic")
+    for axis, size in ((1, height), (2, width)):
+        if size != embeddings.shape[axis]:
+            embeddings = weighted_sums(embeddings, axis, bicubic_weights(embeddings.shape[axis], size))
+    return embeddings
+
+
+def bicubic_weights(n: int, size: int) -> np.ndarray:
+    """The weights of n values in each of `size` values, [size, n]: Keys 1981's cubic with a = -1/2.
+
+    The cubic is stretched where values become fewer, which is the antialiasing. `jax.image.resize` computes the same,
+    but jax2onnx does not translate it.
+    """
+    centres = (np.arange(size) + 0.5) * n / size - 0.5
+    x = np.abs(np.arange(n) - centres[:, None]) / max(n / size, 1)
+    near, far = 1 + x * x * (1.5 * x - 2.5), 2 + x * (x * (2.5 - 0.5 * x) - 4)
+    weights = np.where(x < 1, near, np.where(x < 2, far, 0))
+    return weights / weights.sum(1, keepdims=True)
 
 
 class Block(nn.Module):

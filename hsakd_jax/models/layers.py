@@ -413,10 +413,15 @@ def adaptive_avg_pool(x: Array, size: int) -> Array:
         for i in range(size):
             window = slice(i * n // size, -(-(i + 1) * n // size))
             means[i, window] = 1 / (window.stop - window.start)
-        # Accelerators round the operands of products by default.
-        pooled = jnp.tensordot(means.astype(x.dtype), x, (1, axis), precision="highest")
-        x = jnp.moveaxis(pooled, 0, axis)
+        x = weighted_sums(x, axis, means)
     return x
+
+
+def weighted_sums(x: Array, axis: int, weights: np.ndarray) -> Array:
+    """Replaces the n values along an axis by m weighted sums of them; `weights` are [m, n]."""
+    # Accelerators round the operands of products by default.
+    sums = jnp.tensordot(weights.astype(x.dtype), x, (1, axis), precision="highest")
+    return jnp.moveaxis(sums, 0, axis)
 
 
 def average_pool(x: Array, height: int, width: int) -> Array:

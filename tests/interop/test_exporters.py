@@ -11,7 +11,9 @@ import pytest
 import reference
 from conftest import ROOT
 from run_configs import run_config
+from small_families import SMALL
 
+from benchmarks.exports import random_variables
 from hsakd_jax import create, restore
 from hsakd_jax.core.console import Console
 from hsakd_jax.core.errors import UserError
@@ -19,6 +21,7 @@ from hsakd_jax.data.augment import normalise
 from hsakd_jax.interop import torch_weights
 from hsakd_jax.interop.exporters import FORMATS, TOLERANCE, Export, compare, export
 from hsakd_jax.interop.importing import convert
+from hsakd_jax.models.network import Network
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.restore import build_network, initialiser
@@ -107,6 +110,24 @@ def test_whole_programs(file_format, name, tmp_path):
     assert difference <= TOLERANCE * greatest
     if file_format == "stablehlo":
         assert jax.export.deserialize(bytearray((tmp_path / "x").read_bytes())).platforms == ("cpu", "cuda", "tpu")
+
+
+@pytest.mark.filterwarnings("ignore")  # of jax2onnx
+@pytest.mark.parametrize("family", SMALL)
+@pytest.mark.parametrize("file_format", ["stablehlo", "onnx"])
+def test_families_with_their_branches(file_format, family, tmp_path):
+    """Whole networks, with and without branches, are rows of `python -m benchmarks.exports`."""
+    if file_format == "onnx":
+        pytest.importorskip("jax2onnx", reason="the extra 'onnx' is not installed; .ci/run does it")
+    network, shape = Network(SMALL[family], 10), (32, 32, 3)
+    config = run_config(shape=shape, data__mean=(0.5,) * 3, data__std=(0.25,) * 3)
+    exported = Export(family, network, random_variables(network, shape), config, False)
+    with jax.numpy_rank_promotion("allow"):  # jax2onnx is not as strict as our tests
+        run = FORMATS[file_format][0](exported, tmp_path / "x")
+        assert len(run(exported.images(1))) == 1 + len(network.architecture.stages)
+        difference, greatest = compare(exported, run)
+    assert difference <= TOLERANCE * greatest
+    assert greatest > 0
 
 
 def test_bad_input_leaves_nothing_behind(run, tmp_path, monkeypatch):

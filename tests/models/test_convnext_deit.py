@@ -5,10 +5,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import reference
 import safetensors.numpy
+import small_families
 from flax.traverse_util import flatten_dict, unflatten_dict
 from run_configs import run_config
 
@@ -18,7 +18,7 @@ from hsakd_jax.distillation.methods import TERMS, Methods, Sample
 from hsakd_jax.interop import torch_names, torch_weights
 from hsakd_jax.interop.exporters import FORMATS, TOLERANCE, Export, compare
 from hsakd_jax.interop.importing import convert
-from hsakd_jax.models import architecture, convnext, deit, profile, resnet
+from hsakd_jax.models import architecture, deit, profile, resnet
 from hsakd_jax.models.folding import Folded
 from hsakd_jax.models.network import Network, Peers
 
@@ -29,11 +29,7 @@ STAGES = {
     "deit_small_patch16_224": [(4, 384)] * 4,
 }
 GOLDEN = reference.torchvision()
-# The parts of each family, three stages of one block.
-SMALL = {
-    "convnext": convnext.convnext((1, 1, 1), (8, 16, 24)),
-    "deit": deit.deit(32, 2)._replace(stages=(partial(deit.Stage, depth=1, heads=2),) * 3),
-}
+SMALL = {family: small_families.SMALL[family] for family in ("convnext", "deit")}
 g = np.random.default_rng(0)
 IMAGES = jnp.asarray(g.standard_normal((4, 64, 64, 3)), jnp.float32)
 LABELS = jnp.arange(4)
@@ -121,15 +117,15 @@ def test_golden_logits(name):
 
 
 def test_positions_for_other_image_sizes_are_those_of_timm():
-    """timm calls `interpolate(bicubic, antialias=True)`."""
+    """timm calls `interpolate(bicubic, antialias=True)`; here in float64, since PyTorch rounds weights in float32."""
     torch = pytest.importorskip("torch", reason="the extra 'torch' is not installed; .ci/run does it")
     given = g.standard_normal((1, 14, 14, 5)).astype(np.float32)
     for size in ((14, 14), (4, 4), (7, 10), (24, 24)):
         theirs = torch.nn.functional.interpolate(
-            torch.from_numpy(given.transpose(0, 3, 1, 2).copy()), size=size, mode="bicubic", antialias=True
+            torch.from_numpy(given.transpose(0, 3, 1, 2).astype(np.float64)), size=size, mode="bicubic", antialias=True
         )
         ours = deit.resized_positions(jnp.asarray(given), *size)
-        np.testing.assert_allclose(ours, theirs.numpy().transpose(0, 2, 3, 1), atol=2e-6)
+        np.testing.assert_allclose(ours, theirs.numpy().transpose(0, 2, 3, 1), atol=1e-6)
 
 
 def test_attention():
@@ -187,44 +183,6 @@ def test_forms_of_a_network(family):
     assert {f.dtype for f in narrow.features} == {jnp.dtype("bfloat16")}
     assert {q.dtype for q in (narrow.logits, *narrow.aux_logits)} == {jnp.dtype("float32")}
     assert 1e-4 < error(narrow.logits, outputs.logits) < 0.1
-
-
-def losses(network, rate, steps=3):
-    """Cross-entropies of the network and its branches, before each of `steps` steps of SGD and after the last one."""
-    variables = jax.jit(network.init)(jax.random.key(0), IMAGES)
-
-    @jax.jit
-    def step(params):
-        def loss(params):
-            outputs = network.apply({"params": params}, IMAGES, train=True)
-            terms = [
-                optax.softmax_cross_entropy_with_integer_labels(q, LABELS).mean()
-                for q in (outputs.logits, *outputs.aux_logits)
-            ]
-            return sum(terms), jnp.stack(terms)
-
-        grads, terms = jax.grad(loss, has_aux=True)(params)
-        return jax.tree.map(lambda p, g: p - rate * g, params, grads), terms
-
-    params, found = variables["params"], []
-    for _ in range(steps + 1):
-        params, terms = step(params)
-        found.append(np.asarray(terms))
-    return np.stack(found)
-
-
-@pytest.mark.parametrize("family", SMALL)
-def test_branches_train(family):
-    found = losses(Network(SMALL[family], 5), 0.05)
-    assert found.shape == (4, 4)
-    assert (np.diff(found, axis=0) < 0).all(), found
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["convnext_tiny", "deit_tiny_patch16_224"])
-def test_branches_of_whole_networks_train(name):
-    found = losses(create(name, 5), 0.01)
-    assert (found[-1] < found[0]).all(), found
 
 
 def test_convert_finds_the_network_from_its_tensors(tmp_path):

@@ -20,7 +20,6 @@ from hsakd_jax.models.folding import Folded
 from hsakd_jax.models.layers import HE_TORCH, LayerFactory, SqueezeExcitation, normalise_batch
 from hsakd_jax.models.mobilenet import InvertedResidual
 from hsakd_jax.models.mobilenet_imagenet import DepthwiseSeparable
-from hsakd_jax.runs.restore import initialise
 
 try:
     from jax import enable_x64
@@ -48,7 +47,9 @@ def shapes(variables):
     return {path: leaf.shape for path, leaf in flatten_dict(variables).items()}
 
 
-# Rounding of the deeper EfficientNets in float32 is 1e-5 to 2.4e-5 of the logits, by the machine's order of sums.
+# Rounding of the deeper EfficientNets in float32 is 1e-5 to 2.4e-5 of the logits, by the machine's order of sums. With
+# weights rounded to float32 and all else in float64 it is 3.5e-6 already. In float32, PyTorch 2.13 has 5.7e-6 to 1.6e-5
+# of B1 (1.3e-5 in its default form), and 4.5e-6 to 6.3e-6 of B2.
 ROUNDED = ("efficientnet_b1", "efficientnet_b2")
 
 
@@ -108,35 +109,6 @@ def test_stages_and_branches(name):
         for path in flatten_dict(variables)
     ]
     assert len(set(keys)) == len(keys)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["mobilenetv1_100", "efficientnet_b0"])
-def test_backbone_and_branches_train(name):
-    """Three SGD steps; the sum of the losses falls."""
-    network = create(name, 3)
-    images = jax.random.normal(jax.random.key(1), (8, 64, 64, 3))
-    labels = jnp.arange(8) % 3
-
-    @jax.jit
-    def step(variables):
-        def loss(params):
-            given = {"params": params, "batch_stats": variables["batch_stats"]}
-            outputs, updated = network.apply(given, images, True, mutable=["batch_stats"])
-            targets = ((outputs.logits, labels), *((q, 4 * labels) for q in outputs.aux_logits))
-            parts = [-jnp.take_along_axis(nn.log_softmax(q), y[:, None], 1).mean() for q, y in targets]
-            return sum(parts), (updated, jnp.stack(parts))
-
-        (_, (updated, parts)), grads = jax.value_and_grad(loss, has_aux=True)(variables["params"])
-        new = jax.tree.map(lambda p, g: p - 0.005 * g, variables["params"], grads)
-        return {"params": new, **updated}, parts
-
-    variables, losses = initialise(network, (64, 64, 3), 0), []
-    for _ in range(4):
-        variables, parts = step(variables)
-        losses.append(np.asarray(parts))
-    assert np.isfinite(losses).all()
-    assert np.sum(losses[3]) < np.sum(losses[0]), losses
 
 
 @pytest.mark.parametrize("name", ONE_A_FAMILY)
