@@ -17,7 +17,7 @@ CLASSES, IMAGE = 5, (32, 32, 3)
 # Steps by which the losses of so few images, whose last maps have one pixel, still fall. In a line along the gradient,
 # the loss of a small MobileNetV1 changes by 1.0 times the learning rate and the squared gradient at 1e-5, by 0.5 times
 # at 1e-3 and by 0.03 times at 0.02, where EfficientNet's is above its start after one step.
-RATES = {**dict.fromkeys(SMALL, 3e-3), **dict.fromkeys(("mobilenet_v3", "convnext", "deit"), 0.02)}
+RATES = {**dict.fromkeys(SMALL, 3e-3), **dict.fromkeys(("mobilenet_v3", "convnext", "deit"), 0.02), "vgg": 0.15}
 SLOW = ("densenet", "mobilenet_v2", "mobilenet_v3", "efficientnet", "regnet")  # to compile: 20 to 30 s of CPU time
 FALL = 0.99  # of the loss before
 
