@@ -39,6 +39,7 @@ CONTENTS = """
 :caption: Start
 
 Tutorial <docs/tutorial>
+Questions <docs/faq>
 The method <docs/method>
 ```
 
