@@ -475,7 +475,7 @@ BAD = {
     ),
     "a key given twice": (
         ["--config.data.std=(1,)", "--config.data.std=(0,)"],
-        ["data.std is (0,): set values in brackets, at least 1 of them, each a number from 1e-06"],
+        ["data.std is (0,): set values in brackets, or none, each a number from 1e-06"],
     ),
     "image too small": (["--config.student.arch=resnet18_imagenet"], ["image too small for the network"]),
     "peers": ([f"{CONFIG}:mutual_tiny", "--config.peers=('',)"], ["a mutual run needs at least 2 networks"]),
@@ -541,7 +541,7 @@ BAD = {
     "seed above 32 bits": (["--config.seed=9223372036854775808"], ["seed is 9223372036854775808: set", "4294967295"]),
     "negative seed": (["--config.seed=-1"], ["seed is -1: set a whole number from 0"]),
     "std that is no number": (["--config.data.std=x"], ["data.std is ('x',): set values", "each a number"]),
-    "no std": (["--config.data.std=()"], ["data.std is (): set values in brackets, at least 1"]),
+    "no std": (["--config.data.std=()"], ["data.mean is (0.31,) and data.std (): set both, or neither"]),
     "infinite std": (["--config.data.std=(1e999,)"], ["data.std is (inf,): set"]),
     "infinite mean": (["--config.data.mean=(1e999,)"], ["data.mean is (inf,): set"]),
     "negative negatives": (

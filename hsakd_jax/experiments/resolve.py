@@ -112,16 +112,9 @@ def _data(config: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
 
 
 def _normalisation(config: dict[str, Any]) -> dict[str, Any]:
-    """Mean and std of the config; where it sets none, those of the run that teaches or is started from.
-
-    Raises:
-      UserError: one without the other.
-    """
-    set_ones = {key: config["data"][key] for key in ("mean", "std")}
-    if all(set_ones.values()):
-        return set_ones
-    if any(set_ones.values()):
-        raise UserError(f"data.mean is {set_ones['mean']} and data.std {set_ones['std']}: set both, or neither")
+    """Mean and std of the config; where it sets none, those of the run that teaches or is started from."""
+    if config["data"]["mean"]:
+        return {key: config["data"][key] for key in ("mean", "std")}
     teacher = config["teacher"]
     for run in (teacher["workdir"], teacher["init"], config["frozen"]["init"], config["student"]["init"]):
         if run:

@@ -13,7 +13,6 @@ from hsakd_jax.distillation.methods import option_types
 from hsakd_jax.experiments.config_file import overridden
 from hsakd_jax.experiments.recipes import GIVEN, RECIPES, Recipe
 from hsakd_jax.models import create
-from hsakd_jax.models.layers import is_trainable
 from hsakd_jax.runs import config as typed
 from hsakd_jax.training import tracking
 
@@ -26,8 +25,6 @@ _DERIVED = (
     "batch_norm_groups",
     "decoding",
 )  # nobody sets these in their section
-# The first layer of a network with a stem, and of one without.
-_FIRST = ("stem/conv1/kernel", "stage1/conv1/kernel")
 _TRAINING, _DATA = field_types(typed.Training), field_types(typed.Data)
 _SCHEDULE = {"dtype": typed.Dtype, **{key: kind for key, kind in _TRAINING.items() if key not in _DERIVED}}
 _STUDENT = {"arch": str, **_SCHEDULE}
@@ -55,8 +52,8 @@ TYPES: dict[str, Any] = {
     "data": {
         **{key: kind for key, kind in _DATA.items() if key not in _DERIVED},
         "name": str,
-        "mean": tuple[float, ...],  # () takes those of the run that teaches or is started from
-        "std": tuple[float, ...],
+        "mean": tuple[typed.Mean, ...],  # () takes those of the run that teaches or is started from
+        "std": tuple[typed.Deviation, ...],
     },
     "teacher": {**_STUDENT, **_TAUGHT},
     "student": _STUDENT,
@@ -109,7 +106,7 @@ def check(config: dict[str, Any], sections: Mapping[str, dict[str, Any]], comman
         _refuse_without_effect(config, list(sections), path)
     for name, section in sections.items():
         _check_networks(config, name, section)
-        _check_start(name, section)
+        _check_copies(name, section)
         _check_milestones(section["milestones"], RECIPES[name].schedule or RECIPES[name].network)
         _check_batch(config, name, section)
 
@@ -126,6 +123,8 @@ def _check_seeds(seeds: Sequence[int], command: Sequence[str]) -> None:
 
 
 def _check_data(data: dict[str, Any]) -> None:
+    if bool(data["mean"]) != bool(data["std"]):
+        raise UserError(f"data.mean is {data['mean']} and data.std {data['std']}: set both, or neither")
     crop, side, resize = data["crop"], data["image_size"] or 0, data["resize"] or 0
     if crop == "resized" and side < 1:
         raise UserError(f"data.image_size is {side}: give the side of the crops")
@@ -152,17 +151,10 @@ def _check_networks(config: dict[str, Any], name: str, section: dict[str, Any]) 
         raise UserError(f"the recipe {name} needs a run to start from: give --config.{where}.init=RUN")
 
 
-def _check_start(name: str, section: dict[str, Any]) -> None:
-    """Refuses a random network of which only other layers than the first are trained."""
+def _check_copies(name: str, section: dict[str, Any]) -> None:
     recipe = RECIPES[name]
     where = recipe.schedule or recipe.network
-    started, trainable = section["init"] or recipe.init, section["trainable"] or recipe.trainable
-    if trainable and not started and not any(is_trainable(trainable, first) for first in _FIRST):
-        raise UserError(
-            f"{name} would train {trainable!r} of a random network: set the run that it starts from, "
-            f"--config.{where}.init=RUN, or train all of it, --config.{where}.trainable=''"
-        )
-    if section["copy_branches"] and not (started and recipe.branches):
+    if section["copy_branches"] and not ((section["init"] or recipe.init) and recipe.branches):
         raise UserError(
             f"{where}.copy_branches is True, and {name} has no branches or starts from no run: set "
             f"--config.{where}.init=RUN, or --config.{where}.copy_branches=False"

@@ -17,6 +17,8 @@ Features = Annotated[int, Meta(ge=1, le=2**20)]  # channels of maps
 Fraction = Annotated[float, Meta(gt=0, le=1)]
 NotNegative = Annotated[float, Meta(ge=0, le=1e30)]
 Number = int | float
+Mean = Annotated[float, Meta(ge=-1e6, le=1e6)]  # of a channel
+Deviation = Annotated[float, Meta(ge=1e-6, le=1e6)]
 Batch = Annotated[int, Meta(ge=1, le=2**16)]  # images
 Epochs = Annotated[int, Meta(ge=1, le=10**6)]
 Warmup = Annotated[int, Meta(ge=0, le=10**6)]  # epochs
@@ -86,8 +88,8 @@ class Data(Section, frozen=True, kw_only=True):
     crop: Literal["pad", "resized"]
     pad: Annotated[int, Meta(ge=0, le=2**16)]
     flip: bool
-    mean: Annotated[tuple[Annotated[float, Meta(ge=-1e6, le=1e6)], ...], Meta(min_length=1)]
-    std: Annotated[tuple[Annotated[float, Meta(ge=1e-6, le=1e6)], ...], Meta(min_length=1)]
+    mean: Annotated[tuple[Mean, ...], Meta(min_length=1)]
+    std: Annotated[tuple[Deviation, ...], Meta(min_length=1)]
     fraction: Fraction
     validation: Annotated[float, Meta(ge=0, lt=1)]
     decoding: Decoding
