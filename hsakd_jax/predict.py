@@ -1,4 +1,4 @@
-"""Names what is on images.
+"""Predicts the classes of images.
 
     python -m hsakd_jax.predict --workdir=RUN IMAGE... [--top=5] [--checkpoint=last|best] [--format=table|csv|json]
 

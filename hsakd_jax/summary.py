@@ -1,10 +1,10 @@
-"""Shows what a network is made of.
+"""Shows the parts of a network.
 
     python -m hsakd_jax.summary NAME_OR_RUN [--num_classes=N] [--image_size=PIXELS] [--channels=3] [--batch=64]
         [--dtype=float32|bfloat16]
 
-NAME is a network's, shown with its branches; RUN a run directory, whose network, classes and images are taken.
-Parts, shapes, parameters and multiply-adds of one image, and the memory of a train step at --batch images (each
+NAME is a network, shown with its branches. RUN is a run directory: the command uses its network, classes and images.
+Shows parts, shapes, parameters and multiply-adds of one image, and the memory of a train step at --batch images (each
 in its four rotations where there are branches).
 """
 

@@ -1,4 +1,4 @@
-"""A network is a stem, stages and a head; branch l is a fresh copy of what is left after stage l."""
+"""A network is a stem, stages and a head; branch l is a fresh copy of the stages after stage l."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +13,7 @@ from hsakd_jax.models.reused_head import ReusedHead
 from hsakd_jax.models.rotations import ROTATIONS
 
 Array = jax.Array
-# Key of an objective's own variables, beside those of the network that it trains.
+# Key of an objective's own variables, next to those of the network that it trains.
 OBJECTIVE = "objective"
 
 
@@ -24,12 +24,12 @@ class Outputs(NamedTuple):
       logits: [B, N], at least float32.
       aux_logits: L arrays [B, 4N], at least float32, joint logits of class and rotation; empty without branches.
       features: L arrays [B, H, W, C], the map after each stage, in the compute dtype.
-      embedding: [B, D], at least float32, the input of the last linear layer: the pooled map; of `vgg16_bn_imagenet`
-        and MobileNetV3 the hidden layer after it, of DeiT the class token.
+      embedding: [B, D], at least float32, the input of the last linear layer. It is the pooled map; for
+        `vgg16_bn_imagenet` and MobileNetV3 the hidden layer after it, for DeiT the class token.
       last_map: [B, H, W, D], in the compute dtype, the input of the global average pool. It is after the head's own
         layers: BatchNorm and ReLU of WRNs and DenseNets, the last convolution of MobileNetV2 and ShuffleNetV2. The
-        last linear layers of `vgg16_bn_imagenet`, MobileNetV3, ConvNeXt and DeiT take no pooled map: here their input
-        as a map of 1x1, in at least float32.
+        last linear layers of `vgg16_bn_imagenet`, MobileNetV3, ConvNeXt and DeiT have no pooled map as input. For
+        them this is that input as a map of 1x1, in at least float32.
       hints: K arrays [B, H, W, C], in the compute dtype, the maps that CRD's benchmark (arXiv 1910.10699) compares:
         `features`, except of VGGs for 32x32 images, whose maps after the blocks 2 to 5 these are (4 stages have 5
         blocks).

@@ -231,7 +231,7 @@ def wkd_f(
 class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions to the channels of another map of equal size, then BatchNorm and ReLU.
 
-    As in the published code, nothing stands between the convolutions.
+    As in the published code, there is no layer between the convolutions.
 
     Attributes:
       hidden: channels of the first two convolutions.
