@@ -119,7 +119,7 @@ def warp(images: Array, matrices: Array) -> Array:
 
     Args:
       images: any dtype.
-      matrices: [B, 6], float32: (a, b, c, d, e, f) takes the pixel at column x + 1/2, row y + 1/2 of the result from
+      matrices: [B, 6], float32: (a, b, c, d, e, f) reads the pixel at column x + 1/2, row y + 1/2 of the result from
         column a x + b y + c, row d x + e y + f.
     """
     batch, height, width, channels = images.shape

@@ -87,7 +87,7 @@ def match_classes(config: Config, path: Path, count: int, names: Sequence[str], 
       path: of the run, for the line.
       count: how many classes the others are.
       names: the others' names; empty where they are not known, since a converted checkpoint may not have them.
-      other: what the line calls the others, such as the name of a dataset.
+      other: name of the others in the line, such as that of a dataset.
     """
     ours = config.classes
     if config.network.num_classes != count:
@@ -126,7 +126,7 @@ def _is_imagenet(names: Sequence[str]) -> bool:
 
 
 def in_words(found: Mapping[str, tuple[Any, Any]], first: str, second: str) -> list[str]:
-    """Differing settings, such as 'seed (0 there, 1 asked for)', at most `MOST_SHOWN` of them.
+    """Differing settings, such as 'seed (0 there, 1 here)', at most `MOST_SHOWN` of them.
 
     Args:
       found: the two values, by key.

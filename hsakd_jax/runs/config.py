@@ -34,7 +34,7 @@ class Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Network(Section, frozen=True, kw_only=True):
-    """What is trained.
+    """The trained network or networks.
 
     Attributes:
       arch: name of the network, a key of `models.NETWORKS`.
@@ -113,7 +113,7 @@ class Training(Section, frozen=True, kw_only=True):
       accumulate: micro-batches per step.
       remat: whether the backward pass recomputes the activations inside stages.
       batch_norm_groups: parts of a batch, each with its own BatchNorm statistics.
-      trainable: regular expression over parameter paths that selects what learns; None for everything.
+      trainable: regular expression over parameter paths that selects the trained parameters; None for all.
       rotated: whether the network sees each image in all four rotations.
       crop_rotations: whether each rotation of an image is cropped on its own, after it is rotated.
       strong_view: whether the network also sees a second view of each image (see `data.rand_augment`), upright.
@@ -168,7 +168,7 @@ class Term(Section, frozen=True, kw_only=True):
 
 
 class Objective(Section, frozen=True, kw_only=True):
-    """What a run minimises.
+    """The objective of a run.
 
     Attributes:
       kind: a key of `distillation.objectives.OBJECTIVES`, or 'methods' for the terms of `distillation.methods`.
@@ -196,7 +196,7 @@ class Teacher(Section, frozen=True, kw_only=True):
 
 
 class Evaluation(Section, frozen=True, kw_only=True):
-    """When a run measures itself, and by what it selects its best epoch.
+    """When a run measures itself, and the metric that selects its best epoch.
 
     Attributes:
       every: epochs between two evaluations.
@@ -209,7 +209,7 @@ class Evaluation(Section, frozen=True, kw_only=True):
 
 
 class Logging(Section, frozen=True, kw_only=True):
-    """What a run records.
+    """The records of a run.
 
     Attributes:
       every: steps between two records of training.
@@ -223,7 +223,7 @@ class Logging(Section, frozen=True, kw_only=True):
 
 
 class Config(Section, frozen=True, kw_only=True):
-    """What every run directory describes: a network, its classes and its data.
+    """The part that all run directories have: a network, its classes and its data.
 
     Attributes:
       classes: their names; empty where a converted checkpoint does not have them.
@@ -256,16 +256,16 @@ class Config(Section, frozen=True, kw_only=True):
 
 
 class RunConfig(Config, frozen=True, kw_only=True, tag_field="format", tag="hsakd_jax run 1"):
-    """All that decides one run. The tag says that a config.json is this package's, and in which version.
+    """All settings that decide one run. The tag marks a config.json of this package, with its version.
 
     Attributes:
       recipe: name of the recipe, for tables; nothing is looked up by it when a run resumes.
       seed: of initialisation, order, augmentation and subsets.
       training: optimiser, schedule and start.
-      objective: what it minimises.
+      objective: the terms to minimise.
       teacher: None without one.
       evaluation: when it measures itself.
-      logging: what it records.
+      logging: its records.
       command: arguments of the command that trained it; None where no command did.
     """
 
@@ -294,7 +294,7 @@ class ConvertedConfig(Config, frozen=True, kw_only=True, tag_field="format", tag
 
     @property
     def recipe(self) -> str:
-        """What tables call it."""
+        """Its name in tables."""
         return "converted"
 
 
@@ -308,7 +308,7 @@ def typed(kind: type[T], values: Mapping[str, Any], label: str) -> T:
     Args:
       kind: of the config.
       values: by key.
-      label: what an error begins with.
+      label: first words of an error.
 
     Raises:
       UserError: values of the wrong type, out of range, or that contradict each other; the line names the key.

@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: what its folder must contain. Reading one needs neither JAX nor Orbax."""
+"""The manifest of a checkpoint: the content of its folder. Reading one needs neither JAX nor Orbax."""
 
 import os
 import zlib
@@ -16,7 +16,7 @@ CHUNK = 2**20  # bytes that are read at once
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a checkpoint contains.
+    """The content of a checkpoint.
 
     Attributes:
       step: its name.

@@ -79,9 +79,10 @@ class TrainStep:
     """One update: `step(state, teacher_variables, batch) -> State`; `step.init(variables)` makes the first state.
 
     Attributes:
-      network: Linen module, `apply(variables, images, train)` -> what `objective` takes.
-      objective: `objective(outputs, labels, teacher's outputs)` -> named terms; or, where it has parameters or memory
-        of its own, a Linen module that takes the batch's sample too. These lie under 'objective' among the network's.
+      network: Linen module, `apply(variables, images, train)` -> the first argument of `objective`.
+      objective: `objective(outputs, labels, teacher's outputs)` -> named terms. Where it has parameters or memory of
+        its own, it is a Linen module with the batch's sample as further argument. The network's variables then contain
+        its own under 'objective'.
       weights: weight of every term that `objective` returns, a number or a function of the step.
       optimizer: of the trainable parameters.
       train: which parameters learn (see `models.layers.is_trainable`); the others stay fixed, BatchNorm included.

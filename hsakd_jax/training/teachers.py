@@ -85,8 +85,8 @@ def load(config: RunConfig, settings: Teacher, directory: RunDirectory) -> Taugh
       directory: the teacher's run.
 
     Raises:
-      UserError: it can't be restored, has other classes or channels than the student's dataset, images that the
-        student's can't become, or no branches where a term needs them.
+      UserError: it can't be restored, or has other classes or channels than the student's dataset. Or its images can't
+        be made from the student's, or it has no branches where a term needs them.
     """
     theirs = directory.config()
     match = _match(config, theirs, directory.path)
