@@ -6,7 +6,7 @@
     python -m hsakd_jax.convert --timm=NAME --output=RUN ...
     python -m hsakd_jax.convert --torchvision=NAME --output=RUN ...
 
-CHECKPOINT is a file of HSAKD, CRD, SSKD, mdistiller, torchvision or timm (torch.save, in either form) or safetensors.
+CHECKPOINT is a file of HSAKD, CRD, SSKD, mdistiller, torchvision or timm (torch.save, in either form), or safetensors.
 The command finds the network and the number of classes from the tensors; --arch sets the network. RUN then serves as
 --config.teacher.workdir=RUN, as --config.frozen.init=RUN (a backbone whose branches are to be trained), and for
 evaluate, export and predict. --classes sets a file with one class per line, in the order of the network's outputs.

@@ -198,7 +198,7 @@ def _difference(entry: Entry, kinds: Sequence[str], notes: Notes) -> str:
 
 
 def _own_choice(entry: Entry, notes: Notes) -> str:
-    """A reference to the remark on settings that nobody published; '' without any."""
+    """A reference to the remark on settings without a published value; '' without any."""
     if not entry.departures.own_choice:
         return ""
     chosen = ", ".join(f"{key} {_value(value)}" for key, value in entry.departures.own_choice.items())

@@ -25,7 +25,7 @@ _DERIVED = (
     "fresh_last_layer",
     "batch_norm_groups",
     "decoding",
-)  # nobody sets these in their section
+)  # a user does not set these in their section
 # The first layer of a network with a stem, and of one without.
 _FIRST = ("stem/conv1/kernel", "stage1/conv1/kernel")
 _TRAINING, _DATA = field_types(typed.Training), field_types(typed.Data)
@@ -72,7 +72,7 @@ def check_types(config: dict[str, Any]) -> None:
       config: of the command.
 
     Raises:
-      UserError: the line names the key and what to set.
+      UserError: the line names the key and the remedy.
     """
     objective = {
         name: {term: _term_types(term, options) for term, options in recipe.terms.items()}
@@ -88,7 +88,7 @@ def _term_types(term: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check(config: dict[str, Any], sections: Mapping[str, dict[str, Any]], command: Sequence[str] = ()) -> None:
-    """Refuses what can be refused before the data is loaded, for every run of a config.
+    """Refuses mistakes that are visible before the data is loaded, for every run of a config.
 
     Args:
       config: of the command, which `check_types` has checked.
@@ -128,11 +128,11 @@ def _check_seeds(seeds: Sequence[int], command: Sequence[str]) -> None:
 def _check_data(data: dict[str, Any]) -> None:
     crop, side, resize = data["crop"], data["image_size"] or 0, data["resize"] or 0
     if crop == "resized" and side < 1:
-        raise UserError(f"data.image_size is {side}: give the side of the crops")
+        raise UserError(f"data.image_size is {side}: set the side of the crops")
     if crop == "pad" and side and data["name"] != "image_folder":
         raise UserError(f"data.image_size is {side}, which is for data.crop=resized and image_folder: leave it 0")
     if 0 < resize < side:
-        raise UserError(f"data.resize is {resize}: give at least data.image_size, {side}, or 0")
+        raise UserError(f"data.resize is {resize}: set at least data.image_size, {side}, or 0")
 
 
 def _check_networks(config: dict[str, Any], name: str, section: dict[str, Any]) -> None:
@@ -149,7 +149,7 @@ def _check_networks(config: dict[str, Any], name: str, section: dict[str, Any]) 
         raise UserError(f"peers is {config['peers']}: a mutual run needs at least 2 networks")
     if recipe.init == GIVEN and not section["init"]:
         where = recipe.schedule or recipe.network
-        raise UserError(f"the recipe {name} needs a run to start from: give --config.{where}.init=RUN")
+        raise UserError(f"the recipe {name} needs a run to start from: set --config.{where}.init=RUN")
 
 
 def _check_start(name: str, section: dict[str, Any]) -> None:
@@ -203,7 +203,7 @@ def _refuse_without_effect(config: dict[str, Any], names: Sequence[str], path: s
     if key in ("momentum", "nesterov") and config[section].get("optimizer") == "adamw":
         raise UserError(f"{path} has no effect with {section}.optimizer=adamw: leave it out")
     schedule = config[section].get("schedule")
-    # No milestones are what another schedule has.
+    # Other schedules have no milestones.
     if key in ("milestones", "gamma") and config[section][key] and schedule not in (None, "multi_step"):
         raise UserError(
             f"{path} has no effect with {section}.schedule={schedule}: leave it out, or set "

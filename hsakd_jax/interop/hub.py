@@ -22,7 +22,7 @@ from hsakd_jax.runs.results import Results
 LIMITS = """\
 - The accuracies hold for the test images of the same dataset. No other images were measured.
 - The network chooses one of its classes for every image, also for an image of none of them.
-- The probabilities are those of a softmax. Nobody has calibrated them.
+- The probabilities are those of a softmax. They are not calibrated.
 - Other preprocessing than that of `preprocessor_config.json` costs accuracy."""
 
 

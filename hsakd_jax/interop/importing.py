@@ -40,14 +40,14 @@ def convert(
     Args:
       checkpoint: a file, see `torch_weights.load_torch`; or the name of pretrained weights of `package`.
       output: the run directory to make.
-      console: where it is said what was found.
+      console: prints the properties that were found.
       package: 'timm' or 'torchvision', see `packages.load`; '' for a file.
       arch: name of the network; '' finds it.
       data: name of its dataset; '' takes the one with that many classes that published networks are trained on.
       data_dir: folder of the data, see `datasets.load`.
       image_size: side of its images; 0 for that of the package or of published results, such as 224 of ImageNet.
-      resize: what the shorter side of an image is scaled to before its middle is cropped, for networks of ImageNet; 0
-        for that of the package, or of published results in proportion to `image_size`.
+      resize: length to which the shorter side of an image is scaled before the central crop, for networks of ImageNet.
+        0 for that of the package, or of published results in proportion to `image_size`.
       interpolation: see `runs.config.Data`; '' for that of the package or of published results.
       mean: of the normalisation, one number a channel; () takes that of the package, of `data`, or else of CIFAR-100 or
         ImageNet.
@@ -95,7 +95,7 @@ def convert(
 
 
 class _Weights(NamedTuple):
-    label: str  # what lines call it
+    label: str  # its name in lines
     source: str
     sha256: str
     tensors: torch_files.StateDict
@@ -151,7 +151,7 @@ def _check_classes(data: str, num_classes: int) -> None:
 
 
 def _changed(usual: Preprocessing, given: Preprocessing) -> Preprocessing:
-    """The usual preprocessing with what a person gives, where it is not 0, '' or ().
+    """The usual preprocessing with the user's values, where they are not 0, '' or ().
 
     Of images of another size, the crop is as great a part of the scaled image as before.
 
@@ -159,7 +159,7 @@ def _changed(usual: Preprocessing, given: Preprocessing) -> Preprocessing:
       UserError: mean without std, or std without mean.
     """
     if bool(given.mean) != bool(given.std):
-        raise UserError("mean and std belong together: give both, --mean and --std, or neither")
+        raise UserError("mean and std belong together: set both, --mean and --std, or neither")
     side = given.image_size or usual.image_size
     in_proportion = usual._replace(image_size=side, resize=round(side * usual.resize / usual.image_size))
     return in_proportion._replace(**{key: value for key, value in given._asdict().items() if value})

@@ -12,7 +12,7 @@ class Preprocessing(NamedTuple):
 
     Attributes:
       image_size: side of the crop of the middle.
-      resize: what the shorter side of the image is scaled to before.
+      resize: length to which the shorter side of the image is scaled before the crop.
       interpolation: see `runs.config.Data`.
       mean: of the normalisation, one number per channel.
       std: as `mean`.

@@ -114,7 +114,7 @@ def dry_run(
       devices: where it will run.
 
     Returns:
-        The traced program, for `build`.
+      The traced program, for `build`.
 
     Raises:
       UserError: terms that can't be computed, such as of branches that do not exist, or numbers that make no run.

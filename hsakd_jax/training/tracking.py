@@ -182,7 +182,7 @@ def follow(
     Args:
       names: keys of `TRACKERS`.
       directory: of the run, acquired; a process that does not write there opens no tracker.
-      say: prints a line, once, when a tracker has failed.
+      say: prints a line; called once, when a tracker has failed.
     """
     if not (names and directory.writes):
         yield lambda record: None
