@@ -71,7 +71,7 @@ def run(command: Command, argv: Sequence[str], *, own_process: bool = False) -> 
       own_process: whether the process does nothing else, and its allocator may be changed.
 
     Returns:
-      The exit status: 0 done, 2 bad input or a failure of the machine, 128 plus a signal's number where that signal
+      The exit status: 0 done, 2 bad input or a failure of the machine, 128 plus the number of a signal that
       stopped a run. The last two print one line to stderr.
 
     Raises:

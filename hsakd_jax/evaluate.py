@@ -5,8 +5,8 @@
 
 RUN is the directory of one run, or of a pipeline: the command then measures its runs one after the other. It prints
 top-1 and, for more than five classes, top-5 over upright images. For each branch it prints two accuracies over all
-four rotations: joint (the argmax of its 4N logits is the class and the rotation) and class (the argmax of its logits
-summed over rotations is the class).
+four rotations. For joint, the argmax of its 4N logits is the class and the rotation. For class, the argmax of its
+logits summed over rotations is the class.
 
 With --model, an exported FILE runs on the test images of RUN, in its own runtime. That is onnxruntime for .onnx, JAX
 for .stablehlo, and this package for weights (.safetensors, .pth, or a folder for the Hub). Prints size, accuracy and

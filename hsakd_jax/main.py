@@ -4,9 +4,8 @@
         [--config.key=value ...] [--dry_run] [--coordinator=HOST:PORT --processes=N --process=I]
 
 recipes: hsakd (teacher, baseline and student in one workdir; the default of most files), baseline, kd, teacher,
-student, mutual, crd and the others of the config file. Each has a form that ends in seconds, such as hsakd_tiny.
-TEACHER and STUDENT are networks. The command first trains the runs that a recipe needs, such as its teacher, in the
-same workdir.
+student, mutual, crd and the others of the file. Each has a form that ends in seconds, such as hsakd_tiny. TEACHER and
+STUDENT are networks. The command first trains the runs that a recipe needs, such as its teacher, in the same workdir.
 
 --dry_run checks all runs, compiles and times their steps on random networks, prints time and memory of each run, and
 trains nothing.

@@ -4,8 +4,8 @@
         [--dtype=float32|bfloat16]
 
 NAME is a network, shown with its branches. RUN is a run directory: the command uses its network, classes and images.
-Shows parts, shapes, parameters and multiply-adds of one image, and the memory of a train step at --batch images (each
-in its four rotations where there are branches).
+Shows parts, shapes, parameters and multiply-adds of one image. Shows the memory of a train step at --batch images, each
+in its four rotations where there are branches.
 """
 
 import os

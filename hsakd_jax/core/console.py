@@ -14,8 +14,8 @@ from functools import cache
 from typing import Self, TextIO, TypeVar
 
 T = TypeVar("T")
-# Control characters, which can change a terminal's settings or hide text; separators of lines; marks that reverse the
-# order of letters; surrogates, the bytes of a file name that are not UTF-8.
+# Control characters, which can change a terminal's settings or hide text. Separators of lines, and marks that reverse
+# the order of letters. Surrogates, the bytes of a file name that are not UTF-8.
 _CONTROLS = re.compile(
     "[\\x00-\\x09\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
 )

@@ -106,8 +106,8 @@ def load(
         either on a fifth of its training images. The training split then omits them.
 
     Raises:
-      UserError: an unknown name, a dataset that can't be prepared, read or held in memory, images of
-        several sizes or not of 8 bits, labels outside the classes, or a fraction out of range.
+      UserError: an unknown name, or a dataset that can't be prepared, read or held in memory. Images of several sizes
+        or not of 8 bits, labels outside the classes, or a fraction out of range.
     """
     names, open_split = _open(name, data_dir, image_size, max_pixels, interpolation)
     nothing = Dataset(np.zeros((0, 0, 0, 0), np.uint8), np.zeros(0, np.int32))

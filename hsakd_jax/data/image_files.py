@@ -1,7 +1,8 @@
 """From image files to pixels: the one way that training, evaluation and prediction share.
 
-Its rule, `DECODING`: the image upright by its EXIF orientation; transparent parts on white; 8 bits per channel,
-to which 16 bits are scaled; RGB, or grey for a network of grey images. Files of other kinds are refused.
+Its rule, `DECODING`: images are upright by their EXIF orientation, and transparent parts are white. They have 8 bits
+per channel, to which 16 bits are scaled, and are RGB, or grey for a network of grey images. Files of other kinds are
+refused.
 """
 
 import contextlib
@@ -37,7 +38,7 @@ MAX_BYTES = 2**31  # of a file
 _ALONE = 2**24
 _LARGE = threading.Lock()
 # A large JPEG is decoded at no less than this many times the needed size. A photograph of 12 megapixels then needs a
-# tenth of the time; the result differs from a full decoding by less than one grey level of 255 in the mean.
+# tenth of the time. The result differs from a full decoding by less than one grey level of 255 in the mean.
 _FINER = 4
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

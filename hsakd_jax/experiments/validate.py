@@ -96,8 +96,8 @@ def check(config: dict[str, Any], sections: Mapping[str, dict[str, Any]], comman
       command: its arguments.
 
     Raises:
-      UserError: an unknown network, a batch that does not fit the devices, no teacher or start where one is needed,
-        settings that contradict one another, or a tracker that is not there.
+      UserError: an unknown network, a batch that does not fit the devices, or a missing teacher or start. Settings that
+        contradict one another, or a tracker that is not installed.
     """
     _check_seeds(config["seeds"], command)
     _check_data(config["data"])

@@ -232,7 +232,7 @@ def _check_pickle(stream: Any, path: Path) -> None:
             stack[first:] = [depth] * len(operation.stack_after)
             if depth > MAX_DEPTH or count > MAX_OPERATIONS:
                 raise UserError(
-                    f"{path} contains more than the tensors of a network (nested or very many objects), so it was not "
+                    f"{path} contains more than the tensors of a network (nested or very many objects) and was not "
                     "loaded: save the state dict alone where the file is trusted"
                 )
 

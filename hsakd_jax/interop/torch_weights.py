@@ -55,11 +55,11 @@ def load_torch(source: str | Path | Mapping[str, Any], name: str = "", part: str
     """Variables of one of our networks from a PyTorch checkpoint, with branches where it has them.
 
     Args:
-      source: a checkpoint file (of `torch.save`, in the zip or the legacy form, or safetensors), or its content:
-        torch tensors or arrays by name, or a dict with such a state dict in it.
+      source: a checkpoint file (of `torch.save`, in the zip or the legacy form, or safetensors), or its content. That
+        is torch tensors or arrays by name, or a dict with such a state dict in it.
       name: of the network; '' finds it from the tensors.
-      part: which weights, where there are several: a key of the dict such as 'model_ema', or a prefix of the names
-        such as 'teacher'; '' for the usual ones.
+      part: one of several sets of weights, by a key of the dict such as 'model_ema', or a prefix of the names such as
+        'teacher'. '' for the usual set.
 
     Returns:
       {'params', 'batch_stats'} of NumPy arrays, bit for bit the checkpoint's; half precision becomes float32.

@@ -43,8 +43,8 @@ class Network(Section, frozen=True, kw_only=True):
       peers: networks of an online run, which learn together; empty for any other run.
       num_classes: N, how many classes.
       image_shape: [H, W, C].
-      projector: [H, W, C] of the teacher's map in front of its global average pool, to which SimKD's head projects;
-        None where the network has its own head.
+      projector: [H, W, C] of the teacher's map before its global average pool, to which SimKD's head projects. None
+        where the network has its own head.
     """
 
     arch: str
@@ -200,7 +200,7 @@ class Evaluation(Section, frozen=True, kw_only=True):
 
     Attributes:
       every: epochs between two evaluations.
-      select_by: accuracy that selects the best epoch: 'top1', or 'joint', the greatest of the branches' accuracies on
+      select_by: accuracy that selects the best epoch. 'top1', or 'joint', the greatest of the branches' accuracies on
         joint labels, by which the reference selects a teacher.
     """
 

@@ -64,8 +64,8 @@ class Batch(NamedTuple):
       images: floating point, [B, H, W, C] or, rotated, [4B, H, W, C].
       labels: integers, [B].
       sample: which training images these are, for objectives that are modules; None for others.
-      strong: floating point, [B, H, W, C], a second view of the images for such objectives, with a stronger
-        augmentation and never rotated; None for others.
+      strong: floating point, [B, H, W, C], a second view of the images, with a stronger augmentation and never rotated.
+        Only for such objectives; None for others.
     """
 
     images: Array

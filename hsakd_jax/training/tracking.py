@@ -1,8 +1,8 @@
-"""Where a run's records go besides metrics.jsonl: TensorBoard, Weights & Biases, trackio; nowhere by default.
+"""Copies of a run's records for TensorBoard, Weights & Biases or trackio, besides metrics.jsonl; none by default.
 
-A tracker gets every record so far when it is opened: it also gets the records that a kill left unsent, and a continued
-run is one curve. A trackio elsewhere has no query for its records, so it gets only the later ones: it lacks those that
-a kill left unsent, and has steps twice that are trained twice.
+A tracker gets every record so far when it is opened. So it also gets the records that a kill left unsent, and a
+continued run is one curve. A trackio elsewhere has no query for its records, so it gets only the later ones. It lacks
+those that a kill left unsent, and contains a step twice if the run trained it twice.
 """
 
 import contextlib
