@@ -1,4 +1,4 @@
-"""Measures a trained network on every test image exactly once, on whatever devices are there.
+"""Measures a trained network on every test image exactly once, on all devices.
 
     python -m hsakd_jax.evaluate --workdir=RUN [--checkpoint=last|best] [--data_dir=DIR] [--json]
     python -m hsakd_jax.evaluate --workdir=RUN --model=FILE [--data_dir=DIR] [--json]
@@ -12,7 +12,7 @@ With --model, an exported FILE runs on the test images of RUN, in its own runtim
 for .stablehlo, and this package for weights (.safetensors, .pth, or a folder for the Hub). Prints size, accuracy and
 speed.
 
---data_dir is the folder of the data now; --json prints one JSON object for machines.
+--data_dir sets the folder of the data, if it has moved; --json prints one JSON object for machines.
 """
 
 import json

@@ -32,7 +32,7 @@ LONG = {
 
 def pages():
     """The text of each page by path: of notebooks the Markdown cells; without blocks of code."""
-    for pattern in ("*.md", "docs/*.md", "results/*.md", "benchmarks/README.md", "benchmarks/SCALE.md", "colab/*.ipynb"):
+    for pattern in ("*.md", "docs/*.md", "results/*.md", "benchmarks/[RS]*.md", "colab/*.ipynb"):
         for path in sorted(ROOT.glob(pattern)):
             text = path.read_text()
             if path.suffix == ".ipynb":

@@ -22,7 +22,7 @@ TIMEOUT = 300  # seconds that the processes of a run wait for one another at the
 
 
 class Devices:
-    """The mesh of a run's devices, and how arrays are placed on it.
+    """The mesh of a run's devices, and the placement of arrays on it.
 
     Args:
       devices: the mesh's devices; by default all devices of all processes.

@@ -32,8 +32,8 @@ def _with_leaf(layer: Callable[[Sequence[str]], str]) -> Callable[[Sequence[str]
 
 
 # Keys of the networks of torchvision and timm. A network's function maps the path of a layer and the name of its
-# variable, such as ('stage1', 'block0', 'conv1') and 'kernel', to the key. Only this package has their branches: a layer
-# there has the name of the layer that it copies, with a prefix.
+# variable, such as ('stage1', 'block0', 'conv1') and 'kernel', to the key. Only this package has their branches: a
+# layer there has the name of the layer that it copies, with a prefix.
 KEYS: dict[str, Callable[[Sequence[str], str], str]] = {
     "vgg16_bn_imagenet": _with_leaf(partial(names_cnn.vgg_imagenet, "vgg16_bn_imagenet")),
     "densenet121": _with_leaf(names_cnn.densenet),
