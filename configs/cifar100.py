@@ -49,7 +49,7 @@ def get_config(recipe="hsakd"):
     training = {
         **TRAINING,
         "epochs": 240,
-        "batch": 64,  # images a step; each is seen in its 4 rotations
+        "batch": 64,  # images per step; each is seen in its 4 rotations
         "lr": 0.05,
         "schedule": "multi_step",
         "milestones": (150, 180, 210),  # epochs

@@ -29,7 +29,7 @@ def get_config(recipe="hsakd"):
     training = {
         **TRAINING,
         "epochs": 100,
-        "batch": 256,  # images a step over all devices; each is seen in its 4 rotations
+        "batch": 256,  # images per step over all devices; each is seen in its 4 rotations
         "lr": 0.1,
         "schedule": "multi_step",
         "milestones": (30, 60, 90),  # epochs

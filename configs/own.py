@@ -26,7 +26,7 @@ def get_config(recipe="hsakd"):
     base = recipe.split("/")[0]
     training = {
         **TRAINING,
-        "batch": 32,  # images a step; HSAKD's networks see each in its 4 rotations
+        "batch": 32,  # images per step; HSAKD's networks see each in its 4 rotations
         "schedule": "cosine",
         "milestones": (),  # epochs
         "warmup": 2,  # epochs

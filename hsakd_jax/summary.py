@@ -32,7 +32,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "channels", None, "of the images, by default 3.", lower_bound=1, upper_bound=2**10, flag_values=values
     )
-    flags.DEFINE_integer("batch", 64, "images a step.", lower_bound=1, upper_bound=2**16, flag_values=values)
+    flags.DEFINE_integer("batch", 64, "images per step.", lower_bound=1, upper_bound=2**16, flag_values=values)
     flags.DEFINE_string("dtype", None, "compute dtype, by default float32.", values)
 
 

@@ -37,7 +37,7 @@ def make(
     Args:
       runs: finished ones.
       unfinished: directories that the page only lists.
-      data_dir: where the test images are now; None for where the runs found them.
+      data_dir: folder of the data, if it has moved; None for the runs'.
       class_file: a file with the names of the classes, one per line; None for the names in the runs.
 
     Returns:

@@ -41,7 +41,7 @@ class Agreement(Enum):
 
 
 class Departures(NamedTuple):
-    """How the settings of a run differ from the published ones: the paper's, or those of a method's authors.
+    """The differences between a run's settings and the published ones: the paper's, or those of a method's authors.
 
     Attributes:
       agreement: whether they differ.

@@ -44,7 +44,7 @@ def expand(path: str | Path) -> Path:
 
 
 def lock(path: Path, waiting: str = "") -> int:
-    """Locks a file for this process; the kernel frees the lock when the process ends, however it does.
+    """Locks a file for this process; the kernel frees the lock when the process ends.
 
     Where the file system has no locks, the function prints a warning and locks nothing.
 

@@ -109,7 +109,7 @@ def normalise(images: Array, mean: Sequence[float], std: Sequence[float], dtype=
 
     Args:
       images: uint8.
-      mean: one number a channel, or one for all, as a fraction of 255.
+      mean: one number per channel, or one for all, as a fraction of 255.
       std: as `mean`.
       dtype: of the result.
 

@@ -265,7 +265,7 @@ def _builder(
 
 
 def _prepared(name: str, root: Path) -> Path:
-    """The newest version of a dataset that somebody else prepared."""
+    """The newest version of a dataset that another program prepared."""
     found = {}
     for info in [*root.glob("*/*/dataset_info.json"), *root.glob("*/*/*/dataset_info.json")]:
         version = info.parent.name.split(".")
@@ -289,7 +289,7 @@ def _prepared(name: str, root: Path) -> Path:
 
 
 def _read_split(builder: Any, split: str, classes: int) -> "Encoded | Part":
-    """A split; of a dataset that has nothing to test on, the test images are a share of the training images."""
+    """A split; the test images of a dataset without any are a fifth of the training images."""
     if {"test", "validation"} & set(builder.info.splits):
         return encoded(builder, _test_split(builder) if split == "test" else split, classes)
     whole = encoded(builder, "train", classes)

@@ -22,7 +22,7 @@ from hsakd_jax.core.errors import UserError
 
 # Name of the rule above. A run records it, so a change of the rule needs another name.
 DECODING = "upright rgb 1"
-# The decoders that may see a file. Pillow has others, and one of them starts Ghostscript.
+# The decoders that may open a file. Pillow has others, and one of them starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 # The suffixes that Pillow registers for `FORMATS` and for JPEGs with several images, except .pfm: floating-point maps.
 EXTENSIONS = {

@@ -10,7 +10,7 @@ from hsakd_jax.data.dataset import Dataset
 
 
 def held_out(count: int) -> np.ndarray:
-    """Which images of a class are test images, of data without test images: every fifth.
+    """The test images of a class, for data without test images: every fifth.
 
     Args:
       count: the number of images of the class, n.

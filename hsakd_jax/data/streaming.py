@@ -146,7 +146,7 @@ def stream(
       start_step: the first step.
       size: side of the crops, see `random_crops`.
       local_slice: rows of each batch that this process takes.
-      workers: threads; 0 for one a core.
+      workers: threads; 0 for one per core.
       ahead: batches decoded in advance.
 
     Yields:
@@ -182,7 +182,7 @@ def eval_stream(
       size: side of the crops, see `centre_crops`.
       resize: see `centre_crops`.
       local_slice: rows of each batch that this process takes.
-      workers: threads; 0 for one a core.
+      workers: threads; 0 for one per core.
       ahead: batches decoded in advance.
 
     Yields:

@@ -223,7 +223,7 @@ def _decode(builder: Any, split: str, encoded: list[bytes], labels: np.ndarray, 
     if needed > memory:
         raise UserError(
             f"{builder.info.name}, split {split}, takes {needed / 2**30:.1f} GiB as arrays and this machine has "
-            f"{memory / 2**30:.1f}: take smaller images or fewer"
+            f"{memory / 2**30:.1f}: use smaller images or fewer"
         )
     images = np.empty((len(chosen), *first.shape), np.uint8)
 

@@ -149,7 +149,7 @@ def evaluate_run(run_dir: str | Path, checkpoint: str = "last", data_dir: str | 
     Args:
       run_dir: a run directory.
       checkpoint: 'last' or 'best'.
-      data_dir: where the data is now; None for where the run found it.
+      data_dir: folder of the data, if it has moved; None for the run's.
 
     Returns:
       'arch', 'checkpoint', the numbers of 'classes' and of 'test_images', and the accuracies in percent.
@@ -176,7 +176,7 @@ def data_folder(config: Config, data_dir: str | None, label: str) -> str | None:
 
     Args:
       config: of the run.
-      data_dir: where the data is now; None for where the run found it.
+      data_dir: folder of the data, if it has moved; None for the run's.
       label: name of the data in errors.
 
     Raises:
@@ -194,7 +194,7 @@ def load_test(run: Path, config: Config, data_dir: str | None = None) -> Dataset
     Args:
       run: the run directory.
       config: of the run.
-      data_dir: where the data is now; None for where the run found it.
+      data_dir: folder of the data, if it has moved; None for the run's.
 
     Raises:
       UserError: data that is not named, not there, or has other classes or images of another shape.

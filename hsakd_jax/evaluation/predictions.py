@@ -61,7 +61,7 @@ def predict_all(networks: Mapping[str, Checkpoint], most: int, data_dir: str | N
     Args:
       networks: by key; the first one decides on the images.
       most: misclassified images to keep.
-      data_dir: where the data is now; None for where the first run found it.
+      data_dir: folder of the data, if it has moved; None for the first run's.
 
     Raises:
       UserError: the first run or its data is not there or damaged.

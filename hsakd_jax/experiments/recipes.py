@@ -19,7 +19,7 @@ class Recipe(NamedTuple):
       rotated: whether it sees all four rotations of a batch.
       crop_rotations: whether each rotation is cropped on its own, where images are cropped from their padding.
       strong_view: whether it sees a second, strong view of a batch too; for 'methods'.
-      teacher: the recipe that trains its teacher, where the config names no run; '' where it is taught by none.
+      teacher: the recipe that trains its teacher, where the config names no run; '' without a teacher.
       init: the recipe whose run it starts from, where the config names no run; '' for a fresh start.
       trainable: the trained parameters, where the config sets none (see `layers.is_trainable`).
       schedule: the section of the config with its epochs and learning rate; '' for that of its network.

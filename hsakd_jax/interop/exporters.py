@@ -1,4 +1,4 @@
-"""A trained network leaves for other software; each file is read back and compared before it is kept."""
+"""Writes trained networks for other software; each file is read back and compared before it is kept."""
 
 import io
 import os
@@ -91,12 +91,12 @@ def export(
       output: the file to write, of 'hub' the folder; it must not exist.
       file_format: a key of `FORMATS`.
       checkpoint: 'last' or 'best'.
-      branches: whether the auxiliary classifiers go with it.
+      branches: whether the file contains the auxiliary classifiers.
       preprocess: whether the file maps uint8 images to probabilities; for 'stablehlo' and 'onnx'.
       int8: whether to quantise the network, see `quantising.quantise`; for 'onnx'.
       measure: whether to measure the file on the run's test images, see `model_files.measure`. Data that is not there
         is a note, and the file is not measured.
-      data_dir: where the run's data is now; None for where the run found it.
+      data_dir: folder of the run's data, if it has moved; None for the run's.
       licence: of the weights, for the card of 'hub'.
 
     Returns:
@@ -230,7 +230,7 @@ def compare(exported: Export, run: Run) -> tuple[float, float]:
 
 
 def _reread(exported: Export, path: Path) -> Run:
-    """The written weights in our own network, after a look that they are the same bits."""
+    """The written weights in our own network, after a check that the bits are the same."""
     variables = torch_weights.load_torch(path, exported.arch)
     for ours, theirs in zip(jax.tree.leaves(exported.variables), jax.tree.leaves(variables), strict=True):
         if not np.array_equal(ours, theirs):
@@ -246,7 +246,7 @@ def _torch(exported: Export, path: Path) -> Run:
         import torch
     except ImportError as error:
         raise UserError(
-            "the format torch needs PyTorch: pip install 'hsakd_jax[torch]', or take safetensors"
+            "the format torch needs PyTorch: pip install 'hsakd_jax[torch]', or choose safetensors"
         ) from error
     content = io.BytesIO()
     torch.save({key: torch.from_numpy(np.array(value)) for key, value in tensors.items()}, content)
@@ -290,7 +290,7 @@ def _onnx(exported: Export, path: Path) -> Run:
         raise
     except Exception as error:  # untranslatable networks raise errors of many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"jax2onnx can't translate {exported.arch} ({reason}): take stablehlo") from error
+        raise UserError(f"jax2onnx can't translate {exported.arch} ({reason}): choose stablehlo") from error
     return lambda images: session.run(None, {session.get_inputs()[0].name: images})
 
 

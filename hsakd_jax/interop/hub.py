@@ -150,7 +150,7 @@ def _training(config: AnyConfig, results: Results | None) -> str:
         "data": f"{config.data.name}" + (f", {results.train_images:,} training images" if results else ""),
         "recipe": config.recipe,
         "terms of the loss (weight)": used,
-        "epochs, images a step, learning rate": f"{training.epochs}, {training.batch}, {training.lr:g}",
+        "epochs, images per step, learning rate": f"{training.epochs}, {training.batch}, {training.lr:g}",
         "teacher": _teacher(config, results),
         "seed": str(config.seed),
         "computed in": config.network.dtype,

@@ -49,8 +49,8 @@ def convert(
       resize: length to which the shorter side of an image is scaled before the central crop, for networks of ImageNet.
         0 for that of the package, or of published results in proportion to `image_size`.
       interpolation: see `runs.config.Data`; '' for that of the package or of published results.
-      mean: of the normalisation, one number a channel; () takes that of the package, of `data`, or else of CIFAR-100 or
-        ImageNet.
+      mean: of the normalisation, one number per channel; () takes that of the package, of `data`, or else of CIFAR-100
+        or ImageNet.
       std: as `mean`.
       classes: a file with the name of a class in each line; '' takes those of the package, if it has any.
       part: which weights, where the file contains several, see `torch_weights.load_torch`.
@@ -112,7 +112,7 @@ def _of_file(path: str | Path, part: str) -> _Weights:
         notes.append(f"{len(foreign)} tensors that are not the network's are left out: {torch_files.listed(foreign)}")
     if content.others:
         others = torch_files.listed(f"--part={one}" for one in content.others)
-        notes.append(f"the weights are those of {content.section}; to take others of the file, set {others}")
+        notes.append(f"the weights are those of {content.section}; to use others of the file, set {others}")
     return _Weights(str(path), Path(path).name, _sha256(path), tensors, tuple(notes))
 
 
@@ -203,7 +203,7 @@ def _network(found: torch_weights.Found, side: int) -> dict[str, Any]:
 
 
 def _data(name: str | None, folder: str | None, big: bool, prepared: Preprocessing) -> dict[str, Any]:
-    """How images come to the network's size: as they are, or as ImageNet's do for its networks."""
+    """The section 'data': images have the network's size or, for networks of ImageNet, are scaled and cropped."""
     return {
         "name": name,
         "dir": folder,

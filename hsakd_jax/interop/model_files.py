@@ -80,7 +80,7 @@ def evaluate_file(path: str | Path, run_dir: str | Path, data_dir: str | None = 
     Args:
       path: a file whose ending is a key of `READERS`, or a folder for the Hub.
       run_dir: the run directory, for its data, preprocessing and classes.
-      data_dir: where the data is now; None for where the run found it.
+      data_dir: folder of the data, if it has moved; None for the run's.
 
     Raises:
       UserError: as `find`, `open_program` and `accuracy.load_test`.

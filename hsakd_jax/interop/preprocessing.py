@@ -1,4 +1,4 @@
-"""How the images come to published networks: the settings that their accuracies were measured with."""
+"""Preprocessing of published networks: the settings with which their accuracies were measured."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

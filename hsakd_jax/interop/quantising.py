@@ -29,7 +29,7 @@ def calibration_images(config: Config, data_dir: str | None = None) -> Iterator[
 
     Args:
       config: of the run.
-      data_dir: where the data is now; None for where the run found it.
+      data_dir: folder of the data, if it has moved; None for the run's.
 
     Yields:
       uint8 [BATCH, H, W, C], at most `IMAGES` images; the last batch may be smaller.

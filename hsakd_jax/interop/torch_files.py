@@ -48,7 +48,7 @@ class Content(NamedTuple):
     """The tensors of a checkpoint file.
 
     Attributes:
-      tensors: under the names they have there.
+      tensors: by their names in the file.
       section: the key of the file's dict that contains them, such as 'state_dict' or 'ema.module'. Or their prefix,
         where the file also contains an average of the weights under another one. '' where the file is the state dict.
       others: the other keys and prefixes, such as 'model_ema'.
@@ -288,6 +288,6 @@ def _arrays(tensors: Mapping[str, Any], label: str) -> StateDict:
             value = (value.float() if value.is_floating_point() and value.dtype.itemsize < 4 else value).numpy()
         value = np.asarray(value)
         if not jnp.issubdtype(value.dtype, jnp.floating) and not is_bookkeeping(key):
-            raise UserError(f"{label}: {key} is of {value.dtype}, not floating point: quantised weights can't be taken")
+            raise UserError(f"{label}: {key} is of {value.dtype}, not floating point: quantised weights can't be used")
         arrays[key] = value.astype(np.float32) if value.dtype.itemsize < 4 else value
     return arrays

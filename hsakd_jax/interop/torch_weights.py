@@ -1,4 +1,4 @@
-"""State dicts of PyTorch in and out: whose network it is, and its variables."""
+"""State dicts of PyTorch: recognises their network, reads and writes its variables."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -212,7 +212,7 @@ def _candidates(shapes: dict[str, tuple[int, ...]], names: list[str]) -> Iterato
     for name in names:
         first = "stage1" if NETWORKS[name]().stem is None else "stem"
         stem = shapes.get(torch_names.state_dict_key(name, 0, (first, "conv1", "kernel"), branches, ""), ())
-        # Only HSAKD has branches, and there is one spelling there.
+        # Only HSAKD has branches, with one spelling.
         for head in torch_names.HEADS.get(name, ())[: 1 if branches else None]:
             last = shapes.get(f"{torch_names.BACKBONE * branches}{head}.weight", ())
             if len(last) == 2 and last[0] > 1 and len(stem) == 4:
@@ -220,7 +220,7 @@ def _candidates(shapes: dict[str, tuple[int, ...]], names: list[str]) -> Iterato
 
 
 def _matches(found: Found, shapes: dict[str, tuple[int, ...]]) -> bool:
-    """Whether a network has exactly these tensors; the first layer without ends the trace, which takes long if deep."""
+    """Whether a network has exactly these tensors. A trace takes long, so it ends at the first layer without."""
 
     def compare(layer: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         outputs, module = layer(*args, **kwargs), context.module

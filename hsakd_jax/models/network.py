@@ -167,11 +167,11 @@ def _rematerialised(stage: Callable[..., nn.Module]) -> Callable[..., nn.Module]
 
 
 class Branch(nn.Module):
-    """Auxiliary classifier: the stages left after stage l, or the last one once more at stride 1, and the head.
+    """Auxiliary classifier: the stages after stage l, or the last one once more at stride 1, and the head.
 
     Attributes:
       tail: name -> the stages after stage l, as in `Architecture`.
-      last: the last stage, which the branch after it takes at stride 1.
+      last: the last stage, which the branch after it uses at stride 1.
       head: as in `Architecture`.
       num_outputs: 4N.
       layers: of all branches.

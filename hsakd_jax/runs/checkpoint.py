@@ -98,7 +98,7 @@ class Checkpoints:
         run_in_first_process(save, f"checkpoint {step} of {self._directory.parent}")
 
     def restore(self, step: int) -> Any:
-        """The checkpoint as nested dicts of NumPy arrays, whatever devices wrote it.
+        """The checkpoint as nested dicts of NumPy arrays, written by any devices.
 
         Raises:
           UserError: it is absent, or its files are not those that were written.

@@ -1,4 +1,4 @@
-"""How the configs of two runs differ: in their settings, and in their classes."""
+"""Differences between the configs of two runs: their settings and their classes."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from hsakd_jax.runs.config import Config, Data, RunConfig
 # Settings that may change when a run resumes: they do not change its result.
 MAY_DIFFER = frozenset({"command", "data.dir", "training.remat", "logging.tracking", "logging.profile"})
 
-# Paths of other runs, by the part that they play: where the content of the other run is known, it decides instead.
+# Paths of other runs, by their role. Where the content of the other run is known, it decides instead.
 RUNS = {"teacher": "teacher.workdir", "init": "training.init"}
 
 # Difference of two means or standard deviations that is passed over: 1 / 255 of the range of a pixel.
@@ -138,7 +138,7 @@ def in_words(found: Mapping[str, tuple[Any, Any]], first: str, second: str) -> l
 
 
 def normalisation_difference(theirs: Data, ours: Data) -> str:
-    """How a network would see other numbers for the same image than in its own run, in words; '' where it would not.
+    """The difference between the normalisations of two runs, in words; '' where there is none.
 
     Args:
       theirs: data of the run whose network is used.

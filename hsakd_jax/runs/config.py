@@ -25,7 +25,7 @@ Dtype = Literal["float32", "bfloat16"]
 Checkpoint = Literal["last", "best"]
 Decoding = Literal["upright rgb 1"]
 Interpolation = Literal["bilinear", "bicubic"]
-# How a term of an objective is computed: a temperature, a list of branches, a switch.
+# An argument of the function of a term: a temperature, a list of branches, a switch.
 Option = bool | int | float | str | tuple[Number, ...]
 
 

@@ -59,7 +59,7 @@ def build_network(network: config.Network, **options: Any) -> Network | Peers:
 def restore(
     run_dir: str | Path, checkpoint: str = "last", dtype: str | None = None, peer: int = 1
 ) -> tuple[Network, dict[str, Any]]:
-    """Restores a trained network, on whatever devices are there.
+    """Restores a trained network, on any devices.
 
     Args:
       run_dir: a run directory.

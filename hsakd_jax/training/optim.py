@@ -46,10 +46,10 @@ def adamw(lr: optax.ScalarOrSchedule, weight_decay: float):
 
 
 def trainable_mask(train: Train, params: Any) -> Any:
-    """Which leaves of `params` learn, as a tree of bools (see `models.layers.is_trainable`).
+    """The trained leaves of `params`, as a tree of bools (see `models.layers.is_trainable`).
 
     Raises:
-      UserError: none does, or the pattern is no regular expression.
+      UserError: there is none, or the pattern is no regular expression.
     """
 
     def learns(path, _):

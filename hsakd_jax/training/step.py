@@ -58,7 +58,7 @@ class State(PyTreeNode):
 
 
 class Batch(NamedTuple):
-    """One batch as the network takes it.
+    """One batch in the form of the network's input.
 
     Attributes:
       images: floating point, [B, H, W, C] or, rotated, [4B, H, W, C].
@@ -85,7 +85,7 @@ class TrainStep:
         its own under 'objective'.
       weights: weight of every term that `objective` returns, a number or a function of the step.
       optimizer: of the trainable parameters.
-      train: which parameters learn (see `models.layers.is_trainable`); the others stay fixed, BatchNorm included.
+      train: the trained parameters (see `models.layers.is_trainable`); the others stay fixed, BatchNorm included.
       teacher: as `teachers.load` makes it, run in eval mode without gradient; None without one.
       accumulate: micro-batches per step; each has its own BatchNorm statistics, the gradient is their mean.
     """
@@ -105,7 +105,7 @@ class TrainStep:
           variables: {'params', 'batch_stats'} of the network and the objective.
 
         Raises:
-          UserError: no parameter learns.
+          UserError: no parameter is trained.
         """
         params = variables["params"]
         return State(

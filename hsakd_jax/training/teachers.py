@@ -171,7 +171,7 @@ def inference_form(network: Any) -> Any:
 
 
 def _match(config: RunConfig, theirs: Config, path: Path) -> ClassMatch:
-    """How the teacher's classes become the student's, or the errors of `load` about images and classes."""
+    """The match of the teacher's classes with the student's, or the errors of `load` about images and classes."""
     (*side, channels), (*own_side, own) = theirs.network.image_shape, config.network.image_shape
     if channels != own:
         raise UserError(

@@ -171,7 +171,7 @@ def test_convert_names_the_parts_and_what_is_left_out(tensors, tmp_path):
     said = io.StringIO()
     importing.convert(tmp_path / "x.pth", tmp_path / "run", Console(said))
     assert "1 tensors that are not the network's are left out: total_ops" in said.getvalue()
-    assert "the weights are those of model; to take others of the file, set --part=model_ema" in said.getvalue()
+    assert "the weights are those of model; to use others of the file, set --part=model_ema" in said.getvalue()
     with pytest.raises(UserError, match=r"part \(None there, model_ema here\)"):
         importing.convert(tmp_path / "x.pth", tmp_path / "run", Console(said), part="model_ema")
 

@@ -1,4 +1,4 @@
-"""Fetching a published file: with progress, from where the last attempt stopped, and never half a file."""
+"""Downloads a published file with progress, continues an interrupted download, and returns only whole files."""
 
 import hashlib
 import http.client
@@ -28,7 +28,7 @@ def fetch(url: str, md5: str, directory: Path) -> Path:
     The download grows in `NAME.part` and is renamed once it is whole; an interrupted one is continued.
 
     Args:
-      url: where the file is published.
+      url: address of the file.
       md5: its published md5, in hexadecimal.
       directory: the folder of the file.
 

@@ -1,4 +1,4 @@
-"""The user's own images: one folder a class."""
+"""The user's own images: one folder per class."""
 
 import dataclasses
 import hashlib
@@ -74,7 +74,7 @@ def scan(directory: str, size: int, max_pixels: int = 0, interpolation: str = "b
 
 
 class ImageFolder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A tree of images, one folder a class, made square and RGB: uint8 [size, size, 3]."""
+    """A tree of images, one folder per class, made square and RGB: uint8 [size, size, 3]."""
 
     VERSION = tfds.core.Version("1.0.0")
 

@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC 2012) as TFDS has it, from the two archives that one gets after registering."""
+"""ImageNet (ILSVRC 2012) as TFDS has it, from the two archives, which need a registration."""
 
 import io
 import tarfile
@@ -86,7 +86,7 @@ _FACTS = "datasets/imagenet2012/"  # of TFDS itself
 
 
 def _of_classes(archive: Path) -> Iterator[tuple[str, str, bytes]]:
-    """Name, class and bytes of each image in a tar of one tar a class."""
+    """Name, class and bytes of each image in a tar of one tar per class."""
     with tarfile.open(archive, "r:") as outer:
         for part in outer:
             file: Any = outer.extractfile(part)

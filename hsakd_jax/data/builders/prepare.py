@@ -70,7 +70,7 @@ def prepare(
 def place(
     builder_class: type[tfds.core.GeneratorBasedBuilder], data_dir: Path, config: tfds.core.BuilderConfig | None = None
 ) -> Path:
-    """Where `prepare` puts a dataset."""
+    """The folder into which `prepare` writes a dataset."""
     return data_dir / builder_class.name / (config.name if config else "") / str(builder_class.VERSION)
 
 

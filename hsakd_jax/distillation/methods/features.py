@@ -66,7 +66,7 @@ def gaussian_nll(mean: Array, target: Array, variance: Array) -> Array:
 
 
 # Wiring: which maps each loss takes, and the layers between them. By default these are the hints, which CRD's benchmark
-# compares; the features differ from them in VGG alone, whose stages HSAKD's branches begin after.
+# compares; the features differ from them only in VGG, whose stages HSAKD's branches follow.
 
 
 def fitnet(
