@@ -17,7 +17,7 @@ TRAINING = {
     "dtype": "float32",
     "accumulate": 1,
     "remat": False,
-    "lr_batch": 0,  # the batch that `lr` is meant for, to scale it to `batch`; 0 takes `lr` as it is
+    "lr_batch": 0,  # the batch that `lr` is meant for, to scale it to `batch`; 0 uses `lr` unchanged
     "gamma": 0.1,
     "warmup": 0,  # epochs
     "optimizer": "sgd",  # or 'adamw', which ConvNeXt and DeiT were published with

@@ -55,7 +55,7 @@ TYPES: dict[str, Any] = {
     "data": {
         **{key: kind for key, kind in _DATA.items() if key not in _DERIVED},
         "name": str,
-        "mean": tuple[float, ...],  # () takes those of the run that teaches or is started from
+        "mean": tuple[float, ...],  # () uses those of the run that teaches or is started from
         "std": tuple[float, ...],
     },
     "teacher": {**_STUDENT, **_TAUGHT},
@@ -181,7 +181,7 @@ def _check_batch(config: dict[str, Any], name: str, section: dict[str, Any]) -> 
     if rows % config["batch_norm_groups"]:
         raise UserError(
             f"batch_norm_groups is {config['batch_norm_groups']}, which does not divide a batch of {rows}: "
-            "take a divisor"
+            "set a divisor"
         )
 
 

@@ -43,16 +43,16 @@ def convert(
       console: prints the properties that were found.
       package: 'timm' or 'torchvision', see `packages.load`; '' for a file.
       arch: name of the network; '' finds it.
-      data: name of its dataset; '' takes the one with that many classes that published networks are trained on.
+      data: name of its dataset; '' uses the one with that many classes that published networks are trained on.
       data_dir: folder of the data, see `datasets.load`.
       image_size: side of its images; 0 for that of the package or of published results, such as 224 of ImageNet.
       resize: length to which the shorter side of an image is scaled before the central crop, for networks of ImageNet.
         0 for that of the package, or of published results in proportion to `image_size`.
       interpolation: see `runs.config.Data`; '' for that of the package or of published results.
-      mean: of the normalisation, one number per channel; () takes that of the package, of `data`, or else of CIFAR-100
+      mean: of the normalisation, one number per channel; () uses that of the package, of `data`, or else of CIFAR-100
         or ImageNet.
       std: as `mean`.
-      classes: a file with the name of a class in each line; '' takes those of the package, if it has any.
+      classes: a file with the name of a class in each line; '' uses those of the package, if it has any.
       part: which weights, where the file contains several, see `torch_weights.load_torch`.
 
     Raises:
@@ -172,7 +172,7 @@ def _parameters(found: torch_weights.Found, prepared: Preprocessing, resize: int
       UserError: it can't take them.
     """
     if resize and not architecture(found.name).for_imagenet:
-        raise UserError(f"{found.name} takes images as they are: leave --resize out")
+        raise UserError(f"{found.name} uses images unchanged: leave --resize out")
     if len(prepared.mean) not in (1, found.channels):
         raise UserError(
             f"{label} takes images of {found.channels} channels: set --data, such as --data=digits of 1, or "

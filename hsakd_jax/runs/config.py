@@ -101,7 +101,7 @@ class Training(Section, frozen=True, kw_only=True):
       epochs: how many.
       batch: images per step, over all devices.
       lr: learning rate at `lr_batch` images per step.
-      lr_batch: batch that `lr` is meant for; `lr` is scaled by batch / lr_batch. None takes `lr` as it is.
+      lr_batch: batch that `lr` is meant for; `lr` is scaled by batch / lr_batch. None uses `lr` unchanged.
       optimizer: 'sgd' or 'adamw'.
       schedule: 'multi_step' or 'cosine'.
       milestones: epochs at which `gamma` multiplies the learning rate.

@@ -197,7 +197,7 @@ def test_a_file_for_imagenet_has_the_published_preprocessing(given, expected, tm
 
 def test_the_resize_of_a_network_for_small_images_is_refused(tensors, tmp_path):
     torch.save(tensors, tmp_path / "x.pth")
-    with pytest.raises(UserError, match="resnet8 takes images as they are: leave --resize out"):
+    with pytest.raises(UserError, match="resnet8 uses images unchanged: leave --resize out"):
         importing.convert(tmp_path / "x.pth", tmp_path / "run", Console(io.StringIO()), resize=36)
 
 
