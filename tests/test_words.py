@@ -22,6 +22,10 @@ AVOID = {
     r"ask(s|ed|ing)?": ("'set' for a user, else 'need' or 'request'", "The epochs asked for."),
     r"[Aa]new": ("'again'", "It starts anew."),
     r"([Nn]obody|[Ww]hoever)": ("the actor, or 'no' with a noun", "Settings that nobody published."),
+    r"(images?|classes|numbers?|seconds|one) an? (step|second|class|core|chip|channel|image|file)": (
+        "'per'",
+        "The images a step.",
+    ),
     r"[Bb]eside": ("'next to', 'with' or 'in addition to'", "The folder beside it."),
 }
 MOST_WORDS = 25
