@@ -33,10 +33,10 @@ ResNet50/mobilenetV2, wrn_40_2/ShuffleV1, resnet32x4/ShuffleV2. Networks after t
 results with the paper's numbers: python -m hsakd_jax.results runs/cifar100. Append _tiny to a recipe for a run of
 seconds on the digits.
 
-Expected time: a student's 240 epochs take 143 PFLOP for WRN-40-2 -> WRN-16-2 (55 for ResNet-56 -> ResNet-20, 371 for
-ResNet-50 -> MobileNetV2), a teacher's more, recipes without branches and rotations a tenth or less. At a sustained
-10 TFLOP/s 143 PFLOP are 4 hours: an estimate, since no accelerator has been timed yet. Two CPU cores take 6 days (2.5
-to 3 s per step, measured).
+Expected time: a student's 240 epochs take 143 PFLOP for WRN-40-2 -> WRN-16-2, 55 for ResNet-56 -> ResNet-20, and 371
+for ResNet-50 -> MobileNetV2. A teacher takes more, recipes without branches and rotations a tenth or less. At a
+sustained 10 TFLOP/s 143 PFLOP are 4 hours: an estimate, since no accelerator has been timed yet. Two CPU cores take 6
+days (2.5 to 3 s per step, measured).
 Our own full-length runs are still to be made.
 """
 
@@ -49,7 +49,7 @@ def get_config(recipe="hsakd"):
     training = {
         **TRAINING,
         "epochs": 240,
-        "batch": 64,  # images a step; each is seen in its 4 rotations
+        "batch": 64,  # images per step; each is seen in its 4 rotations
         "lr": 0.05,
         "schedule": "multi_step",
         "milestones": (150, 180, 210),  # epochs

@@ -12,7 +12,7 @@ def get_config(recipe="hsakd"):
     training = {
         **TRAINING,
         "epochs": 120,
-        "batch": 20,  # images a step; each is seen in its 4 rotations
+        "batch": 20,  # images per step; each is seen in its 4 rotations
         "lr": 0.05,
         "schedule": "cosine",
         "milestones": (),  # epochs

@@ -16,8 +16,8 @@ DIR contains ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar (or DIR/downloa
 ResNet-50: student/resnet50_imagenet/resnet18_imagenet. The second pair of other methods' papers, with the settings of
 their authors for it: kd/resnet50_imagenet/mobilenetv1_100. In the reference, each of eight GPUs computes BatchNorm
 statistics of its 32 images: --config.batch_norm_groups=8 does the same on any number of devices. For another batch,
---config.student.lr_batch=256 scales the learning rate. A student's 100 epochs take 24,700 PFLOP, 29 hours on eight
-devices that sustain 30 TFLOP/s each, and 1,200 images per second from their host: estimates, nothing is measured yet.
+--config.student.lr_batch=256 scales the learning rate. A student's 100 epochs take 24,700 PFLOP: 29 hours on eight
+devices that sustain 30 TFLOP/s each, with 1,200 images per second from their host. These are estimates, not measured.
 """
 
 from hsakd_jax.data.statistics import NORMALISATION
@@ -29,7 +29,7 @@ def get_config(recipe="hsakd"):
     training = {
         **TRAINING,
         "epochs": 100,
-        "batch": 256,  # images a step over all devices; each is seen in its 4 rotations
+        "batch": 256,  # images per step over all devices; each is seen in its 4 rotations
         "lr": 0.1,
         "schedule": "multi_step",
         "milestones": (30, 60, 90),  # epochs

@@ -12,7 +12,7 @@ python -m hsakd_jax.main --config=configs/own.py --workdir=runs/own --config.dat
 | student_frozen | the student by HSAKD |
 
 The teacher's network, mean and std are those of the pretrained run. A tenth of the training images is held out: they
-select the best epoch. docs/own_data.md says what to change for which images.
+select the best epoch. docs/own_data.md lists the changes for other images.
 """
 
 from hsakd_jax.experiments.make_config import DATA, TRAINING, make_config
@@ -26,7 +26,7 @@ def get_config(recipe="hsakd"):
     base = recipe.split("/")[0]
     training = {
         **TRAINING,
-        "batch": 32,  # images a step; HSAKD's networks see each in its 4 rotations
+        "batch": 32,  # images per step; HSAKD's networks see each in its 4 rotations
         "schedule": "cosine",
         "milestones": (),  # epochs
         "warmup": 2,  # epochs

@@ -16,7 +16,7 @@ def get_config(recipe="probe"):
     training = {
         **TRAINING,
         "epochs": 100,
-        "batch": 64,  # images a step
+        "batch": 64,  # images per step
         "lr": 0.1,
         "schedule": "multi_step",
         "milestones": (30, 60, 90),  # epochs

@@ -21,7 +21,7 @@ def get_config(recipe="joint"):
     training = {
         **TRAINING,
         "epochs": 240,
-        "batch": 64,  # images a step
+        "batch": 64,  # images per step
         "lr": 0.05,
         "schedule": "multi_step",
         "milestones": (150, 180, 210),  # epochs

@@ -18,7 +18,7 @@ from hsakd_jax.core.console import note, one_line, show
 from hsakd_jax.core.errors import Stopped, UserError
 
 HELP = {"--help", "-h", "-help"}
-# How the parsers of numbers and tuples refuse a word, and what a person can do.
+# How the parsers of numbers and tuples refuse a word, and the remedy.
 REMEDIES = {
     "invalid literal for int()": "set a whole number",
     "could not convert string to float": "set a number",
@@ -71,7 +71,7 @@ def run(command: Command, argv: Sequence[str], *, own_process: bool = False) -> 
       own_process: whether the process does nothing else, and its allocator may be changed.
 
     Returns:
-      The exit status: 0 done, 2 bad input or a failure of the machine, 128 plus a signal's number where that signal
+      The exit status: 0 done, 2 bad input or a failure of the machine, 128 plus the number of a signal that
       stopped a run. The last two print one line to stderr.
 
     Raises:
@@ -163,9 +163,9 @@ def set_up_process() -> None:
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # for terminals that lack the letters of a name
     runtime.configure_runtime(restart=True)
-    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax and TFDS tell much that helps nobody here
+    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax and TFDS log many lines that do not help a user
     sys.excepthook, sys.unraisablehook = _without_echoes, _without_unraisable_echoes
-    # What a full disk does to the cache of compiled programs costs time, nothing else.
+    # A full disk leaves the cache of compiled programs incomplete, which costs only time.
     warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation cache")
 
 
@@ -176,7 +176,7 @@ def _without_echoes(kind, value, trace) -> None:
 
 
 def _without_unraisable_echoes(unraisable) -> None:
-    """The same where a thread has nobody to raise an error to."""
+    """The same where a thread can't raise an error to a caller."""
     if not _is_echo(unraisable.exc_type, unraisable.exc_value):
         sys.__unraisablehook__(unraisable)
 

@@ -6,12 +6,12 @@
     python -m hsakd_jax.convert --timm=NAME --output=RUN ...
     python -m hsakd_jax.convert --torchvision=NAME --output=RUN ...
 
-CHECKPOINT is a file of HSAKD, CRD, SSKD, mdistiller, torchvision or timm (torch.save, in either form) or safetensors.
-Network and number of classes are found from its tensors, unless --arch names the network. RUN then serves as
+CHECKPOINT is a file of HSAKD, CRD, SSKD, mdistiller, torchvision or timm (torch.save, in either form), or safetensors.
+The command finds the network and the number of classes from the tensors; --arch sets the network. RUN then serves as
 --config.teacher.workdir=RUN, as --config.frozen.init=RUN (a backbone whose branches are to be trained), and for
-evaluate, export and predict. --classes names a file with one class a line, in the order of the network's outputs.
---part selects one of several sets of weights: a key of the file's dict, such as model_ema, or a prefix of its tensors,
-such as teacher.
+evaluate, export and predict. --classes sets a file with one class per line, in the order of the network's outputs.
+--part selects one of several sets of weights: a key of the file's dict (model_ema), or a prefix of its tensors
+(teacher).
 
 --timm and --torchvision take pretrained weights from the package, which downloads them, with their preprocessing and
 classes: --timm=resnet50.a1_in1k, --torchvision=resnet50 (its default weights) or

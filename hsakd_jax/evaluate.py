@@ -1,17 +1,18 @@
-"""Measures a trained network on every test image exactly once, on whatever devices are there.
+"""Measures a trained network on every test image exactly once, on all devices.
 
     python -m hsakd_jax.evaluate --workdir=RUN [--checkpoint=last|best] [--data_dir=DIR] [--json]
     python -m hsakd_jax.evaluate --workdir=RUN --model=FILE [--data_dir=DIR] [--json]
 
-RUN is the directory of one run, or of a pipeline, whose runs are then measured one after the other. Prints top-1
-and, of more than five classes, top-5 over upright images and, for each branch, over all four rotations: joint (the
-argmax of its 4N logits is the class and the rotation) and class (the argmax of its logits summed over rotations is the
-class).
+RUN is the directory of one run, or of a pipeline: the command then measures its runs one after the other. It prints
+top-1 and, for more than five classes, top-5 over upright images. For each branch it prints two accuracies over all
+four rotations. For joint, the argmax of its 4N logits is the class and the rotation. For class, the argmax of its
+logits summed over rotations is the class.
 
-With --model, an exported FILE runs on the test images of RUN, in its own runtime: .onnx in onnxruntime, .stablehlo in
-JAX, and weights (.safetensors, .pth, or a folder for the Hub) in this package. Prints size, accuracy and speed.
+With --model, an exported FILE runs on the test images of RUN, in its own runtime. That is onnxruntime for .onnx, JAX
+for .stablehlo, and this package for weights (.safetensors, .pth, or a folder for the Hub). Prints size, accuracy and
+speed.
 
---data_dir is the folder of the data now; --json prints one JSON object for machines.
+--data_dir sets the folder of the data, if it has moved; --json prints one JSON object for machines.
 """
 
 import json

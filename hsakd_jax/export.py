@@ -10,13 +10,13 @@ FORMAT is one of
     onnx         the whole network for ONNX runtimes, any batch size; images are [B, H, W, C]
     hub          a folder for the Hugging Face Hub: safetensors, config, labels, preprocessing and a model card
 
-The auxiliary classifiers stay behind unless --with-branches. With --preprocess a stablehlo or onnx file takes
-uint8 images and gives probabilities; without it takes (x / 255 - mean) / std and gives logits. With --int8 an onnx
-file computes in int8, calibrated on training images of the run.
+The file has auxiliary classifiers only with --with-branches. A stablehlo or onnx file maps (x / 255 - mean) / std to
+logits, and with --preprocess uint8 images to probabilities. With --int8 an onnx file computes in int8, calibrated on
+training images of the run.
 
-Ends with a table of size, accuracy on the run's test images and speed, each file in its own runtime; --measure=False
-leaves it out. --data_dir is the folder of the data now. --license names the licence of the weights in the card of a hub
-folder.
+The command ends with a table of size, accuracy on the run's test images and speed, each file in its own runtime;
+--measure=False omits it. --data_dir sets the folder of the data, if it has moved. --license sets the licence of the
+weights in the card of a hub folder.
 """
 
 from absl import flags

@@ -1,18 +1,17 @@
-"""Trains what a config says.
+"""Trains the runs of a config.
 
     python -m hsakd_jax.main --config=configs/cifar100.py[:recipe[/TEACHER/STUDENT]] --workdir=DIR
         [--config.key=value ...] [--dry_run] [--coordinator=HOST:PORT --processes=N --process=I]
 
 recipes: hsakd (teacher, baseline and student in one workdir; the default of most files), baseline, kd, teacher,
-student, mutual, crd and the others that the config file lists; each has a form that ends in seconds, such as
-hsakd_tiny. TEACHER and STUDENT are networks. What a recipe needs, such as its teacher, is trained first, in the same
-workdir.
+student, mutual, crd and the others of the file. Each has a form that ends in seconds, such as hsakd_tiny. TEACHER and
+STUDENT are networks. The command first trains the runs that a recipe needs, such as its teacher, in the same workdir.
 
 --dry_run checks all runs, compiles and times their steps on random networks, prints time and memory of each run, and
 trains nothing.
 
-Several processes: the same command in each. On TPU pods, under Slurm and OpenMPI they find one another; elsewhere the
-three flags say where the first one listens (HOST:PORT), how many there are, and which one this is, from 0.
+Several processes: the same command in each. On TPU pods, under Slurm and OpenMPI they find one another. Elsewhere the
+three flags set the address of the first process (HOST:PORT), their number, and the index of this one, from 0.
 
 Run the same command again to resume. Exit status: 0 done, 2 bad input; 143, 130 or 129 stopped by SIGTERM, Ctrl-C or a
 closed terminal with the state saved. Under nohup, a run goes on when its terminal is closed.

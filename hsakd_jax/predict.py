@@ -1,4 +1,4 @@
-"""Names what is on images.
+"""Predicts the classes of images.
 
     python -m hsakd_jax.predict --workdir=RUN IMAGE... [--top=5] [--checkpoint=last|best] [--format=table|csv|json]
 
@@ -14,7 +14,7 @@ from hsakd_jax.cli import Command, start
 def define_flags(values: flags.FlagValues) -> None:
     """Defines the flags."""
     flags.DEFINE_string("workdir", "", "the run.", values)
-    flags.DEFINE_integer("top", 5, "classes an image.", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("top", 5, "classes per image.", lower_bound=1, flag_values=values)
     flags.DEFINE_enum("checkpoint", "last", ["last", "best"], "which checkpoint.", values)
     flags.DEFINE_enum("format", "table", ["table", "csv", "json"], "how predictions are printed.", values)
 

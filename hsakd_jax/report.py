@@ -7,7 +7,7 @@ links to others. Runs that differ in their seed only are shown as their mean, wi
 `results` does, the page compares students with the baseline and with KD.
 
 The command predicts the classes of the test images with the last checkpoints. --data_dir sets the folder of the data,
-if it has moved. The page lists what it can't show because a run or the data is missing. --classes sets a file with the
+if it has moved. The page lists the parts that need a missing run or missing data. --classes sets a file with the
 names of the classes, one per line. --png writes each figure as a PNG too. The command needs the extra 'report':
 pip install 'hsakd_jax[report]'.
 """

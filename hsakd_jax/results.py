@@ -5,8 +5,9 @@
 RUNS are folders. Runs are found at any depth in them. A table has methods as rows and pairs of networks as columns. It
 shows the mean and the standard deviation over seeds, for the last and for the best epoch.
 
-Below a table, students are compared with the baseline and with KD, within each seed and after the last epoch: "better
-by", "worse by" or "not shown", by a paired t-test, or of one seed by McNemar's test on the test images.
+Below a table, students are compared with the baseline and with KD, within each seed and after the last epoch. A
+verdict is "better by", "worse by" or "not shown", by a paired t-test, or for one seed by McNemar's test on the test
+images.
 
 The paper reports the best epoch. The difference is therefore our best epoch minus the paper's number. A run with other
 settings than the paper's has no difference; its table lists these settings. Runs of different settings are not

@@ -1,11 +1,11 @@
-"""Shows what a network is made of.
+"""Shows the parts of a network.
 
     python -m hsakd_jax.summary NAME_OR_RUN [--num_classes=N] [--image_size=PIXELS] [--channels=3] [--batch=64]
         [--dtype=float32|bfloat16]
 
-NAME is a network's, shown with its branches; RUN a run directory, whose network, classes and images are taken.
-Parts, shapes, parameters and multiply-adds of one image, and the memory of a train step at --batch images (each
-in its four rotations where there are branches).
+NAME is a network, shown with its branches. RUN is a run directory: the command uses its network, classes and images.
+Shows parts, shapes, parameters and multiply-adds of one image. Shows the memory of a train step at --batch images, each
+in its four rotations where there are branches.
 """
 
 import os
@@ -32,7 +32,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "channels", None, "of the images, by default 3.", lower_bound=1, upper_bound=2**10, flag_values=values
     )
-    flags.DEFINE_integer("batch", 64, "images a step.", lower_bound=1, upper_bound=2**16, flag_values=values)
+    flags.DEFINE_integer("batch", 64, "images per step.", lower_bound=1, upper_bound=2**16, flag_values=values)
     flags.DEFINE_string("dtype", None, "compute dtype, by default float32.", values)
 
 

@@ -269,7 +269,7 @@ def test_all_seeds_are_checked_before_the_first_one_trains(seeds, call_command, 
     args, workdir, _ = seeds
     shutil.copytree(workdir / "seed_1", tmp_path / "runs" / "seed_1")
     done = call_command("main", *args, f"--workdir={tmp_path}/runs", "--config.student.epochs=3")
-    assert_refused(done, "seed_1/baseline belongs to another config: training.epochs (2 there, 3 asked for)")
+    assert_refused(done, "seed_1/baseline belongs to another config: training.epochs (2 there, 3 here)")
     assert not (tmp_path / "runs" / "seed_0").exists()
 
 
@@ -695,13 +695,13 @@ def test_a_workdir_of_another_config_is_refused(pipeline, call_command):
     done = call_command(
         "main", f"{CONFIG}:teacher_tiny", f"--workdir={pipeline}/teacher", "--config.teacher.lr=0.1", "--config.seed=1"
     )
-    assert_refused(done, "belongs to another config", "seed (0 there, 1 asked for)", "training.lr (0.05 there, 0.1")
+    assert_refused(done, "belongs to another config", "seed (0 there, 1 here)", "training.lr (0.05 there, 0.1")
 
 
 def test_all_workdirs_are_looked_at_before_anything_trains(pipeline, call_command, tmp_path):
     shutil.copytree(pipeline / "student", tmp_path / "student")
     done = call_command("main", f"{CONFIG}:tiny", f"--workdir={tmp_path}", "--config.student.epochs=3")
-    assert_refused(done, "student belongs to another config: ", "training.epochs (2 there, 3 asked for)")
+    assert_refused(done, "student belongs to another config: ", "training.epochs (2 there, 3 here)")
     assert not (tmp_path / "teacher").exists()
 
 

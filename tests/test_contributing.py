@@ -113,7 +113,7 @@ def test_network(new_file, new_lines):
         lambda: torch_weights.to_state_dict("plain8", resnet, {}),
         lambda: torch_weights.load_torch(tensors, "plain8"),
     ):
-        with pytest.raises(UserError, match="what PyTorch calls the layers of plain8 is not known"):
+        with pytest.raises(UserError, match="PyTorch's names of the layers of plain8 are not defined"):
             refused()
 
 

@@ -48,7 +48,7 @@ def compare_groups(groups: Sequence[tuple[str, Sequence[Run]]]) -> list[list[Com
                 others = [other for name, other in groups if _is(name, reference) and _comparable(runs[0], other[0])]
                 if other := min(others, key=lambda other: _distance(runs, other), default=None):
                     compared.append(Compared(reference, other, compare(_by_seed(runs), _by_seed(other))))
-        # The baseline learns from no teacher: a verdict against KD would say the same again.
+        # The baseline learns from no teacher: a verdict against KD would be the same again.
         found.append([] if _is(recipe, "baseline") else compared)
     return found
 

@@ -91,7 +91,7 @@ def title_of(recipe: str) -> str:
 
 
 def describe(run: Run) -> str:
-    """What the method of a run does, as the end of a sentence; its objective where there are no words for it."""
+    """A description of a run's method, as the end of a sentence; its objective where there is no description."""
     if run.recipe == "probe":
         return "trains a new last layer on a trained backbone"
     kind = run.config.objective.kind

@@ -37,7 +37,7 @@ def make(
     Args:
       runs: finished ones.
       unfinished: directories that the page only lists.
-      data_dir: where the test images are now; None for where the runs found them.
+      data_dir: folder of the data, if it has moved; None for the runs'.
       class_file: a file with the names of the classes, one per line; None for the names in the runs.
 
     Returns:
@@ -82,7 +82,7 @@ def _keep(section: Section, prefix: str, figures: dict[str, Callable[[], bytes]]
 
 
 class Dataset:
-    """What the page shows of the runs of one dataset; the template calls its methods.
+    """The part of the page on one dataset; the template calls its methods.
 
     Args:
       runs: at least one.
@@ -135,7 +135,7 @@ class Dataset:
         )
 
     def methods(self) -> dict[str, list[str]]:
-        """Titles of the methods, by what they do."""
+        """Titles of the methods, by their description."""
         found: dict[str, dict[str, None]] = {}
         for one in self.groups:
             found.setdefault(describe(one.runs[0]), {})[title_of(one.recipe)] = None

@@ -1,4 +1,4 @@
-"""The paper's numbers and settings: HSAKD (IJCAI 2021) and, where a table says so, HSSAKD (TNNLS 2022)."""
+"""The paper's numbers and settings: HSAKD (IJCAI 2021) and, in tables marked so, HSSAKD (TNNLS 2022)."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -22,9 +22,9 @@ class Number(NamedTuple):
     """Accuracies in %, at the best epoch.
 
     Attributes:
-      top1: mean over the runs (mAP where the table says so).
-      std: its standard deviation; None where the paper gives none.
-      top5: None where the paper gives none.
+      top1: mean over the runs (mAP in tables marked so).
+      std: its standard deviation; None where the paper has none.
+      top5: None where the paper has none.
     """
 
     top1: float
@@ -36,7 +36,7 @@ class Table(NamedTuple):
     """One of the paper's tables.
 
     Attributes:
-      title: what it shows.
+      title: its heading.
       numbers: by method, then by column. A method is a key of `recipes.RECIPES`, or the paper's word where there is
         no recipe.
       note: a remark for the reader; None without one.

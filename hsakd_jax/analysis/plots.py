@@ -141,7 +141,7 @@ def bars(rows: Sequence[Row], xlabel: str, others: Sequence[tuple[str, str]] = (
       rows: from the top down.
       xlabel: of the axis.
       others: label and colour of each of the points in `Row.others`.
-      this: what the bars are, where there are others.
+      this: label of the bars, where there are others.
     """
     figure = _figure(0.7 + ROW * len(rows) + 0.3 * bool(others))
     axes = figure.subplots()
@@ -255,7 +255,7 @@ def svg(figure: Figure, name: str, title: str) -> str:
     view = re.search(r'viewBox="[^"]*"', text)
     assert view
     text = re.sub(r"<svg[^>]*>", f'<svg {view[0]} role="img" aria-label="{html.escape(title)}">', text, count=1)
-    # Several figures stand in one page.
+    # One page contains several figures.
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
     for key, (light, _) in COLOURS.items():
         text = text.replace(light, f"var(--{key})")

@@ -132,7 +132,7 @@ def _block(entries: Sequence[Entry], kinds: Sequence[str], notes: Notes) -> str:
 
 
 def _sentences(entries: Sequence[Entry], notes: Notes) -> list[tuple[str, str]]:
-    """For each comparison, whom it is about, and the verdict."""
+    """For each comparison, its two methods, and the verdict."""
     found = []
     for entry in entries:
         label = f" ({_label(entry, notes)})" if entry.differing else ""
@@ -170,7 +170,7 @@ def _cells(cells: Sequence[str]) -> str:
 
 def _ours(entry: Entry, when: str, kinds: Sequence[str]) -> str:
     found = {kind: entry.ours(when, kind) for kind in kinds}
-    # One deviation a cell: more would not be read.
+    # One deviation per cell: more would not be read.
     return " / ".join(_number(n[0], n[1] if k == "top1" else None) for k, n in found.items() if n) or EMPTY
 
 
@@ -198,7 +198,7 @@ def _difference(entry: Entry, kinds: Sequence[str], notes: Notes) -> str:
 
 
 def _own_choice(entry: Entry, notes: Notes) -> str:
-    """A reference to the remark on settings that nobody published; '' without any."""
+    """A reference to the remark on settings without a published value; '' without any."""
     if not entry.departures.own_choice:
         return ""
     chosen = ", ".join(f"{key} {_value(value)}" for key, value in entry.departures.own_choice.items())

@@ -21,7 +21,7 @@ from hsakd_jax.runs.config import AnyConfig, RunConfig
 from hsakd_jax.runs.directory import RunDirectory, is_run, resolve_path
 from hsakd_jax.runs.results import Accuracies, Results, TaughtBy
 
-# Settings that do not distinguish one training from another; the recipe implies what selects the best epoch.
+# Settings that do not distinguish one training from another; the recipe implies the metric of the best epoch.
 IGNORED = MAY_DIFFER | {
     "eval_batch", "evaluation.select_by", "format", "logging.every", "seed", "teacher.workdir", "training.init"
 }  # fmt: skip
@@ -41,12 +41,12 @@ class Agreement(Enum):
 
 
 class Departures(NamedTuple):
-    """How the settings of a run differ from the published ones: the paper's, or those of a method's authors.
+    """The differences between a run's settings and the published ones: the paper's, or those of a method's authors.
 
     Attributes:
       agreement: whether they differ.
       settings: those that differ, by key: (the run's, the published one). Empty unless `agreement` is DIFFERENT.
-      own_choice: settings of its objective that nobody published for its pair of networks, by key.
+      own_choice: settings of its objective without a published value for its pair of networks, by key.
     """
 
     agreement: Agreement
@@ -301,7 +301,7 @@ def _reference(config: RunConfig, teacher: str | None) -> dict[str, Any] | None:
 
     Args:
       config: of the run.
-      teacher: the network of its teacher; None without one, `UNKNOWN` leaves out what is published by pair.
+      teacher: the network of its teacher. None without one; `UNKNOWN` leaves out the settings published by pair.
     """
     recipe, arch, dataset = RECIPES.get(config.recipe), config.network.arch, _dataset(config)
     if recipe is None:

@@ -29,7 +29,7 @@ class Entry(NamedTuple):
       differing: its settings that are not those of the first entry of this method and pair, by key: (here, there).
       departures: from the paper's settings.
       paper: the paper's number; None where it has none.
-      command: trains what is missing; None where nothing is, or no command can.
+      command: trains the missing runs; None where none is missing, or no command can.
       compared: with the baseline and with KD of the same pair.
     """
 
@@ -75,7 +75,7 @@ class Comparison(NamedTuple):
 
     Attributes:
       key: of `paper.TABLES`, or a dataset.
-      title: what it shows.
+      title: its heading.
       notes: remarks for the reader.
       kinds: accuracies that it shows: 'top1' and perhaps 'top5', or 'map'.
       columns: pairs, in order.

@@ -9,7 +9,7 @@ import sys
 from functools import cache
 from typing import Any
 
-# Options of mallopt(3), by its header. A second arena holds no large blocks, and its threads ask Linux for each.
+# Options of mallopt(3), by its header. A second arena holds no large blocks; its threads request each from Linux.
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 # The largest free block, in bytes, that each thread keeps in a list of its own.
 TUNABLES = "glibc.malloc.tcache_max=88"
@@ -33,11 +33,11 @@ def retain_memory() -> None:
 
 
 def restart_with_tunables() -> None:
-    """Starts the command anew with `GLIBC_TUNABLES`, which GNU's C library before 2.39 reads only at the start.
+    """Restarts the command with `GLIBC_TUNABLES`, which GNU's C library before 2.39 reads only at the start.
 
     XLA allocates the memory of its program as one block at each step. Before 2.39, GNU's library cuts 112 bytes off
-    behind such a block. If a thread keeps them in its own list, the block does not fit into its old place at the next
-    step, and the process grows by one block after the other
+    behind such a block. A thread may keep them in its own list. Then the block does not fit into its old place at the
+    next step, and the process grows by one block after the other
     (https://sourceware.org/bugzilla/show_bug.cgi?id=30723).
 
     Does nothing if the environment has `GLIBC_TUNABLES` or `MALLOC_TRIM_THRESHOLD_`, or if Python was not started as

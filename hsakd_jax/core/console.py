@@ -14,8 +14,8 @@ from functools import cache
 from typing import Self, TextIO, TypeVar
 
 T = TypeVar("T")
-# Control characters, which can change a terminal's settings or hide text, separators of lines, marks that reverse the
-# order of letters, and surrogates, which are the bytes of a file name that are not UTF-8.
+# Control characters, which can change a terminal's settings or hide text. Separators of lines, and marks that reverse
+# the order of letters. Surrogates, the bytes of a file name that are not UTF-8.
 _CONTROLS = re.compile(
     "[\\x00-\\x09\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
 )
@@ -137,7 +137,7 @@ class Progress:
     Args:
       label: the work, such as 'Reading train'.
       total: the amount of work; None where it is not known.
-      unit: the plural of what is counted, or 'MB' for work counted in bytes.
+      unit: plural of the counted things, or 'MB' for work counted in bytes.
       start: the amount done before, which does not count for the rate.
       patience: seconds without output at the beginning.
     """

@@ -1,4 +1,4 @@
-"""What the operating system and the libraries raise, in one line: the only place that knows their kinds."""
+"""Errors of the operating system and the libraries, in one line: the only place that lists their kinds."""
 
 import errno
 import os
@@ -58,7 +58,7 @@ def _of_system(error: OSError, text: str) -> str:
 
 
 def _of_backend() -> str | None:
-    """Why JAX has no device, if it has none: whatever JAX was asked then failed for this reason.
+    """Why JAX has no device, if it has none: every call of JAX then failed for this reason.
 
     JAX shortens tracebacks, and raises an AssertionError without a text for some values of JAX_PLATFORMS.
     """

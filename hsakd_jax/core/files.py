@@ -17,14 +17,14 @@ from hsakd_jax.core.console import note
 from hsakd_jax.core.errors import UserError
 
 SEAL = "crc32"
-NOT_VALID = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # what `msgspec` raises on reading
+NOT_VALID = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # `msgspec` raises these on reading
 MOST = 2**26  # bytes of a file of JSON; ours are far smaller
-# What a file system without locks answers, such as Lustre's or an old NFS.
+# Errors of a file system without locks, such as Lustre's or an old NFS.
 NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.ENOTSUP)
 
 
 class InvalidContent(UserError):
-    """A file was read, and its content is not what it should be."""
+    """A file was read, and its content is not valid."""
 
 
 def expand(path: str | Path) -> Path:
@@ -44,9 +44,9 @@ def expand(path: str | Path) -> Path:
 
 
 def lock(path: Path, waiting: str = "") -> int:
-    """Locks a file for this process; the kernel frees the lock when the process ends, however it does.
+    """Locks a file for this process; the kernel frees the lock when the process ends.
 
-    Where the file system has no locks, a warning says so and nothing is locked.
+    Where the file system has no locks, the function prints a warning and locks nothing.
 
     Args:
       path: the file, which is created.
@@ -144,7 +144,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_files` of indented JSON; `value` is what `msgspec` can encode."""
+    """`write_files` of indented JSON; `msgspec` must be able to encode `value`."""
     write_files({path: msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"})
 
 

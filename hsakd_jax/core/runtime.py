@@ -20,7 +20,7 @@ def configure_runtime(restart: bool = False) -> None:
     `JAX_ENABLE_X64`.
 
     Args:
-      restart: whether the process may start itself anew, which some C libraries need: see
+      restart: whether the process may restart itself, which some C libraries need: see
         `allocator.restart_with_tunables`.
     """
     # The networks mix dtypes on purpose, and XLA refuses programs that widen a part of them.
@@ -65,7 +65,7 @@ def _is_installed(module: str) -> bool:
 
 
 def _has_flag(flag: str) -> bool:
-    """Whether jaxlib's library contains the flag's name: XLA itself can't be asked before it starts."""
+    """Whether jaxlib's library contains the flag's name: XLA itself can't check it before the start."""
     found = importlib.util.find_spec("jaxlib")
     library = Path(found.origin).parent / "libjax_common.so" if found and found.origin else Path()
     if not library.is_file():

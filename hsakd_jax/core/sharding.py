@@ -22,7 +22,7 @@ TIMEOUT = 300  # seconds that the processes of a run wait for one another at the
 
 
 class Devices:
-    """The mesh of a run's devices, and how arrays are placed on it.
+    """The mesh of a run's devices, and the placement of arrays on it.
 
     Args:
       devices: the mesh's devices; by default all devices of all processes.
@@ -44,7 +44,7 @@ class Devices:
         return self.mesh.size
 
     def replicate(self, tree: Any) -> Any:
-        """Places a pytree of arrays, equal in all processes, on every device; what is there already is not copied."""
+        """Places a pytree of arrays, equal in all processes, on every device; it does not copy arrays already there."""
         if jax.process_count() == 1:
             return jax.device_put(tree, self.replicated)
 
@@ -129,7 +129,7 @@ def initialize_distributed(
 
     Raises:
       UserError: some of the three are missing or wrong, or JAX can't connect. If the others do not come in `TIMEOUT`,
-        one line says so and the process ends with status 2.
+        the process prints one line and ends with status 2.
     """
     if coordinator is not None and processes is not None and process is not None:
         host, _, port = coordinator.rpartition(":")
@@ -147,7 +147,7 @@ def initialize_distributed(
     if slurm and (tasks := _count(env, "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")) > 1:
         _initialize(tasks, env["SLURM_STEP_NODELIST"], (None, tasks))
     elif (tasks := _count(env, "OMPI_COMM_WORLD_SIZE")) > 1:
-        _initialize(tasks, "addresses that OpenMPI knows")
+        _initialize(tasks, "OpenMPI's addresses")
     elif _on_tpu() and "COLAB_RELEASE_TAG" not in env:
         with suppress(ValueError):  # JAX finds no other process
             jax.distributed.initialize()
@@ -195,7 +195,7 @@ def run_in_first_process(work: Callable[[], None], name: str) -> None:
 
     Args:
       work: the function.
-      name: what it works on, for the line of the other processes.
+      name: name of its work, for the line of the other processes.
 
     Raises:
       UserError: the function raised it.

@@ -54,7 +54,7 @@ def _check(key: str, value: Any, kind: Any) -> None:
 
 
 def remedy(kind: inspect.Type) -> str:
-    """What to set, in words: 'set a whole number from 1 to 65536', 'choose last or best'."""
+    """The remedy, in words: 'set a whole number from 1 to 65536', 'choose last or best'."""
     if isinstance(kind, inspect.UnionType):
         kinds = [k for k in kind.types if not isinstance(k, inspect.NoneType)]
         number = [k for k in kinds if isinstance(k, inspect.FloatType)]  # a whole number is a number

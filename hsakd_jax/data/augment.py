@@ -109,7 +109,7 @@ def normalise(images: Array, mean: Sequence[float], std: Sequence[float], dtype=
 
     Args:
       images: uint8.
-      mean: one number a channel, or one for all, as a fraction of 255.
+      mean: one number per channel, or one for all, as a fraction of 255.
       std: as `mean`.
       dtype: of the result.
 
@@ -130,7 +130,7 @@ def crop_to(images: Array, shape: tuple[int, int], resize: int, interpolation: s
     Args:
       images: uint8 [B, H, W, C].
       shape: height and width of the images that the network takes.
-      resize: what the shorter side of others is scaled to before their middle is cropped; 0 for the side of the crop.
+      resize: length to which the shorter side of others is scaled before the central crop; 0 for the side of the crop.
       interpolation: how they are scaled, a key of `METHODS`.
 
     Returns:
@@ -156,5 +156,5 @@ def prepare(
     resize: int,
     interpolation: str = "bilinear",
 ) -> Array:
-    """What a network sees of test images: `normalise` of `crop_to`, which have the same arguments and errors."""
+    """The network's input for test images: `normalise` of `crop_to`, which have the same arguments and errors."""
     return normalise(crop_to(images, shape, resize, interpolation), mean, std)

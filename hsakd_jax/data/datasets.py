@@ -28,7 +28,7 @@ STREAMED = (IMAGE_TREE, "imagenet2012")  # come as `Photos`
 
 
 class Source(Protocol):
-    """What names a dataset: the section 'data' of a config (see `runs.config.Data`)."""
+    """The settings that identify a dataset: the section 'data' of a config (see `runs.config.Data`)."""
 
     @property
     def name(self) -> str | None: ...
@@ -63,7 +63,7 @@ class Part(NamedTuple):
 
 
 class Splits(NamedTuple):
-    """A dataset as a run sees it; a split that was not asked for is empty."""
+    """The splits that a run uses; a split that was not requested is empty."""
 
     train: Dataset | Photos
     validation: Dataset | Photos | None  # held out of the training split; None where none is held out
@@ -88,12 +88,12 @@ def load(
     The images come in the order in which they are stored, the same at each load.
 
     Args:
-      name: one of `datasets.BUILDERS`, or any dataset that lies prepared as array_record in `data_dir`
-        and has an `image` and a `label` ('NAME/CONFIG' where it has several configs; its newest version
-        is taken). 'imagenet2012' and 'image_tree', an `ImageTree` that is read where it lies, come as `Photos`.
+      name: one of `datasets.BUILDERS`, or any dataset prepared as array_record in `data_dir` that has an `image` and a
+        `label`. Its newest version is used; 'NAME/CONFIG' selects one of several configs. 'imagenet2012' and
+        'image_tree', an `ImageTree` that is read in place, are returned as `Photos`.
       data_dir: where datasets are prepared; '' for TFDS's own default, `$TFDS_DATA_DIR` or
-        `~/tensorflow_datasets`. For 'image_folder' and 'image_tree' the tree of images; the copy of
-        an 'image_folder' lies in the default.
+        `~/tensorflow_datasets`. For 'image_folder' and 'image_tree' it is the tree of images; the copy of
+        an 'image_folder' is in the default.
       image_size: side of the images made of an 'image_folder'; 0 for the others, which come in one size.
       max_pixels: the greatest number of pixels of an image file that is read; 0 for `image_files.MAX_PIXELS`. An
         'image_folder' leaves larger images out, with a line.
@@ -102,12 +102,12 @@ def load(
         validation images have been held out.
       validation: fraction of the training images to hold out, 0 <= validation < 1, taken by `stratified`.
       seed: fixes which images are kept and held out.
-      splits: 'train', 'test' or both. A dataset without 'test' is tested on its 'validation' split,
-        and one without either on a fifth of its training images, which are left out of these.
+      splits: 'train', 'test' or both. A dataset without 'test' is tested on its 'validation' split, and one without
+        either on a fifth of its training images. The training split then omits them.
 
     Raises:
-      UserError: an unknown name, a dataset that can't be prepared, read or held in memory, images of
-        several sizes or not of 8 bits, labels outside the classes, or a fraction out of range.
+      UserError: an unknown name, or a dataset that can't be prepared, read or held in memory. Images of several sizes
+        or not of 8 bits, labels outside the classes, or a fraction out of range.
     """
     names, open_split = _open(name, data_dir, image_size, max_pixels, interpolation)
     nothing = Dataset(np.zeros((0, 0, 0, 0), np.uint8), np.zeros(0, np.int32))
@@ -143,7 +143,7 @@ def load_source(source: Source, **options: Any) -> Splits:
     return load(
         source.name,
         source.dir or "",
-        # Of other datasets, the size of an image says how it is cropped.
+        # For other datasets, the size of an image is that of its crop.
         image_size=source.image_size or 0 if source.name == "image_folder" else 0,
         max_pixels=source.max_pixels or 0,
         interpolation=source.interpolation,
@@ -168,10 +168,10 @@ def is_prepared_source(source: Source) -> bool:
 def _open(
     name: str, data_dir: str, image_size: int, max_pixels: int, interpolation: str
 ) -> tuple[tuple[str, ...], Callable[[str], "Encoded | Part | Photos"]]:
-    """The names of the classes, and what gives the split 'train' or 'test'."""
+    """The names of the classes, and a function from 'train' or 'test' to that split."""
     if name == IMAGE_TREE:
         if not data_dir or image_size:
-            raise UserError("image_tree needs its tree, and no size: give --config.data.dir=DIR")
+            raise UserError("image_tree needs its tree, and no size: set --config.data.dir=DIR")
         tree = image_tree.ImageTree(data_dir)
         return tree.class_names, lambda split: _of_tree(tree, split, max_pixels, interpolation)
     root = root_of(data_dir).absolute()
@@ -194,7 +194,7 @@ def _of_tree(tree: image_tree.ImageTree, split: str, max_pixels: int, interpolat
 
 
 def _find(name: str, data_dir: str, image_size: int, max_pixels: int, interpolation: str) -> Any:
-    """The TFDS builder of the prepared dataset; Any, since TFDS's types know less than its objects do."""
+    """The TFDS builder of the prepared dataset; Any, since TFDS's types lack methods that its objects have."""
     if image_size and name != "image_folder":
         raise UserError(f"image_size is for image_folder, {name} comes in one size: leave it 0")
     if name in BUILDERS:
@@ -215,7 +215,7 @@ def _find(name: str, data_dir: str, image_size: int, max_pixels: int, interpolat
         raise UserError(
             f"{path} is prepared as {builder.info.file_format.value}, which only TensorFlow reads: where that is "
             f"installed, run `tfds convert_format --dataset_version_dir={path} --out_file_format=array_record` once"
-            + (", or give another data_dir to prepare it anew" if name in BUILDERS else "")
+            + (", or set another data_dir to prepare it again" if name in BUILDERS else "")
         )
     return builder
 
@@ -254,18 +254,18 @@ def root_of(data_dir: str) -> Path:
 def _builder(
     name: str, data_dir: str, image_size: int, max_pixels: int, interpolation: str
 ) -> tuple[Any, Path, image_folder.Tree | None]:
-    """What `prepare` needs to know of one of our datasets."""
+    """The arguments of `prepare` for one of our datasets."""
     if name != "image_folder":
         return BUILDERS[name], root_of(data_dir), None
     if not data_dir or image_size < 1:
         raise UserError(
-            "image_folder needs its tree and a size: give --config.data.dir=DIR and --config.data.image_size=PIXELS"
+            "image_folder needs its tree and a size: set --config.data.dir=DIR and --config.data.image_size=PIXELS"
         )
     return BUILDERS[name], root_of(""), image_folder.scan(data_dir, image_size, max_pixels, interpolation)
 
 
 def _prepared(name: str, root: Path) -> Path:
-    """The newest version of a dataset that somebody else prepared."""
+    """The newest version of a dataset that another program prepared."""
     found = {}
     for info in [*root.glob("*/*/dataset_info.json"), *root.glob("*/*/*/dataset_info.json")]:
         version = info.parent.name.split(".")
@@ -284,12 +284,12 @@ def _prepared(name: str, root: Path) -> Path:
         f"no dataset {name!r}"
         + (f" ({hint})" if hint else "")
         + f": hsakd_jax prepares {', '.join(BUILDERS)} and reads {IMAGE_TREE}; "
-        f"in {root} lie {', '.join(sorted(found)) or 'no others'}"
+        f"{root} contains {', '.join(sorted(found)) or 'no others'}"
     )
 
 
 def _read_split(builder: Any, split: str, classes: int) -> "Encoded | Part":
-    """A split; of a dataset that has nothing to test on, the test images are a share of the training images."""
+    """A split; the test images of a dataset without any are a fifth of the training images."""
     if {"test", "validation"} & set(builder.info.splits):
         return encoded(builder, _test_split(builder) if split == "test" else split, classes)
     whole = encoded(builder, "train", classes)

@@ -1,7 +1,8 @@
 """From image files to pixels: the one way that training, evaluation and prediction share.
 
-Its rule, `DECODING`: the image upright, as its EXIF orientation says; transparent parts on white; 8 bits per channel,
-to which 16 bits are scaled; RGB, or grey for a network of grey images. Files of other kinds are refused.
+Its rule, `DECODING`: images are upright by their EXIF orientation, and transparent parts are white. They have 8 bits
+per channel, to which 16 bits are scaled, and are RGB, or grey for a network of grey images. Files of other kinds are
+refused.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from hsakd_jax.core.errors import UserError
 
 # Name of the rule above. A run records it, so a change of the rule needs another name.
 DECODING = "upright rgb 1"
-# The decoders that may see a file. Pillow has others, and one of them starts Ghostscript.
+# The decoders that may open a file. Pillow has others, and one of them starts Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 # The suffixes that Pillow registers for `FORMATS` and for JPEGs with several images, except .pfm: floating-point maps.
 EXTENSIONS = {
@@ -36,8 +37,8 @@ MAX_BYTES = 2**31  # of a file
 # Pixels above which images are decoded one at a time: threads would take gigabytes each.
 _ALONE = 2**24
 _LARGE = threading.Lock()
-# A large JPEG is decoded at this many times the size needed at least, a photograph of 12 megapixels in a tenth
-# of the time; the result differs from a full decoding by less than one grey level of 255 in the mean.
+# A large JPEG is decoded at no less than this many times the needed size. A photograph of 12 megapixels then needs a
+# tenth of the time. The result differs from a full decoding by less than one grey level of 255 in the mean.
 _FINER = 4
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -172,7 +173,7 @@ def decode(image: Image.Image, least: tuple[int, int] | None = None) -> Image.Im
 
     Args:
       image: see `open_image`.
-      least: width and height of the upright image that suffice: a larger JPEG is decoded at a half, a quarter or an
+      least: width and height that suffice for the upright image. A larger JPEG is decoded at a half, a quarter or an
         eighth, not below them. None decodes it in full.
 
     Raises:
@@ -250,6 +251,6 @@ def _check_tiff(image: TiffImageFile) -> None:
     bands: int = tags.get(ExifTags.Base.SamplesPerPixel, 1)
     transparent = tuple(tags.get(ExifTags.Base.ExtraSamples, ())) in _ALPHA
     if bands != _COLOURS.get(kind, bands) + transparent:
-        raise ValueError(f"{bands} bands, of which not all are said to be colours or transparency")
+        raise ValueError(f"{bands} bands, of which not all are marked as colours or transparency")
     if image.mode == "I" or (image.mode.startswith("I") and kind == 0):
         raise ValueError("signed, 32-bit or inverted numbers, whose range is not known")

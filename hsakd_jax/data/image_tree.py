@@ -22,7 +22,7 @@ from hsakd_jax.data.sampling import held_out
 
 # The folders that may contain the test images, in order of preference.
 TEST_FOLDERS = ("test", "val", "validation")
-# What systems and archives leave behind, beside hidden files.
+# Files that systems and archives leave in a folder, in addition to hidden files.
 _PASSED_OVER = {"thumbs.db", "desktop.ini", "__macosx", "lost+found"}
 _SHOWN = 3  # names of a reason
 # Why something is left out: one, several.
@@ -41,7 +41,7 @@ class Scan(NamedTuple):
 
     Attributes:
       files: paths relative to the folder, in the order of their bytes.
-      left_out: names of what was left out.
+      left_out: names of the entries that were left out.
     """
 
     files: list[str]
@@ -105,7 +105,7 @@ def contains_images(root: Path) -> bool:
 
 
 def summary(left_out: LeftOut) -> str:
-    """What a scan left out, as '3 files left out: 2 not images (a.txt, b.txt), 1 dangling link (c.jpg)', or ''."""
+    """The omissions of a scan, as '3 files left out: 2 not images (a.txt, b.txt), 1 dangling link (c.jpg)', or ''."""
     if not left_out:
         return ""
     count = sum(map(len, left_out.values()))
@@ -128,7 +128,7 @@ class ImageTree:
     Attributes:
       root: the tree.
       class_names: names of the class folders of the training images, sorted.
-      notes: lines for the user about what was found: which folder is the test split, what was left out.
+      notes: lines for the user about the scan: which folder is the test split, which files were left out.
 
     Raises:
       UserError: no such folder, no class folders, or a class folder whose name can't be that of a class.
@@ -261,7 +261,7 @@ def _has_classes(folder: Path) -> bool:
 
 
 def _class_folders(folder: Path) -> tuple[list[str], LeftOut]:
-    """The names of the class folders, sorted, and what else there is."""
+    """The names of the class folders, sorted, and the other entries."""
     if not os.path.isdir(folder):
         raise UserError(f"no folder {folder}: a tree contains {folder.name}/CLASS/*.jpg")
     names: list[str] = []
@@ -291,7 +291,7 @@ def _listing(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
-    """What a folder contains, by name, without what is passed over."""
+    """The entries of a folder, by name, except hidden ones and those of systems."""
     with os.scandir(folder) as entries:
         found = [e for e in entries if e.name[0] != "." and e.name.lower() not in _PASSED_OVER]
     return sorted(found, key=lambda entry: os.fsencode(entry.name))

@@ -119,8 +119,8 @@ def warp(images: Array, matrices: Array) -> Array:
 
     Args:
       images: any dtype.
-      matrices: [B, 6], float32: (a, b, c, d, e, f) takes the pixel at column x + 1/2, row y + 1/2 of the result from
-        column a x + b y + c, row d x + e y + f.
+      matrices: [B, 6], float32, (a, b, c, d, e, f). The pixel of the result at column x + 1/2, row y + 1/2 is that of
+        the image at column a x + b y + c, row d x + e y + f.
     """
     batch, height, width, channels = images.shape
     a, b, c, d, e, f = (matrices[:, i].reshape(-1, 1, 1) for i in range(6))

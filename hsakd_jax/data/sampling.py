@@ -1,4 +1,4 @@
-"""What training and evaluation see, and in which order: a pure function of (seed, step)."""
+"""Images of training and evaluation, and their order: a pure function of (seed, step)."""
 
 import functools
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from hsakd_jax.data.dataset import Dataset
 
 
 def held_out(count: int) -> np.ndarray:
-    """Which images of a class are test images, of data without test images: every fifth.
+    """The test images of a class, for data without test images: every fifth.
 
     Args:
       count: the number of images of the class, n.
@@ -38,7 +38,7 @@ def stratified(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
       UserError: a fraction or a seed out of range.
     """
     if not 0 < fraction <= 1:
-        raise UserError(f"a fraction of {fraction} of the training images: give one above 0 and at most 1")
+        raise UserError(f"a fraction of {fraction} of the training images: set one above 0 and at most 1")
     _check_seed(seed)
     chosen = []
     for label in np.unique(labels).tolist():
@@ -51,7 +51,7 @@ def stratified(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
 def order(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
     """The images of one training batch, a pure function of (seed, step): resuming needs no saved generator.
 
-    Each epoch of n // batch_size steps is a permutation of its own. What is left over at its end is
+    Each epoch of n // batch_size steps is a permutation of its own. The remaining images at its end are
     dropped, since a smaller last batch would make `jax.jit` compile the step a second time.
 
     Args:
@@ -67,7 +67,7 @@ def order(n: int, batch_size: int, seed: int, step: int) -> np.ndarray:
       UserError: a batch larger than the training set or empty, or a negative seed.
     """
     if not 1 <= batch_size <= n:
-        raise UserError(f"a batch of {batch_size} from {n} training images: give a batch size from 1 to {n}")
+        raise UserError(f"a batch of {batch_size} from {n} training images: set a batch size from 1 to {n}")
     _check_seed(seed)
     epoch, i = divmod(step, n // batch_size)
     return _permutation(n, seed, epoch)[i * batch_size : (i + 1) * batch_size]
@@ -101,7 +101,7 @@ def batches(
 def eval_batches(
     dataset: Dataset, batch_size: int, local_slice: slice = slice(None)
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Each image exactly once, in stored order; zeros fill the last batch and its mask says which.
+    """Each image exactly once, in stored order; zeros fill the last batch, and its mask marks them.
 
     Args:
       dataset: the images.
@@ -116,7 +116,7 @@ def eval_batches(
       UserError: an empty batch.
     """
     if batch_size < 1:
-        raise UserError(f"a batch of {batch_size} images: give a batch size of at least 1")
+        raise UserError(f"a batch of {batch_size} images: set a batch size of at least 1")
     for start in range(0, len(dataset.labels), batch_size):
         images, labels = (array[start : start + batch_size] for array in dataset)
         missing = batch_size - len(labels)
@@ -137,4 +137,4 @@ def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
 
 def _check_seed(seed: int) -> None:
     if seed < 0:
-        raise UserError(f"seed {seed}: give one of at least 0")
+        raise UserError(f"seed {seed}: set one of at least 0")

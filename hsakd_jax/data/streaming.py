@@ -26,7 +26,7 @@ _PIECE = 8  # images a worker takes at a time
 
 
 class Photos:
-    """One split whose images stay where they lie, encoded.
+    """One split whose images stay in their files, encoded.
 
     Attributes:
       labels: int32 [n].
@@ -81,7 +81,7 @@ class Photos:
         return Photos(self._read, labels, self.class_names, indices, self.max_pixels, self.interpolation)
 
     def encoded(self, i: int) -> tuple[str, bytes]:
-        """The name of image `i`, for messages, and its bytes as they lie there."""
+        """The name of image `i`, for messages, and its unchanged bytes."""
         return self._read(int(self._indices[i]))
 
 
@@ -119,7 +119,7 @@ def centre_crops(photos: Photos, indices: np.ndarray, size: int, resize: int) ->
       UserError: a file that can't be read as an image, or `resize` below `size`.
     """
     if not 1 <= size <= resize:
-        raise UserError(f"a crop of {size} from images of {resize}: give a `resize` of at least the size")
+        raise UserError(f"a crop of {size} from images of {resize}: set a `resize` of at least the size")
     cut = partial(_centre_crop, size=size, resize=resize, **_options(photos))
     return _fill(_empty(len(indices), size), photos, indices, cut)
 
@@ -146,7 +146,7 @@ def stream(
       start_step: the first step.
       size: side of the crops, see `random_crops`.
       local_slice: rows of each batch that this process takes.
-      workers: threads; 0 for one a core.
+      workers: threads; 0 for one per core.
       ahead: batches decoded in advance.
 
     Yields:
@@ -174,7 +174,7 @@ def eval_stream(
     workers: int = 0,
     ahead: int = 2,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Each image exactly once, in stored order; zeros fill the last batch and its mask says which.
+    """Each image exactly once, in stored order; zeros fill the last batch, and its mask marks them.
 
     Args:
       photos: the images.
@@ -182,7 +182,7 @@ def eval_stream(
       size: side of the crops, see `centre_crops`.
       resize: see `centre_crops`.
       local_slice: rows of each batch that this process takes.
-      workers: threads; 0 for one a core.
+      workers: threads; 0 for one per core.
       ahead: batches decoded in advance.
 
     Yields:
@@ -192,7 +192,7 @@ def eval_stream(
       UserError: an empty batch, or as `centre_crops`.
     """
     if batch < 1:
-        raise UserError(f"a batch of {batch} images: give a batch size of at least 1")
+        raise UserError(f"a batch of {batch} images: set a batch size of at least 1")
     centre_crops(photos, np.zeros(0, np.int64), size, resize)  # refuses sizes that do not fit
 
     cut = partial(_centre_crop, size=size, resize=resize, **_options(photos))
@@ -232,7 +232,7 @@ Cut = Callable[[bytes, int], Image.Image]
 def _decoded(
     photos: Photos, jobs: Iterable[tuple[np.ndarray, int, Cut]], size: int, workers: int, ahead: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The jobs' rows and their crops, zeros where a job asks for more images than rows."""
+    """The jobs' rows and their crops, zeros where a job needs more images than rows."""
     pool = ThreadPoolExecutor(workers or _cores(), thread_name_prefix="decode")
 
     def begin(rows, count, cut):
@@ -260,7 +260,7 @@ def _end(rows, images, tasks):
 
 
 def _cores() -> int:
-    """The cores that this process may use, where the system says so."""
+    """The cores that this process may use, where the system reports them."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -292,8 +292,8 @@ def _random_crop(
     with open_image(encoded, max_pixels) as image:
         full = upright_size(image)
         left, top, width, height = crop_box(np.random.default_rng((seed, step, index)), *full)
-        # A JPEG that is larger than needed is decoded at a half, a quarter or an eighth, in a fraction of the time and
-        # never coarser than the crop: on photographs the crop differs by 1.4 grey levels of 255 in the mean.
+        # A JPEG that is larger than needed is decoded at a half, a quarter or an eighth, never coarser than the crop.
+        # This needs a fraction of the time: on photographs the crop differs by 1.4 grey levels of 255 in the mean.
         part = min(width, height) / size
         image = decode(image, (math.ceil(full[0] / part), math.ceil(full[1] / part)))
     scale = round(full[0] / image.width)

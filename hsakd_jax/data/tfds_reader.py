@@ -1,7 +1,7 @@
 """A prepared dataset's records -> encoded images, labels, arrays, photographs.
 
 TFDS reads array_record without TensorFlow. Pillow decodes, always, since another decoder (OpenCV, where it is
-installed) may give other pixels for a JPEG.
+installed) may decode a JPEG to other pixels.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from hsakd_jax.data.streaming import Photos
 
 _CHUNK = 1024  # records read at a time
 _LARGE = 128 * 128  # pixels from which threads pay: below, they only wait for Python's lock
-# What features.json calls the class of a feature, in its present and its former form.
+# The names of the class of a feature in features.json, in its present and its former form.
 _CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
 _FEATURE_CLASSES = {
     f"{kind.__module__}.{kind.__name__}" for kind in vars(tfds.features).values() if isinstance(kind, type)
@@ -39,7 +39,7 @@ def open_builder(path: Path) -> Any:
     """TFDS's builder of a prepared dataset, by the classes that TFDS itself has.
 
     A prepared dataset names the Python class of each feature, and TFDS imports the module that a name begins with. The
-    folder may be a stranger's, and so may be a module of that name beside it.
+    folder may be a stranger's, and may also contain a module of that name.
 
     Args:
       path: folder of one version of a dataset, with its features.json.
@@ -89,7 +89,7 @@ def class_names(builder: Any) -> tuple[str, ...]:
             f"{where} has images of {image.np_dtype} {shape}: they must be of 8 bits and 1, 3 or 4 channels"
         )
     if label.num_classes is None:
-        raise UserError(f"{where} does not say how many classes it has: prepare it with ClassLabel(num_classes=...)")
+        raise UserError(f"{where} does not record its number of classes: prepare it with ClassLabel(num_classes=...)")
     return tuple(label.names)
 
 
@@ -173,15 +173,15 @@ def _read(builder: Any, split: str, classes: int) -> tuple[list[bytes], np.ndarr
 
 
 def _labels(builder: Any, split: str, classes: int) -> np.ndarray:
-    """The labels of a split, int32 [n], read once and then kept beside the dataset where it can be written.
+    """The labels of a split, int32 [n], read once and then kept next to the dataset where it can be written.
 
-    They lie inside the records: to have them, 140 GB of ImageNet must be read.
+    The records contain them: reading them means reading the 140 GB of ImageNet.
     """
     folder = Path(builder.data_path)
     files = [(path.name, (stat := path.stat()).st_size, stat.st_mtime_ns) for path in sorted(folder.iterdir())]
     state = hashlib.sha256(repr([split, *files]).encode()).hexdigest()[:16]
     kept = folder.parent / f".labels-{folder.name}-{split}-{state}.npy"  # of another state, another name
-    with contextlib.suppress(OSError, ValueError, EOFError, MemoryError, UserError):  # damaged, it is read anew
+    with contextlib.suppress(OSError, ValueError, EOFError, MemoryError, UserError):  # damaged, it is read again
         labels = np.load(kept, allow_pickle=False)
         if labels.dtype == np.int32 and labels.shape == (builder.info.splits[split].num_examples,):
             return _checked(builder, split, labels, classes)
@@ -223,7 +223,7 @@ def _decode(builder: Any, split: str, encoded: list[bytes], labels: np.ndarray, 
     if needed > memory:
         raise UserError(
             f"{builder.info.name}, split {split}, takes {needed / 2**30:.1f} GiB as arrays and this machine has "
-            f"{memory / 2**30:.1f}: take smaller images or fewer"
+            f"{memory / 2**30:.1f}: use smaller images or fewer"
         )
     images = np.empty((len(chosen), *first.shape), np.uint8)
 
@@ -256,6 +256,6 @@ def _pixels(encoded: bytes, mode: str) -> np.ndarray:
 
 
 def unreadable(path, error: Exception) -> UserError:
-    """What to say of a prepared dataset that can't be read."""
+    """The error for a prepared dataset that can't be read."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return UserError(f"{path} can't be read ({reason}): delete it and prepare it again")

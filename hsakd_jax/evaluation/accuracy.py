@@ -29,7 +29,7 @@ from hsakd_jax.runs.results import Accuracies
 
 
 class Measured(NamedTuple):
-    """What a network reaches on a dataset.
+    """Accuracies of a network on a dataset.
 
     Attributes:
       accuracies: in percent, with the names of `metrics.correct`.
@@ -103,14 +103,14 @@ def preprocessing(config: Config) -> dict[str, Any]:
 
 
 def pixels_of(config: Config) -> Callable[[bytes], np.ndarray]:
-    """How an image file becomes what the run's evaluation sees of it.
+    """The function from an image file to the pixels that the run's evaluation uses.
 
-    Where evaluation crops the middle of scaled images, so does this: of images in memory to a grey level, since a
-    device crops those. Otherwise, the greatest part in the middle with the network's ratio of sides is scaled to its
-    shape; an image of that shape stays as it is.
+    Where evaluation crops the middle of scaled images, so does this function. For images in memory it agrees to a grey
+    level, since a device crops those. Otherwise, the greatest part in the middle with the network's ratio of sides is
+    scaled to its shape; an image of that shape stays unchanged.
 
     Returns:
-      A function from the content of a file to uint8 [H, W, C]; it raises what `image_files.fit` does.
+      A function from the content of a file to uint8 [H, W, C]; it raises the errors of `image_files.fit`.
 
     Raises:
       UserError: images of a number of channels that no image file has.
@@ -149,7 +149,7 @@ def evaluate_run(run_dir: str | Path, checkpoint: str = "last", data_dir: str | 
     Args:
       run_dir: a run directory.
       checkpoint: 'last' or 'best'.
-      data_dir: where the data is now; None for where the run found it.
+      data_dir: folder of the data, if it has moved; None for the run's.
 
     Returns:
       'arch', 'checkpoint', the numbers of 'classes' and of 'test_images', and the accuracies in percent.
@@ -176,8 +176,8 @@ def data_folder(config: Config, data_dir: str | None, label: str) -> str | None:
 
     Args:
       config: of the run.
-      data_dir: where the data is now; None for where the run found it.
-      label: what an error calls the data.
+      data_dir: folder of the data, if it has moved; None for the run's.
+      label: name of the data in errors.
 
     Raises:
       UserError: there is no such folder.
@@ -194,7 +194,7 @@ def load_test(run: Path, config: Config, data_dir: str | None = None) -> Dataset
     Args:
       run: the run directory.
       config: of the run.
-      data_dir: where the data is now; None for where the run found it.
+      data_dir: folder of the data, if it has moved; None for the run's.
 
     Raises:
       UserError: data that is not named, not there, or has other classes or images of another shape.
@@ -220,7 +220,7 @@ def relabel(splits: datasets.Splits, path: Path, config: Config, source: str) ->
       splits: with the test split.
       path: of the run.
       config: of the run.
-      source: what an error calls the data.
+      source: name of the data in errors.
 
     Raises:
       UserError: the run has other classes.

@@ -70,7 +70,7 @@ def predict(
     Args:
       workdir: a run directory.
       paths: image files; each is cropped and scaled as the run's test images are (see `accuracy.pixels_of`).
-      top: classes an image.
+      top: classes per image.
       checkpoint: 'last' or 'best'.
 
     Returns:

@@ -34,8 +34,8 @@ def correct(outputs: Outputs, labels: Array, mask: Array) -> dict[str, Array]:
       mask: bool [B], False for padding.
 
     Returns:
-      'top1' and 'top5' of the upright images, bool [B]; per branch l 'joint_l' (argmax of the joint logits is 4y + j)
-      and 'class_l' (argmax of the folded logits is y) of all four rotations, bool [4B]. False for padding.
+      'top1' and 'top5' of the upright images, bool [B]. Per branch l, 'joint_l' and 'class_l' of all four rotations,
+      bool [4B]: the argmax of the joint logits is 4y + j, and that of the folded logits is y. False for padding.
     """
     logits = upright(outputs.logits, len(labels))
     rows = jnp.repeat(mask, ROTATIONS)

@@ -61,7 +61,7 @@ def predict_all(networks: Mapping[str, Checkpoint], most: int, data_dir: str | N
     Args:
       networks: by key; the first one decides on the images.
       most: misclassified images to keep.
-      data_dir: where the data is now; None for where the first run found it.
+      data_dir: folder of the data, if it has moved; None for the first run's.
 
     Raises:
       UserError: the first run or its data is not there or damaged.
@@ -161,7 +161,7 @@ def _load(run: Path, config: Config, data_dir: str | None) -> Any:
     source = structs.replace(config.data, dir=where)
     there = name is not None and root.is_dir() and datasets.is_prepared_source(source)
     if name == "image_folder" and root.is_dir() and not there:
-        raise UserError(f"the images in {root} have changed: `python -m hsakd_jax.evaluate` reads them anew")
+        raise UserError(f"the images in {root} have changed: `python -m hsakd_jax.evaluate` reads them again")
     if not there:
         hint = ", or prepare it by `python -m hsakd_jax.evaluate`" if name in BUILDERS else ""
         raise UserError(f"its data {name} is not in {root}: set --data_dir=DIR{hint}")

@@ -84,7 +84,7 @@ def compare(ours: Mapping[int, Results], theirs: Mapping[int, Results]) -> Verdi
 
 
 def _same_images(our: Results, their: Results) -> bool:
-    """Whether two runs have the same test images, as far as their results tell."""
+    """Whether two runs have the same test images, as far as their results show."""
     if our.test_images != their.test_images:
         return False
     return our.correct is None or their.correct is None or our.correct.labels == their.correct.labels
@@ -111,9 +111,9 @@ def mcnemar(ours: np.ndarray, theirs: np.ndarray) -> Verdict:
     """McNemar's exact test: of the images that only one network classifies correctly, each has half.
 
     The interval is that of Bonett and Price, "Adjusted Wald Confidence Interval for a Difference of Binomial
-    Proportions Based on Paired Data" (Journal of Educational and Behavioral Statistics 37, 2012). It adds an image that
-    only the one network classifies correctly, and one of the other, so that identical predictions have an interval
-    too. Fagerland, Lydersen and Laake (Statistics in Medicine 33, 2014) recommend it.
+    Proportions Based on Paired Data" (Journal of Educational and Behavioral Statistics 37, 2012). It adds one image
+    per network that only this network classifies correctly, so that identical predictions have an interval too.
+    Fagerland, Lydersen and Laake (Statistics in Medicine 33, 2014) recommend it.
 
     Args:
       ours: whether the network classifies each test image correctly, bool [n].

@@ -43,7 +43,7 @@ def load(name: str) -> ConfigDict:
         config = get_config and (get_config(recipe) if colon else get_config())
     except ValueError as error:  # such as an unknown recipe
         raise UserError(str(error)) from error
-    except (Exception, SystemExit) as error:  # a config is code: what it raises is of any kind
+    except (Exception, SystemExit) as error:  # a config is code, which may raise an error of any kind
         raise UserError(f"the config file {file} fails ({type(error).__name__}: {error}): fix it") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"{file} is no config file: define get_config(recipe), which returns make_config(...)")

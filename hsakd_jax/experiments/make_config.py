@@ -1,4 +1,4 @@
-"""What a person types as the config of a command: the defaults of its sections, and the recipe's values."""
+"""The config of a command, in plain values: the defaults of its sections, and the recipe's values."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ PIPELINE = "hsakd"
 # How the names of networks begin that learn at a fifth of the others' rate. ImageNet's MobileNets do not.
 SLOW = ("mobilenetV2", "Shuffle")
 
-# What configs begin with, and change where a dataset needs it.
+# Defaults of all configs; a dataset's config file changes some.
 TRAINING = {
     "dtype": "float32",
     "accumulate": 1,
     "remat": False,
-    "lr_batch": 0,  # the batch that `lr` is meant for, to scale it to `batch`; 0 takes `lr` as it is
+    "lr_batch": 0,  # the batch that `lr` is meant for, to scale it to `batch`; 0 uses `lr` unchanged
     "gamma": 0.1,
     "warmup": 0,  # epochs
     "optimizer": "sgd",  # or 'adamw', which ConvNeXt and DeiT were published with
@@ -28,7 +28,7 @@ TRAINING = {
 DATA = {
     "dir": "",
     "image_size": 0,  # side of the crops, or of an image_folder's images
-    "resize": 0,  # what the shorter side of a test image is scaled to, where its middle is taken; 0 for image_size
+    "resize": 0,  # length of a test image's shorter side after scaling, before the central crop; 0 for image_size
     "interpolation": "bilinear",  # how images are scaled; or 'bicubic'
     "fraction": 1.0,  # of the training images
     "validation": 0.0,  # of the training images, held out of them
@@ -50,7 +50,7 @@ def make_config(
     """The config of a recipe.
 
     Args:
-      recipe: a key of `RECIPES`, or 'hsakd' for all of `runs` in one workdir; with '_tiny' behind it, a form that
+      recipe: a key of `RECIPES`, or 'hsakd' for all of `runs` in one workdir. With '_tiny' behind it, a form that
         ends in seconds on data that needs no download. 'tiny' means 'hsakd_tiny'. Networks may follow:
         'kd/resnet56/resnet20' names teacher and student, 'baseline/resnet20' the one that it trains.
       data: the dataset and its augmentation.
@@ -73,12 +73,12 @@ def make_config(
         raise ValueError(unknown("recipe", recipe, (*known, *tiny) if did_you_mean(recipe, tiny) else known))
     runs = runs if base == PIPELINE else (base,)
     started = {
-        "trainable": "",  # what learns, a pattern searched for in the paths of parameters; '' for what the row says
-        "init": "",  # the run whose parameters it starts from; '' for what the row says
+        "trainable": "",  # the trained parameters, a pattern searched for in their paths; '' for the recipe's
+        "init": "",  # the run whose parameters it starts from; '' for the recipe's
     }
     taught = {
         "workdir": "",  # the run that teaches; '' has one trained first
-        "run": "",  # the recipe of that one; '' for what the row says
+        "run": "",  # the recipe of that one; '' for the recipe's
         "checkpoint": "last",  # or 'best'
         "peer": 1,  # which network of a mutual run teaches
         "inference_dtype": "",  # that it answers in; '' for the one that it was trained in

@@ -171,7 +171,7 @@ def _directories(root: Path, names: Sequence[str], apart: bool) -> dict[str, Pat
 
 def _load(config: dict[str, Any], seeds: Sequence[int]) -> dict[int, Splits]:
     """The data of each seed; loaded once where no seed selects images."""
-    source: Any = SimpleNamespace(**config["data"])  # what a person typed, which `resolve` makes a `runs.config.Data`
+    source: Any = SimpleNamespace(**config["data"])  # plain values, which `resolve` makes a `runs.config.Data`
     if source.fraction == 1 and not source.validation:
         return dict.fromkeys(seeds, load_source(source, seed=seeds[0]))
     return {seed: load_source(source, seed=seed) for seed in seeds}
@@ -261,7 +261,7 @@ def _check_start(training: Training, section: str) -> None:
 
 
 def _earlier_results(root: Path) -> dict[str, Results]:
-    """The results that earlier commands wrote beside their runs, by recipe.
+    """The results that earlier commands wrote next to their runs, by recipe.
 
     Raises:
       UserError: the file is another program's, or damaged.
@@ -286,7 +286,7 @@ def _write_results(root: Path, results: dict[str, Results]) -> None:
 
 
 def summary(results: Mapping[int, Mapping[str, Results]]) -> str:
-    """A table of runs, given by seed and recipe: last epoch, best epoch, and verdicts on the gain by distillation."""
+    """A table of runs by seed and recipe: last epoch, best epoch, and verdicts on the gain by distillation."""
     recipes = next(iter(results.values()))
     by_recipe = {recipe: {seed: runs[recipe] for seed, runs in results.items()} for recipe in recipes}
     header = ["run", "network", "parameters", "top-1 last", "top-1 best", "best branch joint"]

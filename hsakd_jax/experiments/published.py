@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-# Recipes of our own, which nobody published.
+# Recipes of our own, without published settings.
 OURS = ("student_ls", "student_dist", "student_strong")
 ANY_PAIR, IMAGENET_PAIR = "*", "resnet34_imagenet/resnet18_imagenet"
 # The second pair of ImageNet. timm's MobileNetV1 has ReLU6, that of most of these authors ReLU.

@@ -1,4 +1,4 @@
-"""What each recipe is: an objective, on which network, taught by whom; the numbers are in `configs/`."""
+"""The objective, network and teacher of each recipe; the numbers are in `configs/`."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ class Recipe(NamedTuple):
     """One way to train one network.
 
     Attributes:
-      title: what tables call it.
+      title: its name in tables.
       network: 'teacher' or 'student': the section of the config that names it.
       objective: a key of `objectives.OBJECTIVES`, or 'methods' for the terms of `distillation.methods`.
       terms: the terms of its objective, with their options.
@@ -19,9 +19,9 @@ class Recipe(NamedTuple):
       rotated: whether it sees all four rotations of a batch.
       crop_rotations: whether each rotation is cropped on its own, where images are cropped from their padding.
       strong_view: whether it sees a second, strong view of a batch too; for 'methods'.
-      teacher: the recipe that trains its teacher, where the config names no run; '' where it is taught by none.
+      teacher: the recipe that trains its teacher, where the config names no run; '' without a teacher.
       init: the recipe whose run it starts from, where the config names no run; '' for a fresh start.
-      trainable: what learns, where the config says nothing (see `layers.is_trainable`).
+      trainable: the trained parameters, where the config sets none (see `layers.is_trainable`).
       schedule: the section of the config with its epochs and learning rate; '' for that of its network.
       fraction: of the training images that it uses.
       select_by: accuracy that selects the best epoch (see `runs.config.Evaluation`).
@@ -52,7 +52,7 @@ TASK = {"weight": 1.0}
 JOINT = {"weight": 1.0, "branches": ()}
 KL_AUX = {"weight": 1.0, "temperature": 3.0, "branches": ()}
 KL_FINAL = {"weight": 1.0, "temperature": 3.0, "upright_only": False}
-# KD beside another method's own term, as in the paper's table. The paper does not publish its weight; this one is that
+# KD with another method's own term, as in the paper's table. The paper does not publish its weight; this one is that
 # of CRD's "+KD" runs.
 KL = {"weight": 1.0, "temperature": 4.0}
 # The paper's student has no joint-label term; its ablation shows that one costs accuracy.
@@ -108,7 +108,7 @@ RECIPES = {
     ),
     "teacher_online": Recipe("teacher, online", "teacher", "mutual", MUTUAL, branches=True, rotated=True),
     "baseline": Recipe("baseline", "student", "baseline", {"task": TASK}),
-    # HSAKD's paper says only "conventional KD". These are the weights of CRD's and SSKD's code.
+    # HSAKD's paper has only the words "conventional KD". These are the weights of CRD's and SSKD's code.
     "kd": Recipe(
         "KD",
         "student",
@@ -127,8 +127,8 @@ RECIPES = {
     "dkd": _method("DKD", kl=OFF, dkd={"weight": 1.0, "alpha": 1.0, "beta": 8.0, "temperature": 4.0, "warmup": 20}),
     "crd": _method("CRD", crd={"weight": 0.8, "negatives": 16384, "temperature": 0.07}),
     # Methods since 2022, without plain KD, each with the weights of its authors' code. `published.SETTINGS` has those
-    # by pair; for others they are those of resnet32x4/resnet8x4 (WKD), vgg13/vgg8 (TTM, and WTTM, which its authors
-    # add to CRD) and ResNet34/ResNet18 (NKD).
+    # by pair. Other pairs have those of resnet32x4/resnet8x4 (WKD), vgg13/vgg8 (TTM, and WTTM, which its authors add to
+    # CRD) and ResNet34/ResNet18 (NKD).
     "kd_ls": Recipe(
         "KD + LS",
         "student",
@@ -252,7 +252,7 @@ RECIPES = {
     "mutual": Recipe("online", "student", "mutual", MUTUAL, branches=True, rotated=True),
     # A new last layer on a backbone that is kept.
     "probe": Recipe("linear probe", "student", "baseline", {"task": TASK}, init=GIVEN, trainable="^head/fc"),
-    # The paper's ablations: what each term and each branch adds, and rotations without joint labels.
+    # The paper's ablations: the gain of each term and of each branch, and rotations without joint labels.
     "ablation_kl_aux": _student("task + kl_q", kl_final=OFF),
     "ablation_upright": _student("task + kl_q + kl_p, upright", kl_final={"upright_only": True}),
     "ablation_joint": _student("HSAKD* + joint labels", joint=TASK),
@@ -281,7 +281,7 @@ def published_terms(recipe: str, dataset: str, teacher: str, student: str) -> di
       teacher: the network of the teacher.
       student: the network of the student.
     """
-    terms = copy.deepcopy(RECIPES[recipe].terms)  # a ConfigDict would keep what recipes share shared
+    terms = copy.deepcopy(RECIPES[recipe].terms)  # a ConfigDict would keep shared dicts of recipes shared
     for key, value in published.values(recipe, dataset, teacher, student).items():
         term, option = key.split(".")
         terms[term][option] = value

@@ -18,7 +18,7 @@ from hsakd_jax.runs.restore import build_network, peer_config
 
 # Keys of a section that describe a network or a teacher rather than the training.
 NETWORK_KEYS = ("arch", "dtype", "workdir", "run", "checkpoint", "peer", "inference_dtype")
-# What decides the weight of a term rather than its formula.
+# Options that decide the weight of a term rather than its formula.
 WEIGHTING = ("weight", "warmup", "decay")
 
 
@@ -144,7 +144,7 @@ def objective_config(kind: str, terms: Mapping[str, Mapping[str, Any]]) -> Objec
 
     Args:
       kind: see `runs.config.Objective`.
-      terms: their options and what decides their weight, by name, as in a recipe.
+      terms: their options and weighting, by name, as in a recipe.
     """
     return msgspec.convert(_objective(kind, terms), Objective)
 
@@ -202,7 +202,7 @@ def recipes_of(config: dict[str, Any]) -> list[str]:
         return found
 
     runs = config["runs"]
-    if given and len(runs) > 1:  # a teacher that is given is not trained
+    if given and len(runs) > 1:  # a teacher that the user sets is not trained
         runs = [name for name in runs if RECIPES[name].network != "teacher"]
         if not runs:
             raise UserError("runs has teachers only, and teacher.workdir sets a trained one: leave one of the two out")

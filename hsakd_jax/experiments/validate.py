@@ -24,7 +24,7 @@ _DERIVED = (
     "fresh_last_layer",
     "batch_norm_groups",
     "decoding",
-)  # nobody sets these in their section
+)  # a user does not set these in their section
 _TRAINING, _DATA = field_types(typed.Training), field_types(typed.Data)
 _SCHEDULE = {"dtype": typed.Dtype, **{key: kind for key, kind in _TRAINING.items() if key not in _DERIVED}}
 _STUDENT = {"arch": str, **_SCHEDULE}
@@ -52,7 +52,7 @@ TYPES: dict[str, Any] = {
     "data": {
         **{key: kind for key, kind in _DATA.items() if key not in _DERIVED},
         "name": str,
-        "mean": tuple[typed.Mean, ...],  # () takes those of the run that teaches or is started from
+        "mean": tuple[typed.Mean, ...],  # () uses those of the run that teaches or is started from
         "std": tuple[typed.Deviation, ...],
     },
     "teacher": {**_STUDENT, **_TAUGHT},
@@ -69,7 +69,7 @@ def check_types(config: dict[str, Any]) -> None:
       config: of the command.
 
     Raises:
-      UserError: the line names the key and what to set.
+      UserError: the line names the key and the remedy.
     """
     objective = {
         name: {term: _term_types(term, options) for term, options in recipe.terms.items()}
@@ -85,7 +85,7 @@ def _term_types(term: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check(config: dict[str, Any], sections: Mapping[str, dict[str, Any]], command: Sequence[str] = ()) -> None:
-    """Refuses what can be refused before the data is loaded, for every run of a config.
+    """Refuses mistakes that are visible before the data is loaded, for every run of a config.
 
     Args:
       config: of the command, which `check_types` has checked.
@@ -93,8 +93,8 @@ def check(config: dict[str, Any], sections: Mapping[str, dict[str, Any]], comman
       command: its arguments.
 
     Raises:
-      UserError: an unknown network, a batch that does not fit the devices, no teacher or start where one is needed,
-        settings that contradict one another, or a tracker that is not there.
+      UserError: an unknown network, a batch that does not fit the devices, or a missing teacher or start. Settings that
+        contradict one another, or a tracker that is not installed.
     """
     _check_seeds(config["seeds"], command)
     _check_data(config["data"])
@@ -127,11 +127,11 @@ def _check_data(data: dict[str, Any]) -> None:
         raise UserError(f"data.mean is {data['mean']} and data.std {data['std']}: set both, or neither")
     crop, side, resize = data["crop"], data["image_size"] or 0, data["resize"] or 0
     if crop == "resized" and side < 1:
-        raise UserError(f"data.image_size is {side}: give the side of the crops")
+        raise UserError(f"data.image_size is {side}: set the side of the crops")
     if crop == "pad" and side and data["name"] != "image_folder":
         raise UserError(f"data.image_size is {side}, which is for data.crop=resized and image_folder: leave it 0")
     if 0 < resize < side:
-        raise UserError(f"data.resize is {resize}: give at least data.image_size, {side}, or 0")
+        raise UserError(f"data.resize is {resize}: set at least data.image_size, {side}, or 0")
 
 
 def _check_networks(config: dict[str, Any], name: str, section: dict[str, Any]) -> None:
@@ -148,7 +148,7 @@ def _check_networks(config: dict[str, Any], name: str, section: dict[str, Any]) 
         raise UserError(f"peers is {config['peers']}: a mutual run needs at least 2 networks")
     if recipe.init == GIVEN and not section["init"]:
         where = recipe.schedule or recipe.network
-        raise UserError(f"the recipe {name} needs a run to start from: give --config.{where}.init=RUN")
+        raise UserError(f"the recipe {name} needs a run to start from: set --config.{where}.init=RUN")
 
 
 def _check_copies(name: str, section: dict[str, Any]) -> None:
@@ -173,7 +173,7 @@ def _check_batch(config: dict[str, Any], name: str, section: dict[str, Any]) -> 
     if rows % config["batch_norm_groups"]:
         raise UserError(
             f"batch_norm_groups is {config['batch_norm_groups']}, which does not divide a batch of {rows}: "
-            "take a divisor"
+            "set a divisor"
         )
 
 
@@ -195,7 +195,7 @@ def _refuse_without_effect(config: dict[str, Any], names: Sequence[str], path: s
     if key in ("momentum", "nesterov") and config[section].get("optimizer") == "adamw":
         raise UserError(f"{path} has no effect with {section}.optimizer=adamw: leave it out")
     schedule = config[section].get("schedule")
-    # No milestones are what another schedule has.
+    # Other schedules have no milestones.
     if key in ("milestones", "gamma") and config[section][key] and schedule not in (None, "multi_step"):
         raise UserError(
             f"{path} has no effect with {section}.schedule={schedule}: leave it out, or set "

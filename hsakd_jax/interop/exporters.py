@@ -1,4 +1,4 @@
-"""A trained network leaves for other software; each file is read back and compared before it is kept."""
+"""Writes trained networks for other software; each file is read back and compared before it is kept."""
 
 import io
 import os
@@ -28,14 +28,14 @@ from hsakd_jax.runs.config import Config
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.restore import restore, without_branches
 
-# What float32 arithmetic in another order may change, relative to the greatest output.
+# The difference that float32 arithmetic in another order may make, relative to the greatest output.
 TOLERANCE = 1e-4
-# Takes NumPy images, gives the outputs in a sequence.
+# From NumPy images to the outputs in a sequence.
 Run = Callable[[np.ndarray], Any]
 
 
 class Export:
-    """What is exported: a network, its variables and what its images are.
+    """The parts of an export: a network, its variables and the form of its images.
 
     Attributes:
       infer: images -> (logits, aux logits of each branch ...); with preprocessing uint8 images -> (probabilities,).
@@ -91,23 +91,23 @@ def export(
       output: the file to write, of 'hub' the folder; it must not exist.
       file_format: a key of `FORMATS`.
       checkpoint: 'last' or 'best'.
-      branches: whether the auxiliary classifiers go with it.
-      preprocess: whether the file takes uint8 images and gives probabilities; for 'stablehlo' and 'onnx'.
+      branches: whether the file contains the auxiliary classifiers.
+      preprocess: whether the file maps uint8 images to probabilities; for 'stablehlo' and 'onnx'.
       int8: whether to quantise the network, see `quantising.quantise`; for 'onnx'.
       measure: whether to measure the file on the run's test images, see `model_files.measure`. Data that is not there
         is a note, and the file is not measured.
-      data_dir: where the run's data is now; None for where the run found it.
+      data_dir: folder of the run's data, if it has moved; None for the run's.
       licence: of the weights, for the card of 'hub'.
 
     Returns:
       'format', 'arch', 'dtype' (that it computes in), 'bytes' (of the network's file), 'parameters', 'multiply_adds'
-      (for one image), 'greatest_difference' (of any output, absolute, before quantisation), 'greatest_output', and
-      'measured': a list of `model_files.Measured`, with int8 of the float32 file too; empty where nothing was measured.
+      (for one image), 'greatest_difference' (of any output, absolute, before quantisation) and 'greatest_output'. And
+      'measured': a list of `model_files.Measured`, with int8 of the float32 file too; empty without measurements.
 
     Raises:
-      UserError: not a run, a file that exists or can't be written, a format that does not go with the options or
-        whose package is missing, training images for `int8` that are not there, or a difference above `TOLERANCE`. No
-        file is left behind then.
+      UserError: not a run, or a file that exists or can't be written. Or a format that does not fit the options or
+        whose package is missing, missing training images for `int8`, or a difference above `TOLERANCE`. No file is
+        left behind then.
     """
     path = expand(output)
     _check_options(file_format, branches=branches, preprocess=preprocess, int8=int8, licence=licence)
@@ -118,7 +118,7 @@ def export(
     batches = quantising.calibration_images(exported.config, data_dir) if int8 else None
     test = _test_images(exported.config, Path(workdir), data_dir) if measure else None
     try:
-        # Beside the output: what is written becomes the output by a new name.
+        # Next to the output: renaming the file makes it the output.
         with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
             folder = Path(scratch, "export")
             folder.mkdir()
@@ -156,9 +156,9 @@ def _check_options(file_format: str, *, branches: bool, preprocess: bool, int8: 
     if file_format not in FORMATS:
         raise UserError(f"unknown format {file_format!r}: choose {', '.join(FORMATS)}")
     if preprocess and not FORMATS[file_format][1]:
-        raise UserError(f"{file_format} holds weights only: give --preprocess with stablehlo or onnx")
+        raise UserError(f"{file_format} holds weights only: set --preprocess with stablehlo or onnx")
     if preprocess and branches:
-        raise UserError("--preprocess gives probabilities of classes: leave out --with-branches")
+        raise UserError("--preprocess makes the outputs probabilities of classes: leave out --with-branches")
     if int8 and file_format != "onnx":
         raise UserError(f"--int8 quantises ONNX files: set --format=onnx, not {file_format}")
     if int8 and branches:
@@ -230,7 +230,7 @@ def compare(exported: Export, run: Run) -> tuple[float, float]:
 
 
 def _reread(exported: Export, path: Path) -> Run:
-    """The written weights in our own network, after a look that they are the same bits."""
+    """The written weights in our own network, after a check that the bits are the same."""
     variables = torch_weights.load_torch(path, exported.arch)
     for ours, theirs in zip(jax.tree.leaves(exported.variables), jax.tree.leaves(variables), strict=True):
         if not np.array_equal(ours, theirs):
@@ -240,13 +240,13 @@ def _reread(exported: Export, path: Path) -> Run:
 
 
 def _torch(exported: Export, path: Path) -> Run:
-    # First what no package mends.
+    # First the errors that no package fixes.
     tensors = torch_weights.to_state_dict(exported.arch, exported.network, exported.variables)
     try:
         import torch
     except ImportError as error:
         raise UserError(
-            "the format torch needs PyTorch: pip install 'hsakd_jax[torch]', or take safetensors"
+            "the format torch needs PyTorch: pip install 'hsakd_jax[torch]', or choose safetensors"
         ) from error
     content = io.BytesIO()
     torch.save({key: torch.from_numpy(np.array(value)) for key, value in tensors.items()}, content)
@@ -288,9 +288,9 @@ def _onnx(exported: Export, path: Path) -> Run:
         session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     except OSError:
         raise
-    except Exception as error:  # what it can't translate is refused in many ways
+    except Exception as error:  # untranslatable networks raise errors of many kinds
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"jax2onnx can't translate {exported.arch} ({reason}): take stablehlo") from error
+        raise UserError(f"jax2onnx can't translate {exported.arch} ({reason}): choose stablehlo") from error
     return lambda images: session.run(None, {session.get_inputs()[0].name: images})
 
 

@@ -22,7 +22,7 @@ from hsakd_jax.runs.results import Results
 LIMITS = """\
 - The accuracies hold for the test images of the same dataset. No other images were measured.
 - The network chooses one of its classes for every image, also for an image of none of them.
-- The probabilities are those of a softmax. Nobody has calibrated them.
+- The probabilities are those of a softmax. They are not calibrated.
 - Other preprocessing than that of `preprocessor_config.json` costs accuracy."""
 
 
@@ -150,7 +150,7 @@ def _training(config: AnyConfig, results: Results | None) -> str:
         "data": f"{config.data.name}" + (f", {results.train_images:,} training images" if results else ""),
         "recipe": config.recipe,
         "terms of the loss (weight)": used,
-        "epochs, images a step, learning rate": f"{training.epochs}, {training.batch}, {training.lr:g}",
+        "epochs, images per step, learning rate": f"{training.epochs}, {training.batch}, {training.lr:g}",
         "teacher": _teacher(config, results),
         "seed": str(config.seed),
         "computed in": config.network.dtype,

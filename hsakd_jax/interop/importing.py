@@ -40,19 +40,19 @@ def convert(
     Args:
       checkpoint: a file, see `torch_weights.load_torch`; or the name of pretrained weights of `package`.
       output: the run directory to make.
-      console: where it is said what was found.
+      console: prints the properties that were found.
       package: 'timm' or 'torchvision', see `packages.load`; '' for a file.
       arch: name of the network; '' finds it.
-      data: name of its dataset; '' takes the one with that many classes that published networks are trained on.
+      data: name of its dataset; '' uses the one with that many classes that published networks are trained on.
       data_dir: folder of the data, see `datasets.load`.
       image_size: side of its images; 0 for that of the package or of published results, such as 224 of ImageNet.
-      resize: what the shorter side of an image is scaled to before its middle is cropped, for networks of ImageNet; 0
-        for that of the package, or of published results in proportion to `image_size`.
+      resize: length to which the shorter side of an image is scaled before the central crop, for networks of ImageNet.
+        0 for that of the package, or of published results in proportion to `image_size`.
       interpolation: see `runs.config.Data`; '' for that of the package or of published results.
-      mean: of the normalisation, one number a channel; () takes that of the package, of `data`, or else of CIFAR-100 or
-        ImageNet.
+      mean: of the normalisation, one number per channel; () uses that of the package, of `data`, or else of CIFAR-100
+        or ImageNet.
       std: as `mean`.
-      classes: a file with the name of a class in each line; '' takes those of the package, if it has any.
+      classes: a file with the name of a class in each line; '' uses those of the package, if it has any.
       part: which weights, where the file contains several, see `torch_weights.load_torch`.
 
     Raises:
@@ -95,7 +95,7 @@ def convert(
 
 
 class _Weights(NamedTuple):
-    label: str  # what lines call it
+    label: str  # its name in lines
     source: str
     sha256: str
     tensors: torch_files.StateDict
@@ -112,7 +112,7 @@ def _of_file(path: str | Path, part: str) -> _Weights:
         notes.append(f"{len(foreign)} tensors that are not the network's are left out: {torch_files.listed(foreign)}")
     if content.others:
         others = torch_files.listed(f"--part={one}" for one in content.others)
-        notes.append(f"the weights are those of {content.section}; to take others of the file, set {others}")
+        notes.append(f"the weights are those of {content.section}; to use others of the file, set {others}")
     return _Weights(str(path), Path(path).name, _sha256(path), tensors, tuple(notes))
 
 
@@ -151,7 +151,7 @@ def _check_classes(data: str, num_classes: int) -> None:
 
 
 def _changed(usual: Preprocessing, given: Preprocessing) -> Preprocessing:
-    """The usual preprocessing with what a person gives, where it is not 0, '' or ().
+    """The usual preprocessing with the user's values, where they are not 0, '' or ().
 
     Of images of another size, the crop is as great a part of the scaled image as before.
 
@@ -159,7 +159,7 @@ def _changed(usual: Preprocessing, given: Preprocessing) -> Preprocessing:
       UserError: mean without std, or std without mean.
     """
     if bool(given.mean) != bool(given.std):
-        raise UserError("mean and std belong together: give both, --mean and --std, or neither")
+        raise UserError("mean and std belong together: set both, --mean and --std, or neither")
     side = given.image_size or usual.image_size
     in_proportion = usual._replace(image_size=side, resize=round(side * usual.resize / usual.image_size))
     return in_proportion._replace(**{key: value for key, value in given._asdict().items() if value})
@@ -172,7 +172,7 @@ def _parameters(found: torch_weights.Found, prepared: Preprocessing, resize: int
       UserError: it can't take them.
     """
     if resize and not architecture(found.name).for_imagenet:
-        raise UserError(f"{found.name} takes images as they are: leave --resize out")
+        raise UserError(f"{found.name} uses images unchanged: leave --resize out")
     if len(prepared.mean) not in (1, found.channels):
         raise UserError(
             f"{label} takes images of {found.channels} channels: set --data, such as --data=digits of 1, or "
@@ -203,7 +203,7 @@ def _network(found: torch_weights.Found, side: int) -> dict[str, Any]:
 
 
 def _data(name: str | None, folder: str | None, big: bool, prepared: Preprocessing) -> dict[str, Any]:
-    """How images come to the network's size: as they are, or as ImageNet's do for its networks."""
+    """The section 'data': images have the network's size or, for networks of ImageNet, are scaled and cropped."""
     return {
         "name": name,
         "dir": folder,

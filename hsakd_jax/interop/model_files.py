@@ -47,10 +47,10 @@ class Program(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What an exported file reaches in its runtime.
+    """Accuracy and speed of an exported file in its runtime.
 
     Attributes:
-      file: what a table calls it.
+      file: its name in tables.
       runtime: see `Program`.
       bytes: of the file.
       test_images: how many.
@@ -80,7 +80,7 @@ def evaluate_file(path: str | Path, run_dir: str | Path, data_dir: str | None = 
     Args:
       path: a file whose ending is a key of `READERS`, or a folder for the Hub.
       run_dir: the run directory, for its data, preprocessing and classes.
-      data_dir: where the data is now; None for where the run found it.
+      data_dir: folder of the data, if it has moved; None for the run's.
 
     Raises:
       UserError: as `find`, `open_program` and `accuracy.load_test`.
@@ -109,7 +109,7 @@ def find(path: str | Path) -> Path:
 
 
 def open_program(path: Path, config: Config, run: Path) -> Program:
-    """Opens an exported file, of which nobody may vouch.
+    """Opens an exported file, which may be a stranger's.
 
     Args:
       path: of `find`.
@@ -117,8 +117,8 @@ def open_program(path: Path, config: Config, run: Path) -> Program:
       run: its directory, for errors.
 
     Raises:
-      UserError: the file is damaged, would execute foreign code, needs a package that is not installed, or takes other
-        images or has other classes than the run.
+      UserError: the file is damaged, would execute foreign code, or needs a package that is not installed. Or it has
+        other images or classes than the run.
     """
     return READERS[path.suffix](path, config, run)
 
@@ -131,7 +131,7 @@ def measure(program: Program, path: Path, config: Config, test: Dataset | Photos
       path: its file.
       config: of the run.
       test: its test images.
-      label: what the table calls the file; None for its name.
+      label: name of the file in the table; None for its own.
 
     Raises:
       UserError: its outputs have another shape than [B, N].
@@ -146,7 +146,7 @@ def measure(program: Program, path: Path, config: Config, test: Dataset | Photos
             scores = program.run(inputs)
             expected = (len(inputs), config.network.num_classes)
             if scores.shape != expected:
-                raise UserError(f"{path} gives outputs of {list(scores.shape)}, not {list(expected)}: export it again")
+                raise UserError(f"{path} has outputs of {list(scores.shape)}, not {list(expected)}: export it again")
             for k, right in found.items():
                 right.append(np.asarray(metrics.in_top(jnp.asarray(scores), jnp.asarray(rows["label"]), k)))
             progress.update(min(done * config.eval_batch, len(test.labels)))

@@ -1,4 +1,4 @@
-"""How the images come to published networks: the settings that their accuracies were measured with."""
+"""Preprocessing of published networks: the settings with which their accuracies were measured."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,7 +12,7 @@ class Preprocessing(NamedTuple):
 
     Attributes:
       image_size: side of the crop of the middle.
-      resize: what the shorter side of the image is scaled to before.
+      resize: length to which the shorter side of the image is scaled before the crop.
       interpolation: see `runs.config.Data`.
       mean: of the normalisation, one number per channel.
       std: as `mean`.

@@ -17,7 +17,7 @@ from hsakd_jax.evaluation.accuracy import batches_of, data_folder
 from hsakd_jax.runs.config import Config, RunConfig
 
 IMAGES, BATCH = 512, 64  # of the calibration
-# What a network computes in int8. The normalisation in front and the softmax behind it stay in float32.
+# Operations that compute in int8. The normalisation in front and the softmax behind it stay in float32.
 OPERATIONS = (
     *("Conv", "Gemm", "MatMul", "Add", "Mul", "Relu", "Clip", "Sigmoid", "Concat", "Split", "Slice"),
     *("MaxPool", "AveragePool", "GlobalAveragePool", "ReduceMean", "Pad", "Reshape", "Transpose", "Squeeze", "Flatten"),
@@ -29,7 +29,7 @@ def calibration_images(config: Config, data_dir: str | None = None) -> Iterator[
 
     Args:
       config: of the run.
-      data_dir: where the data is now; None for where the run found it.
+      data_dir: folder of the data, if it has moved; None for the run's.
 
     Yields:
       uint8 [BATCH, H, W, C], at most `IMAGES` images; the last batch may be smaller.
@@ -48,7 +48,7 @@ def calibration_images(config: Config, data_dir: str | None = None) -> Iterator[
 def quantise(source: Path, path: Path, batches: Iterator[np.ndarray], make_inputs: Callable[[np.ndarray], np.ndarray]):
     """Writes an int8 copy of an ONNX file: static quantisation in QDQ form, per channel.
 
-    Weights are symmetric int8 with a scale for each output channel; activations are uint8 with one scale and zero point
+    Weights are symmetric int8 with a scale for each output channel. Activations are uint8 with one scale and zero point
     for each tensor, from its least and greatest value over the calibration images. onnxruntime computes int8
     activations in float32 where two layers read them. Weights have 7 of their 8 bits: x86 processors without VNNI add
     two products in 16 bits, which overflow otherwise.
@@ -60,7 +60,7 @@ def quantise(source: Path, path: Path, batches: Iterator[np.ndarray], make_input
       make_inputs: from these to inputs of the network.
 
     Raises:
-      UserError: onnxruntime's quantisation can't be imported, or does not know the network.
+      UserError: onnxruntime's quantisation can't be imported, or can't quantise the network.
     """
     try:
         from onnxruntime import quantization  # pyright: ignore[reportMissingImports]
@@ -91,7 +91,7 @@ def quantise(source: Path, path: Path, batches: Iterator[np.ndarray], make_input
             )
         except (OSError, UserError):
             raise
-        except Exception as error:  # what it can't quantise is refused in many ways
+        except Exception as error:  # networks that it can't quantise raise errors of many kinds
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"onnxruntime can't quantise the network ({reason}): leave out --int8") from error
 

@@ -1,4 +1,4 @@
-"""Tensors out of checkpoint files that nobody vouches for: nothing in them is executed, and damage is one line."""
+"""Tensors of checkpoint files by strangers: nothing in the files is executed, and damage is one line."""
 
 import io
 import mmap
@@ -20,15 +20,15 @@ from hsakd_jax.core.files import expand
 StateDict = dict[str, np.ndarray]
 # Where HSAKD, its pre-trained backbones (and SSKD), CRD and mdistiller keep the network.
 SECTIONS = ("net", "state_dict", "model")
-# What modules call the network that they train, beside which an average of its weights may be: 'model.', 'ema_model.'.
+# Names of the attribute of the trained network, which an average of its weights may accompany: 'model.', 'ema_model.'.
 PLAIN = ("module", "model", "net", "online_model")
 AVERAGE = re.compile(r"(^|_)(ema|avg|averaged?)(_|$)")
-# Last parts of names of what is no weight: counters of averaged models, and what profilers add.
+# Last parts of names of tensors that are no weights: counters of averaged models and of profilers.
 BOOKKEEPING = ("n_averaged", "num_updates", "decay", "initted", "step", "total_ops", "total_params")
-# What training scripts save beside the weights, as harmless as a pickle can be: a class that ignores all it is given.
-# NumPy's own classes must not be let in: a crafted state of a dtype crashes the process.
+# Objects that training scripts save with the weights, as harmless as a pickle can be: a class that ignores its
+# arguments. NumPy's own classes must not be let in: a crafted state of a dtype crashes the process.
 IGNORED = ("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "argparse.Namespace")
-# How other files begin that people give, and what they are.
+# First bytes of other files, and their kinds.
 OTHERS = {
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
@@ -38,8 +38,8 @@ OTHERS = {
     b"<": "a web page",
 }
 ONNX = re.compile(rb"\x08[\x01-\x40][\x12\x3a\x42]")  # the version, then producer, graph or operators
-# Bounds of a file: bytes that a byte may unpack to (torch stores them as they are), operations of its pickle, and depth
-# of its tuples. Python computes the hash of a nested tuple by recursion in C, which ends the process at great depth.
+# Bounds of a file: unpacked bytes per byte (torch stores them uncompressed), operations of its pickle, and depth of its
+# tuples. Python computes the hash of a nested tuple by recursion in C, which ends the process at great depth.
 MAX_UNPACKED, MAX_OPERATIONS, MAX_DEPTH = 10, 2_000_000, 100
 LEGACY_PICKLES = 5  # magic number, protocol, system, content, keys of the storages
 
@@ -48,8 +48,8 @@ class Content(NamedTuple):
     """The tensors of a checkpoint file.
 
     Attributes:
-      tensors: under the names they have there.
-      section: the key of the file's dict that contains them, such as 'state_dict' or 'ema.module'; or their prefix,
+      tensors: by their names in the file.
+      section: the key of the file's dict that contains them, such as 'state_dict' or 'ema.module'. Or their prefix,
         where the file also contains an average of the weights under another one. '' where the file is the state dict.
       others: the other keys and prefixes, such as 'model_ema'.
     """
@@ -75,8 +75,8 @@ def read(path: str | Path, part: str = "") -> Content:
       part: key of the file's dict to take, if there is one of that name.
 
     Raises:
-      UserError: absent, damaged, no checkpoint, one that would execute code, or one that would take far more memory
-        than its size; or torch is not installed.
+      UserError: absent, damaged, no checkpoint, or torch is not installed. Or one that would execute code, or would
+        need far more memory than its size.
     """
     path = expand(path)
     try:
@@ -104,11 +104,11 @@ def read(path: str | Path, part: str = "") -> Content:
 
 
 def take(content: Any, label: str, part: str = "") -> Content:
-    """The tensors of a state dict, or of what a training script has saved around one.
+    """The tensors of a state dict, or of a dict that contains one.
 
     Args:
       content: torch tensors or arrays by name, or a dict that holds such a state dict.
-      label: what an error calls it.
+      label: its name in errors.
       part: as for `read`.
 
     Returns:
@@ -167,7 +167,7 @@ def listed(keys: Iterable[str]) -> str:
 
 
 def _describe(start: bytes) -> str:
-    """What a file is that is no checkpoint, from its first bytes."""
+    """The kind of a file that is no checkpoint, from its first bytes."""
     if not start:
         return "empty"
     if found := next((what for magic, what in OTHERS.items() if start.startswith(magic)), ""):
@@ -232,7 +232,7 @@ def _check_pickle(stream: Any, path: Path) -> None:
             stack[first:] = [depth] * len(operation.stack_after)
             if depth > MAX_DEPTH or count > MAX_OPERATIONS:
                 raise UserError(
-                    f"{path} contains more than the tensors of a network (nested or very many objects), so it was not "
+                    f"{path} contains more than the tensors of a network (nested or very many objects) and was not "
                     "loaded: save the state dict alone where the file is trusted"
                 )
 
@@ -288,6 +288,6 @@ def _arrays(tensors: Mapping[str, Any], label: str) -> StateDict:
             value = (value.float() if value.is_floating_point() and value.dtype.itemsize < 4 else value).numpy()
         value = np.asarray(value)
         if not jnp.issubdtype(value.dtype, jnp.floating) and not is_bookkeeping(key):
-            raise UserError(f"{label}: {key} is of {value.dtype}, not floating point: quantised weights can't be taken")
+            raise UserError(f"{label}: {key} is of {value.dtype}, not floating point: quantised weights can't be used")
         arrays[key] = value.astype(np.float32) if value.dtype.itemsize < 4 else value
     return arrays

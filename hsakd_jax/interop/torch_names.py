@@ -1,4 +1,4 @@
-"""What PyTorch calls our parameters: the state-dict keys of HSAKD, CRD, SSKD, mdistiller, torchvision and timm."""
+"""PyTorch's names of our parameters: the state-dict keys of HSAKD, CRD, SSKD, mdistiller, torchvision and timm."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -31,9 +31,9 @@ def _with_leaf(layer: Callable[[Sequence[str]], str]) -> Callable[[Sequence[str]
     return lambda module, leaf: f"{layer(module)}.{LEAVES[leaf]}"
 
 
-# Of the networks of torchvision and timm: network -> function from the path of a layer and the name of its variable,
-# such as (('stage1', 'block0', 'conv1'), 'kernel'), to the key. Nobody else has their branches: a layer there has the
-# name of the layer that it copies, with a prefix.
+# Keys of the networks of torchvision and timm. A network's function maps the path of a layer and the name of its
+# variable, such as ('stage1', 'block0', 'conv1') and 'kernel', to the key. Only this package has their branches: a
+# layer there has the name of the layer that it copies, with a prefix.
 KEYS: dict[str, Callable[[Sequence[str], str], str]] = {
     "vgg16_bn_imagenet": _with_leaf(partial(names_cnn.vgg_imagenet, "vgg16_bn_imagenet")),
     "densenet121": _with_leaf(names_cnn.densenet),
@@ -51,7 +51,7 @@ def state_dict_key(name: str, num_stages: int, path: tuple[str, ...], branches: 
       num_stages: L.
       path: in 'params' or 'batch_stats', such as ('stage1', 'block0', 'conv1', 'kernel').
       branches: whether the checkpoint is of a network with branches, whose backbone's keys have a prefix.
-      head: what the last layer is called, one of `HEADS[name]`.
+      head: name of the last layer, one of `HEADS[name]`.
     """
     *module, leaf = path
     if name in KEYS:
@@ -69,7 +69,7 @@ def state_dict_key(name: str, num_stages: int, path: tuple[str, ...], branches: 
 
 
 def num_batches_tracked(keys: Iterable[str]) -> Iterator[str]:
-    """The keys of BatchNorm's counters, which say nothing that inference or our training reads."""
+    """The keys of BatchNorm's counters, which neither inference nor our training reads."""
     return (key.replace("running_mean", "num_batches_tracked") for key in keys if key.endswith("running_mean"))
 
 

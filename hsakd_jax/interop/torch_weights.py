@@ -1,4 +1,4 @@
-"""State dicts of PyTorch in and out: whose network it is, and its variables."""
+"""State dicts of PyTorch: recognises their network, reads and writes its variables."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -18,11 +18,11 @@ from hsakd_jax.interop.torch_files import PLAIN, Content, StateDict, is_bookkeep
 from hsakd_jax.models import NETWORKS, architecture, create
 from hsakd_jax.models.network import Network
 
-# Prefixes that training scripts, Lightning, averages and distillers put in front of all names, and what SSKD adds.
+# Prefixes that training scripts, Lightning, averages and distillers put in front of all names, and that of SSKD's head.
 ROLES = ("student", "teacher")
 WRAPPERS = (*(f"{name}." for name in (*PLAIN, "ema_model", "model_ema", "ema", *ROLES)),)
 FOREIGN = "proj_head."
-# What compilers, FSDP and checkpointing of activations put in front of the names inside each module that they wrap.
+# Prefixes that compilers, FSDP and checkpointing of activations put in front of the names inside each wrapped module.
 INSIDE = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
 
@@ -37,7 +37,7 @@ class Found(NamedTuple):
       num_classes: N.
       branches: whether its auxiliary classifiers are there.
       channels: of its images.
-      head: what the last layer is called.
+      head: name of the last layer.
     """
 
     name: str
@@ -55,11 +55,11 @@ def load_torch(source: str | Path | Mapping[str, Any], name: str = "", part: str
     """Variables of one of our networks from a PyTorch checkpoint, with branches where it has them.
 
     Args:
-      source: a checkpoint file (of `torch.save`, in the zip or the legacy form, or safetensors), or what it holds:
-        torch tensors or arrays by name, or a dict with such a state dict in it.
+      source: a checkpoint file (of `torch.save`, in the zip or the legacy form, or safetensors), or its content. That
+        is torch tensors or arrays by name, or a dict with such a state dict in it.
       name: of the network; '' finds it from the tensors.
-      part: which weights, where there are several: a key of the dict such as 'model_ema', or a prefix of the names
-        such as 'teacher'; '' for the usual ones.
+      part: one of several sets of weights, by a key of the dict such as 'model_ema', or a prefix of the names such as
+        'teacher'. '' for the usual set.
 
     Returns:
       {'params', 'batch_stats'} of NumPy arrays, bit for bit the checkpoint's; half precision becomes float32.
@@ -78,7 +78,7 @@ def unwrap(content: Content, label: str, part: str = "") -> tuple[StateDict, lis
 
     Args:
       content: as of `torch_files.read` with the same `part`.
-      label: what an error calls the checkpoint.
+      label: name of the checkpoint in errors.
       part: unless it is the section of the content, the prefix of the tensors to take, without its dot; '' for all.
 
     Raises:
@@ -102,7 +102,7 @@ def unwrap(content: Content, label: str, part: str = "") -> tuple[StateDict, lis
     foreign += [key for key in kept if key.startswith(FOREIGN)]
     kept = {key: value for key, value in kept.items() if not key.startswith(FOREIGN)}
     backbone = torch_names.BACKBONE
-    if all(key.startswith(backbone) for key in kept):  # SSKD's wrapper, not HSAKD's, which has branches beside it
+    if all(key.startswith(backbone) for key in kept):  # SSKD's wrapper, not HSAKD's, which also has branches
         kept = {key.removeprefix(backbone): value for key, value in kept.items()}
     return kept, foreign
 
@@ -125,7 +125,7 @@ def recognise(tensors: StateDict, name: str, label: str) -> Found:
     Args:
       tensors: as of `unwrap`.
       name: of the network, '' for any.
-      label: what an error calls the checkpoint.
+      label: name of the checkpoint in errors.
 
     Raises:
       UserError: no network has them, several do, or the last layer has one output.
@@ -181,8 +181,7 @@ def to_state_dict(name: str, network: Network, variables: Mapping[str, Any]) -> 
       variables: its {'params', 'batch_stats'}; branches it does not have are left out.
 
     Raises:
-      UserError: what PyTorch calls its parameters is not known, as of networks that the reference does not have, and
-        of those with a projector.
+      UserError: PyTorch's names of its layers are not defined, or it has a projector.
     """
     _refuse_unnamed(name)
     if network.projector:
@@ -196,7 +195,7 @@ def to_state_dict(name: str, network: Network, variables: Mapping[str, Any]) -> 
 
 def _refuse_unnamed(name: str) -> None:
     if name not in torch_names.HEADS:
-        raise UserError(f"what PyTorch calls the layers of {name} is not known: StableHLO and ONNX hold it too")
+        raise UserError(f"PyTorch's names of the layers of {name} are not defined: export to stablehlo or onnx")
 
 
 def _names(shapes: dict[str, tuple[int, ...]]) -> list[str]:
@@ -213,7 +212,7 @@ def _candidates(shapes: dict[str, tuple[int, ...]], names: list[str]) -> Iterato
     for name in names:
         first = "stage1" if NETWORKS[name]().stem is None else "stem"
         stem = shapes.get(torch_names.state_dict_key(name, 0, (first, "conv1", "kernel"), branches, ""), ())
-        # Only HSAKD has branches, and there is one spelling there.
+        # Only HSAKD has branches, with one spelling.
         for head in torch_names.HEADS.get(name, ())[: 1 if branches else None]:
             last = shapes.get(f"{torch_names.BACKBONE * branches}{head}.weight", ())
             if len(last) == 2 and last[0] > 1 and len(stem) == 4:
@@ -221,7 +220,7 @@ def _candidates(shapes: dict[str, tuple[int, ...]], names: list[str]) -> Iterato
 
 
 def _matches(found: Found, shapes: dict[str, tuple[int, ...]]) -> bool:
-    """Whether a network has exactly these tensors; the first layer without ends the trace, which takes long if deep."""
+    """Whether a network has exactly these tensors. A trace takes long, so it ends at the first layer without."""
 
     def compare(layer: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         outputs, module = layer(*args, **kwargs), context.module
@@ -272,7 +271,7 @@ def _expected(found: Found) -> dict[str, tuple[int, ...]]:
 
 
 def _difference(expected: dict[str, tuple[int, ...]], shapes: dict[str, tuple[int, ...]]) -> str:
-    """What tells two sets of tensors apart, in words; '' where nothing does."""
+    """The differences between two sets of tensors, in words; '' where there are none."""
     wrong = [
         f"{key} {list(shapes[key])} for {list(shape)}"
         for key, shape in expected.items()

@@ -1,7 +1,7 @@
 """Forms of convolution, ReLU and sums for XLA's CPU backend; only `ops` calls them.
 
-Every form computes what `jax.lax` computes, derivatives included. Forms of convolutions are jitted, so that JAX traces
-each once for all layers of a shape: a start is faster, and XLA sees the same program.
+Every form computes the same as `jax.lax`, derivatives included. Forms of convolutions are jitted, so JAX traces each
+once for all layers of a shape. A start is then faster, and XLA sees the same program.
 
 Three properties of XLA on CPU decide the forms. Many of its loops, such as sums, run without vector instructions. It
 computes a cheap operation again in every operation that reads its result. A sum down to [C] runs on one core.
@@ -94,10 +94,10 @@ def relu(x: Array) -> Array:
 def _stored_once(x: Array) -> Array:
     """`x`, which XLA writes to memory once instead of computing it again in every reader.
 
-    XLA joins a cheap operation to each operation that reads its result, and so computes it several times: a ReLU, and
-    with it all normalisations and sums back to the last convolutions. It never repeats a division, which it counts as
-    expensive. So `x` is divided by one, in a way that XLA can't simplify: x / x is not one where x is NaN.
-    `optimization_barrier` would say the same in plain words, but XLA drops it before it joins operations.
+    XLA joins a cheap operation to each operation that reads its result, and so computes it several times. With a ReLU
+    it repeats all normalisations and sums back to the last convolutions. It never repeats a division, which it counts
+    as expensive. So `x` is divided by one, in a way that XLA can't simplify: x / x is not one where x is NaN.
+    `optimization_barrier` would express the same directly, but XLA drops it before it joins operations.
     """
     return x / jnp.where(x == x, jnp.ones_like(x), x)
 
@@ -203,8 +203,8 @@ def _kernel_gradient(x: Array, kernel: Array, g: Array, stride: int = 1) -> Arra
     return jax.linear_transpose(lambda kernel: _by_lax(x, kernel, stride), kernel)(g)[0]
 
 
-# Stride 2. XLA would compute the map's gradient by sliding the kernel over the result's gradient g with zeros between
-# its elements, three quarters of which are zeros. Along one axis, output u is w0 x[2u-1] + w1 x[2u] + w2 x[2u+1]:
+# Stride 2. XLA would slide the kernel over the result's gradient g with zeros between its elements to compute the map's
+# gradient. Three quarters of these are zeros. Along one axis, output u is w0 x[2u-1] + w1 x[2u] + w2 x[2u+1]:
 #
 #     pixel of x      0    1    2    3    4    5
 #     weight of g[0]  w1   w2
@@ -258,7 +258,8 @@ def _dense_3x3_of_2x2(x: Array, kernel: Array) -> Array:
 
 def _dense_3x3_forward(x: Array, kernel: Array) -> Array:
     height, width = x.shape[1:3]
-    # With few channels, Winograd's sums cost what its products save. bfloat16 has too few bits for sums of operands.
+    # With few channels, Winograd's sums cost as much as its products save. bfloat16 has too few bits for sums of
+    # operands.
     channels = min(kernel.shape[2:])
     narrow = channels < 32 or (channels < 64 and height * width > 256)
     return (_by_lax if narrow or height < 3 or x.dtype.itemsize < 4 else _winograd)(x, kernel)

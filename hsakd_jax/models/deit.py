@@ -1,8 +1,8 @@
 """DeiT of Touvron et al. 2021 (arXiv 2012.12877), without distillation token, as in timm, without stochastic depth.
 
 A vision transformer (arXiv 2010.11929) has a token for each patch of 16x16 pixels, and a class token, whose final value
-is classified. Here the patches' tokens are a map [B, H / 16, W / 16, C], as methods compare them, and the class token
-[B, C] goes with it from module to module. The 12 blocks are four stages of three.
+is classified. Here the patches' tokens are a map [B, H / 16, W / 16, C], since methods compare maps. The class token
+[B, C] goes with the map from module to module. The 12 blocks are four stages of three.
 """
 
 from functools import partial

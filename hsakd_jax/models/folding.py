@@ -17,8 +17,8 @@ running mean 6 and running variance 4 (without eps):
     batch_stats/bn1    6 and 4 ->   (removed)
 
 This needs a BatchNorm that reads the convolution's result, and nothing else that reads it, such as a shortcut. A module
-can't tell who reads its result, but the traced program can. So the network is traced with each convolution's result and
-each BatchNorm's input passed through `checkpoint_name`, an identity that records a name. Here the program is
+has no list of the readers of its result, but the traced program has. So we trace the network with each convolution's
+result and each BatchNorm's input passed through `checkpoint_name`, an identity that records a name. The program is then
 
     g = conv_general_dilated images kernel
     h = name["conv conv1"] g

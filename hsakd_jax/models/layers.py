@@ -109,7 +109,7 @@ class BatchNorm(nn.Module):
       groups: number of groups of neighbouring rows, each of which is normalised by its own statistics ("ghost"
         BatchNorm, Hoffer et al. 2017, arXiv 1705.08741), on any number of devices. The running statistics take the mean
         over the groups.
-      eps: what is added to a variance before its root.
+      eps: added to a variance before its root.
       momentum: fraction of a batch's statistics in the new running ones, as PyTorch counts it.
     """
 
@@ -180,7 +180,7 @@ def _normalise_batch(
       centre: [C], near the mean; it gets no gradient. Sum and sum of squares are those of `x - centre`, so that they
         need one pass over the map and, over several devices, one exchange. If `centre` is far from the mean, the
         variance loses precision.
-      eps: what is added to the variance.
+      eps: added to the variance.
 
     Returns:
       The result, [B, ..., C] in the dtype of `x`; the mean, [C]; the biased variance, [C]. Only the result passes a
@@ -228,7 +228,7 @@ class LayerNorm(nn.Module):
     Flax's own does not compute in float64 without implicit promotion of dtypes.
 
     Attributes:
-      eps: what is added to the variance; the default is that of torchvision's ConvNeXt and timm's transformers.
+      eps: added to the variance; the default is that of torchvision's ConvNeXt and timm's transformers.
     """
 
     eps: float = 1e-6

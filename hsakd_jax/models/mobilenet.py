@@ -140,7 +140,7 @@ def inverted_residuals(rows: Iterable[tuple[int, int, int, int]], **options: Any
 
 
 def mobilenet(stem_stride: int) -> Architecture:
-    """MobileNetV2 (T = 6, width 0.5) after a stem of the given stride."""
+    """MobileNetV2 (T = 6, width 0.5) after a stem of stride `stem_stride`."""
     stem, head = partial(Stem, features=16, stride=stem_stride), partial(Head, features=1280)
     stages = tuple(inverted_residuals(rows, always_expands=True) for rows in STAGES)
     return Architecture(stem, stages, head, HE_NORMAL, HE_NORMAL)

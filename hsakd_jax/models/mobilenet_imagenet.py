@@ -1,7 +1,7 @@
 """MobileNets for ImageNet: timm's V1 (arXiv 1704.04861), torchvision's V2 (arXiv 1801.04381), V3 (arXiv 1905.02244).
 
 Stages are cut where the resolution halves: at 224x224 their maps are 56, 28, 14 and 7 pixels wide. The blocks at 112
-pixels belong to the stem. torchvision's dropout in front of the last layer is left out: networks here compute the same
+pixels belong to the stem. torchvision's dropout in front of the last layer is omitted: networks here compute the same
 in each call. mdistiller's MobileNetV1 has ReLU in the place of timm's ReLU6.
 """
 

@@ -1,4 +1,4 @@
-"""A network is a stem, stages and a head; branch l is a fresh copy of what is left after stage l."""
+"""A network is a stem, stages and a head; branch l is a fresh copy of the stages after stage l."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +13,7 @@ from hsakd_jax.models.reused_head import ReusedHead
 from hsakd_jax.models.rotations import ROTATIONS
 
 Array = jax.Array
-# Key of an objective's own variables, beside those of the network that it trains.
+# Key of an objective's own variables, next to those of the network that it trains.
 OBJECTIVE = "objective"
 
 
@@ -24,18 +24,18 @@ class Outputs(NamedTuple):
       logits: [B, N], at least float32.
       aux_logits: L arrays [B, 4N], at least float32, joint logits of class and rotation; empty without branches.
       features: L arrays [B, H, W, C], the map after each stage, in the compute dtype.
-      embedding: [B, D], at least float32, the input of the last linear layer: the pooled map; of `vgg16_bn_imagenet`
-        and MobileNetV3 the hidden layer after it, of DeiT the class token.
+      embedding: [B, D], at least float32, the input of the last linear layer. It is the pooled map; for
+        `vgg16_bn_imagenet` and MobileNetV3 the hidden layer after it, for DeiT the class token.
       last_map: [B, H, W, D], in the compute dtype, the input of the global average pool. It is after the head's own
         layers: BatchNorm and ReLU of WRNs and DenseNets, the last convolution of MobileNetV2 and ShuffleNetV2. The
-        last linear layers of `vgg16_bn_imagenet`, MobileNetV3, ConvNeXt and DeiT take no pooled map: here their input
-        as a map of 1x1, in at least float32.
-      hints: K arrays [B, H, W, C], in the compute dtype, the maps that CRD's benchmark (arXiv 1910.10699) compares:
-        `features`, except of VGGs for 32x32 images, whose maps after the blocks 2 to 5 these are (4 stages have 5
+        last linear layers of `vgg16_bn_imagenet`, MobileNetV3, ConvNeXt and DeiT have no pooled map as input. For
+        them this is that input as a map of 1x1, in at least float32.
+      hints: K arrays [B, H, W, C], in the compute dtype, the maps that CRD's benchmark (arXiv 1910.10699) compares.
+        They are `features`, except for VGGs for 32x32 images: there, the maps after the blocks 2 to 5 (4 stages have 5
         blocks).
-      preactivations: K arrays, each `hints` before its last ReLU, as in ReviewKD's code (arXiv 2104.09044). Of WRNs
-        and DenseNets, the hint after the BatchNorm that the next stage or the head begins with. The hint itself, where
-        it comes from no ReLU (MobileNetV2, MobileNetV3, EfficientNet) or from a stage that returns its output alone.
+      preactivations: K arrays, each `hints` before its last ReLU, as in ReviewKD's code (arXiv 2104.09044). For WRNs
+        and DenseNets, the hint after the BatchNorm that begins the next stage or the head. The hint itself, where it
+        comes from no ReLU (MobileNetV2, MobileNetV3, EfficientNet) or from a stage that returns its output alone.
         Channels of ShuffleNetV2 have the order of the hint, not that before the shuffle.
     """
 
@@ -95,8 +95,8 @@ class Network(nn.Module):
       remat: whether the activations inside a stage are recomputed in its backward pass instead of stored (Chen et al.
         2016, arXiv 1604.06174), which takes less memory and more time.
       batch_norm_groups: groups of the batch with statistics of their own, see `layers.BatchNorm`.
-      projector: [H, W, C] of a teacher's last map, to which SimKD's head projects, in the place of the backbone's own
-        head (see `reused_head.ReusedHead`); None for the own one.
+      projector: [H, W, C] of a teacher's last map, to which SimKD's head projects; None for the backbone's own head.
+        See `reused_head.ReusedHead`.
     """
 
     architecture: Architecture
@@ -114,8 +114,8 @@ class Network(nn.Module):
 
         Args:
           images: [B, H, W, C], floating point.
-          train: BatchNorm mode: True (batch statistics), False (running ones), or a pattern that is searched for in
-            parameter paths and selects the layers in training mode, see `layers.is_trainable`.
+          train: BatchNorm mode: True (batch statistics), False (running ones), or a pattern. The layers whose parameter
+            paths match it are in training mode, see `layers.is_trainable`.
 
         Raises:
           ValueError: H or W is too small for the strides, or a BatchNorm in training mode gets one value per channel.
@@ -167,11 +167,11 @@ def _rematerialised(stage: Callable[..., nn.Module]) -> Callable[..., nn.Module]
 
 
 class Branch(nn.Module):
-    """Auxiliary classifier: the stages left after stage l, or the last one once more at stride 1, and the head.
+    """Auxiliary classifier: the stages after stage l, or the last one once more at stride 1, and the head.
 
     Attributes:
       tail: name -> the stages after stage l, as in `Architecture`.
-      last: the last stage, which the branch after it takes at stride 1.
+      last: the last stage, which the branch after it uses at stride 1.
       head: as in `Architecture`.
       num_outputs: 4N.
       layers: of all branches.

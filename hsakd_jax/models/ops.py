@@ -1,7 +1,7 @@
 """Convolution, ReLU and sums in the form that each backend computes fastest; the results are those of `jax.lax`.
 
-Accelerators take `jax.lax`'s own forms. XLA's CPU backend is many times slower at some of them than at others that
-compute the same, so on CPU each function has a form of its own in `cpu_ops`. `benchmarks/MEASURES.md` has the gains.
+Accelerators use `jax.lax`'s own forms. XLA's CPU backend computes some of them many times slower than other forms of
+the same. So on CPU each function has a form of its own in `cpu_ops`. `benchmarks/MEASURES.md` has the gains.
 """
 
 from collections.abc import Sequence

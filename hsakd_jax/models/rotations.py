@@ -1,4 +1,4 @@
-"""Rotated batches and joint labels: the only file that knows the image-major order of rows and the label 4y + j."""
+"""Rotated batches and joint labels: the only file with the image-major order of rows and the label 4y + j."""
 
 import jax
 import jax.numpy as jnp

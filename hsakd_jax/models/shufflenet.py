@@ -110,7 +110,7 @@ def shuffle_v1() -> Architecture:
 
 
 def shuffle_v2(*widths: int) -> Architecture:
-    """ShuffleNetV2 with stages of the given widths."""
+    """ShuffleNetV2 with stages of these widths."""
     stages = (partial(StageV2, features=c, repeats=n) for c, n in zip(widths, (3, 7, 3), strict=True))
     return Architecture(Stem, tuple(stages), partial(ConvHead, features=1024), TORCH, TORCH)
 

@@ -77,8 +77,8 @@ class ImageNetStem(nn.Module):
 class Classifier(nn.Module):
     """2x2 max-pool, average pool to 7x7, and three linear layers with ReLUs between them.
 
-    The linear layers compute in at least float32. torchvision's two dropouts in front of the last two layers are left
-    out, since networks here get no random numbers.
+    The linear layers compute in at least float32. torchvision's two dropouts in front of the last two layers are
+    omitted, since networks here get no random numbers.
 
     Attributes:
       layers: makes the layers.

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: Orbax writes and reads the arrays, a manifest says what belongs to a checkpoint."""
+"""Checkpoints of a run: Orbax writes and reads the arrays; a manifest lists the files of a checkpoint."""
 
 import hashlib
 import math
@@ -42,7 +42,7 @@ class Checkpoints:
     Args:
       directory: where each checkpoint is a folder named by its step.
       write: False for reading only: nothing on disk is created, moved or cleaned. True sets damaged checkpoints
-        aside, in a folder 'damaged' beside `directory`.
+          aside, in a folder 'damaged' next to `directory`.
       config: of the run, which each checkpoint stores.
       sources: see `Manifest`, which stores them.
 
@@ -83,7 +83,7 @@ class Checkpoints:
 
         Args:
           step: its name.
-          state: what flax can turn into nested dicts.
+          state: flax must be able to turn it into nested dicts.
           score: the accuracy by which the best checkpoint is kept; None takes no part.
 
         Raises:
@@ -91,14 +91,14 @@ class Checkpoints:
         """
 
         def save() -> None:
-            # Outside of what is taken for a failure of the disk: the arrays may depend on other processes.
+            # Outside of the code whose errors count as failures of the disk: the arrays may depend on other processes.
             host = jax.tree.map(np.asarray, jax.device_get(serialization.to_state_dict(state)))
             self._save(step, host, score)
 
         run_in_first_process(save, f"checkpoint {step} of {self._directory.parent}")
 
     def restore(self, step: int) -> Any:
-        """The checkpoint as nested dicts of NumPy arrays, whatever devices wrote it.
+        """The checkpoint as nested dicts of NumPy arrays, written by any devices.
 
         Raises:
           UserError: it is absent, or its files are not those that were written.
@@ -123,7 +123,7 @@ class Checkpoints:
         self._handler.close()
 
     def _clean(self) -> None:
-        """Deletes what a killed process left behind, and sets damaged checkpoints aside."""
+        """Deletes the drafts of a killed process, and sets damaged checkpoints aside."""
         try:
             self._directory.mkdir(exist_ok=True)
             self._opened = os.open(self._directory, os.O_RDONLY)
@@ -197,7 +197,7 @@ class Checkpoints:
             self._directory.parent.rmdir()
 
     def _publish(self, draft: Path, step: int) -> None:
-        """Gives a whole checkpoint its name, then deletes those that are no longer kept."""
+        """Renames a whole checkpoint to its step, then deletes those that are no longer kept."""
         if step in self.steps():
             self._delete(step)
         sync_folder(draft)
@@ -219,7 +219,7 @@ class Checkpoints:
         shutil.rmtree(old, ignore_errors=True)
 
     def _read(self, path: Path) -> Any:
-        # Orbax opens what lies there, and the manifest of a stranger may name nothing.
+        # Orbax opens every file there, and the manifest of a stranger may list none.
         if strange := [p for p in path.rglob("*") if p.is_symlink() or not (p.is_file() or p.is_dir())]:
             raise ValueError(f"{strange[0].name} is no regular file")
         with _plain(path) as plain:
@@ -260,7 +260,7 @@ def _plain(path: Path) -> Generator[Any]:  # Orbax declares its own type of path
 
 
 def _first_line(error: Exception) -> str:
-    """The reason of an error; of TensorStore's that of the operating system, which stands behind long paths."""
+    """The reason of an error; for TensorStore's, the operating system's reason, which follows long paths."""
     if found := re.search(r"\[OS error \d+: (?:E\w+ )?([^\]]+)\]", str(error)):
         return found[1]
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

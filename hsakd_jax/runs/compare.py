@@ -1,4 +1,4 @@
-"""How the configs of two runs differ: in their settings, and in their classes."""
+"""Differences between the configs of two runs: their settings and their classes."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from hsakd_jax.runs.config import Config, Data, RunConfig
 # Settings that may change when a run resumes: they do not change its result.
 MAY_DIFFER = frozenset({"command", "data.dir", "training.remat", "logging.tracking", "logging.profile"})
 
-# Paths of other runs, by the part that they play: where the content of the other run is known, it decides instead.
+# Paths of other runs, by their role. Where the content of the other run is known, it decides instead.
 RUNS = {"teacher": "teacher.workdir", "init": "training.init"}
 
 # Difference of two means or standard deviations that is passed over: 1 / 255 of the range of a pixel.
@@ -87,7 +87,7 @@ def match_classes(config: Config, path: Path, count: int, names: Sequence[str], 
       path: of the run, for the line.
       count: how many classes the others are.
       names: the others' names; empty where they are not known, since a converted checkpoint may not have them.
-      other: what the line calls the others, such as the name of a dataset.
+      other: name of the others in the line, such as that of a dataset.
     """
     ours = config.classes
     if config.network.num_classes != count:
@@ -126,7 +126,7 @@ def _is_imagenet(names: Sequence[str]) -> bool:
 
 
 def in_words(found: Mapping[str, tuple[Any, Any]], first: str, second: str) -> list[str]:
-    """Differing settings, such as 'seed (0 there, 1 asked for)', at most `MOST_SHOWN` of them.
+    """Differing settings, such as 'seed (0 there, 1 here)', at most `MOST_SHOWN` of them.
 
     Args:
       found: the two values, by key.
@@ -138,7 +138,7 @@ def in_words(found: Mapping[str, tuple[Any, Any]], first: str, second: str) -> l
 
 
 def normalisation_difference(theirs: Data, ours: Data) -> str:
-    """How a network would see other numbers for the same image than in its own run, in words; '' where it would not.
+    """The difference between the normalisations of two runs, in words; '' where there is none.
 
     Args:
       theirs: data of the run whose network is used.

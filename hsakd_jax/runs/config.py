@@ -27,7 +27,7 @@ Dtype = Literal["float32", "bfloat16"]
 Checkpoint = Literal["last", "best"]
 Decoding = Literal["upright rgb 1"]
 Interpolation = Literal["bilinear", "bicubic"]
-# How a term of an objective is computed: a temperature, a list of branches, a switch.
+# An argument of the function of a term: a temperature, a list of branches, a switch.
 Option = bool | int | float | str | tuple[Number, ...]
 
 
@@ -36,7 +36,7 @@ class Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Network(Section, frozen=True, kw_only=True):
-    """What is trained.
+    """The trained network or networks.
 
     Attributes:
       arch: name of the network, a key of `models.NETWORKS`.
@@ -45,8 +45,8 @@ class Network(Section, frozen=True, kw_only=True):
       peers: networks of an online run, which learn together; empty for any other run.
       num_classes: N, how many classes.
       image_shape: [H, W, C].
-      projector: [H, W, C] of the teacher's map in front of its global average pool, to which SimKD's head projects;
-        None where the network has its own head.
+      projector: [H, W, C] of the teacher's map before its global average pool, to which SimKD's head projects. None
+        where the network has its own head.
     """
 
     arch: str
@@ -103,7 +103,7 @@ class Training(Section, frozen=True, kw_only=True):
       epochs: how many.
       batch: images per step, over all devices.
       lr: learning rate at `lr_batch` images per step.
-      lr_batch: batch that `lr` is meant for; `lr` is scaled by batch / lr_batch. None takes `lr` as it is.
+      lr_batch: batch that `lr` is meant for; `lr` is scaled by batch / lr_batch. None uses `lr` unchanged.
       optimizer: 'sgd' or 'adamw'.
       schedule: 'multi_step' or 'cosine'.
       milestones: epochs at which `gamma` multiplies the learning rate.
@@ -115,7 +115,7 @@ class Training(Section, frozen=True, kw_only=True):
       accumulate: micro-batches per step.
       remat: whether the backward pass recomputes the activations inside stages.
       batch_norm_groups: parts of a batch, each with its own BatchNorm statistics.
-      trainable: regular expression over parameter paths that selects what learns; None for everything.
+      trainable: regular expression over parameter paths that selects the trained parameters; None for all.
       rotated: whether the network sees each image in all four rotations.
       crop_rotations: whether each rotation of an image is cropped on its own, after it is rotated.
       strong_view: whether the network also sees a second view of each image (see `data.rand_augment`), upright.
@@ -170,7 +170,7 @@ class Term(Section, frozen=True, kw_only=True):
 
 
 class Objective(Section, frozen=True, kw_only=True):
-    """What a run minimises.
+    """The objective of a run.
 
     Attributes:
       kind: a key of `distillation.objectives.OBJECTIVES`, or 'methods' for the terms of `distillation.methods`.
@@ -198,11 +198,11 @@ class Teacher(Section, frozen=True, kw_only=True):
 
 
 class Evaluation(Section, frozen=True, kw_only=True):
-    """When a run measures itself, and by what it selects its best epoch.
+    """When a run measures itself, and the metric that selects its best epoch.
 
     Attributes:
       every: epochs between two evaluations.
-      select_by: accuracy that selects the best epoch: 'top1', or 'joint', the greatest of the branches' accuracies on
+      select_by: accuracy that selects the best epoch. 'top1', or 'joint', the greatest of the branches' accuracies on
         joint labels, by which the reference selects a teacher.
     """
 
@@ -211,7 +211,7 @@ class Evaluation(Section, frozen=True, kw_only=True):
 
 
 class Logging(Section, frozen=True, kw_only=True):
-    """What a run records.
+    """The records of a run.
 
     Attributes:
       every: steps between two records of training.
@@ -225,7 +225,7 @@ class Logging(Section, frozen=True, kw_only=True):
 
 
 class Config(Section, frozen=True, kw_only=True):
-    """What every run directory describes: a network, its classes and its data.
+    """The part that all run directories have: a network, its classes and its data.
 
     Attributes:
       classes: their names; empty where a converted checkpoint does not have them.
@@ -258,16 +258,16 @@ class Config(Section, frozen=True, kw_only=True):
 
 
 class RunConfig(Config, frozen=True, kw_only=True, tag_field="format", tag="hsakd_jax run 1"):
-    """All that decides one run. The tag says that a config.json is this package's, and in which version.
+    """All settings that decide one run. The tag marks a config.json of this package, with its version.
 
     Attributes:
       recipe: name of the recipe, for tables; nothing is looked up by it when a run resumes.
       seed: of initialisation, order, augmentation and subsets.
       training: optimiser, schedule and start.
-      objective: what it minimises.
+      objective: the terms to minimise.
       teacher: None without one.
       evaluation: when it measures itself.
-      logging: what it records.
+      logging: its records.
       command: arguments of the command that trained it; None where no command did.
     """
 
@@ -296,7 +296,7 @@ class ConvertedConfig(Config, frozen=True, kw_only=True, tag_field="format", tag
 
     @property
     def recipe(self) -> str:
-        """What tables call it."""
+        """Its name in tables."""
         return "converted"
 
 
@@ -310,7 +310,7 @@ def typed(kind: type[T], values: Mapping[str, Any], label: str) -> T:
     Args:
       kind: of the config.
       values: by key.
-      label: what an error begins with.
+      label: first words of an error.
 
     Raises:
       UserError: values of the wrong type, out of range, or that contradict each other; the line names the key.

@@ -88,7 +88,7 @@ class RunDirectory:
             found.pop(RUNS[role], None)
             if then[role] != now[role]:
                 found[f"the network of its {role}"] = (then[role][:8], now[role][:8])
-        return in_words(found, "there", "asked for")
+        return in_words(found, "there", "here")
 
     def acquire(self, config: Config) -> None:
         """Makes the directory that of `config`, and locks it for this process as long as this object lives.
@@ -145,7 +145,7 @@ class RunDirectory:
         return config
 
     def is_ours(self) -> bool:
-        """Whether config.json is there and says that it is of this package, in whatever version.
+        """Whether config.json is there and has a tag of this package, in any version.
 
         Raises:
           UserError: it can't be read as JSON.
@@ -251,7 +251,7 @@ def seed_folder(root: Path, seed: int | str) -> Path:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder that contains a config.json is a run directory; if not, a warning says that it is left out."""
+    """Whether a folder that contains a config.json is a run directory; if not, a warning that it is left out."""
     with contextlib.suppress(InvalidContent):
         if RunDirectory(folder).is_ours():
             return True

@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: what its folder must contain. Reading one needs neither JAX nor Orbax."""
+"""The manifest of a checkpoint: the content of its folder. Reading one needs neither JAX nor Orbax."""
 
 import os
 import zlib
@@ -16,14 +16,14 @@ CHUNK = 2**20  # bytes that are read at once
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a checkpoint contains.
+    """The content of a checkpoint.
 
     Attributes:
       step: its name.
       score: the accuracy by which the best checkpoint is selected; None takes no part.
       content: SHA-256 of the arrays, in hexadecimal: the identity of a network, wherever its run is.
-      sources: `content` of the checkpoints that the run depends on, by role: 'teacher' and 'init'; under 'data' the
-        SHA-256 of the training labels, in their order.
+      sources: `content` of the checkpoints that the run depends on, by role: 'teacher' and 'init'. The SHA-256 of the
+        training labels, in their order, under 'data'.
       config: of the run when the checkpoint was written; None where it was not stored.
       files: CRC-32 of each file, by its path in the folder.
     """

@@ -16,9 +16,9 @@ def environment() -> dict[str, Any]:
     """The environment of a result, as its run directory records it.
 
     Returns:
-      'versions': package -> version, '' if it is not installed; 'device': number and kind of the devices that JAX uses,
-      for CPUs with the processor's name and its widest vector instructions; 'git': commit of the code, with '-dirty'
-      if files differ from it, '' outside a git checkout.
+      'versions': package -> version, '' if it is not installed. 'device': number and kind of the devices that JAX uses,
+      for CPUs with the processor's name and its widest vector instructions. 'git': commit of the code, with '-dirty' if
+      files differ from it, '' outside a git checkout.
     """
     devices = jax.devices()
     kind = devices[0].device_kind

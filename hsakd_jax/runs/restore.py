@@ -59,7 +59,7 @@ def build_network(network: config.Network, **options: Any) -> Network | Peers:
 def restore(
     run_dir: str | Path, checkpoint: str = "last", dtype: str | None = None, peer: int = 1
 ) -> tuple[Network, dict[str, Any]]:
-    """Restores a trained network, on whatever devices are there.
+    """Restores a trained network, on any devices.
 
     Args:
       run_dir: a run directory.
@@ -141,7 +141,7 @@ def initialiser(network: Network | Peers) -> Any:
 
 @cache
 def _initialiser(network: Any):
-    # On CPU, XLA takes three quarters of its time at this level, and what it makes is as fast. At 0 it takes less
+    # On CPU, XLA needs three quarters of its time at this level, and the program is as fast. At 0 it needs less
     # still, but its program runs for half a second, also where it comes from the cache.
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
     return jax.jit(network.init, compiler_options=options)
@@ -169,7 +169,7 @@ class Start(NamedTuple):
 
     Attributes:
       variables: {'params', 'batch_stats'}.
-      note: a line for the user about the last layer; None where there is nothing to know.
+      note: a line for the user about the last layer; None where none is needed.
     """
 
     variables: dict[str, Any]

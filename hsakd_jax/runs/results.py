@@ -47,7 +47,7 @@ class Correct(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Results(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a finished run reached.
+    """The results of a finished run.
 
     Attributes:
       recipe: of its config.
@@ -55,7 +55,7 @@ class Results(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
       seed: of its config.
       last: accuracies on the test images after the last epoch.
       best: the same after the best epoch.
-      selected_by: what selected the best epoch, such as 'top-1 on test'.
+      selected_by: metric that selected the best epoch, such as 'top-1 on test'.
       teacher: None without one.
       train_images: how many.
       test_images: how many.
@@ -64,7 +64,7 @@ class Results(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
       images_per_s: training images per second, the median of the log; None where no step was timed.
       versions: of the packages that decide a result, by name.
       device: number and kind of the devices.
-      git: commit of the code; None where git does not know it.
+      git: commit of the code; None where git has none.
       correct: None of several networks, and of a run of an earlier version.
     """
 

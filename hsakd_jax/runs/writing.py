@@ -1,4 +1,4 @@
-"""Writes the files of a run, with an error that says how the run goes on."""
+"""Writes the files of a run, with an error that states how to continue the run."""
 
 from collections.abc import Callable
 from pathlib import Path

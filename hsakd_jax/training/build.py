@@ -1,4 +1,4 @@
-"""From a run's config to what it computes: network, teacher, objective and the whole jitted step."""
+"""From a run's config to its computation: network, teacher, objective and the whole jitted step."""
 
 from collections.abc import Callable
 from functools import partial
@@ -31,7 +31,7 @@ from hsakd_jax.training.step import Batch, State, TrainStep
 
 
 class Program(NamedTuple):
-    """What a run computes, without any parameters.
+    """The computation of a run, without any parameters.
 
     Attributes:
       network: Linen module.
@@ -55,7 +55,7 @@ class Built(NamedTuple):
     """A run that is ready to train.
 
     Attributes:
-      program: what it computes.
+      program: its computation.
       state: at step 0.
       teacher_variables: None without a teacher.
       taught_by: the teacher's run; None without a teacher.
@@ -72,7 +72,7 @@ class Built(NamedTuple):
 def build(
     config: RunConfig, path: Path, train: Dataset | Photos, devices: Devices, traced: Program | None = None
 ) -> Built:
-    """Builds all that a run trains with; `dry_run` has refused what can't be built.
+    """Builds the network, teacher, objective and step of a run; `dry_run` has refused those that can't be built.
 
     Args:
       config: of the run.
@@ -114,7 +114,7 @@ def dry_run(
       devices: where it will run.
 
     Returns:
-      What it traced, for `build`.
+      The traced program, for `build`.
 
     Raises:
       UserError: terms that can't be computed, such as of branches that do not exist, or numbers that make no run.
@@ -136,7 +136,7 @@ def dry_run(
         if program.objective_init:
             variables = _merge(variables, jax.eval_shape(program.objective_init, variables, theirs))
         state = jax.eval_shape(program.init, variables)
-        # The placement of arrays is part of what is traced.
+        # The placement of arrays is part of a trace.
         given = devices.abstract((state, theirs), devices.replicated)
         rows = devices.abstract((jax.ShapeDtypeStruct(images, jnp.uint8), labels, labels), devices.batch_sharded)
         program.step.eval_shape(*given, *rows)
@@ -162,7 +162,7 @@ def _program(config: RunConfig, teacher: Any, train: Dataset | Photos, devices: 
 
 
 def make_program(config: RunConfig, network: Any, teacher: Any, train: Dataset | Photos, devices: Devices) -> Program:
-    """What a run computes: from uint8 images to the next state.
+    """The computation of a run: from uint8 images to the next state.
 
     Args:
       config: of the run.

@@ -19,7 +19,7 @@ STEPS = 3  # that are timed, after one that is not
 
 
 class Estimate(NamedTuple):
-    """What a run needs.
+    """Time and memory of a run.
 
     Attributes:
       seconds: of its steps, without evaluations, data that is read from files, and compiling.

@@ -68,7 +68,7 @@ def run(
     select = measure
     if config.evaluation.select_by == "top1":  # without branches, which take most of the time
         select = make_measure(network.clone(branches=False), devices, config, config.eval_batch)
-    # Each step draws its images by position: with other images, a resumed run would be none that can be repeated.
+    # Each step draws its images by position: with other images, a resumed run could not be repeated.
     data = hashlib.sha256(splits.train.labels.tobytes()).hexdigest()
     sources = {**directory.sources(config), "data": data}
     checkpoints = Checkpoints(directory.checkpoints, config=config, sources=sources)

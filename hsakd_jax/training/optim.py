@@ -1,4 +1,4 @@
-"""PyTorch-equal SGD and AdamW, their schedules, and what is trainable."""
+"""PyTorch-equal SGD and AdamW, their schedules, and the trainable parameters."""
 
 import re
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def schedule(kind: str, lr: float, steps: int, *, warmup: int, milestones: Seque
       UserError: unknown kind.
     """
     if kind == "multi_step":
-        factors: dict[Any, float] = {m - warmup: gamma for m in milestones}  # a milestone may lie between two steps
+        factors: dict[Any, float] = {m - warmup: gamma for m in milestones}  # a milestone may be between two steps
         main = optax.piecewise_constant_schedule(lr, factors)
     elif kind == "cosine":
         main = optax.cosine_decay_schedule(lr, max(steps - warmup, 1))
@@ -46,10 +46,10 @@ def adamw(lr: optax.ScalarOrSchedule, weight_decay: float):
 
 
 def trainable_mask(train: Train, params: Any) -> Any:
-    """Which leaves of `params` learn, as a tree of bools (see `models.layers.is_trainable`).
+    """The trained leaves of `params`, as a tree of bools (see `models.layers.is_trainable`).
 
     Raises:
-      UserError: none does, or the pattern is no regular expression.
+      UserError: there is none, or the pattern is no regular expression.
     """
 
     def learns(path, _):

@@ -18,7 +18,7 @@ class Trace:
     Args:
       steps: first and last step.
       directory: of the run.
-      console: where it is said that the trace is written.
+      console: prints that the trace is written.
     """
 
     def __init__(self, steps: tuple[int, int] | None, directory: RunDirectory, console: Console):

@@ -38,7 +38,7 @@ class Session:
       devices: where it runs.
       splits: its data.
       console: where progress is shown.
-      built: what it trains.
+      built: the run's program and first state.
       checkpoints: of the run.
       measure: accuracies of all that is trained, of variables and images.
       measure_selection: those that select the best epoch; without branches where these do not count.

@@ -58,14 +58,14 @@ class State(PyTreeNode):
 
 
 class Batch(NamedTuple):
-    """One batch as the network takes it.
+    """One batch in the form of the network's input.
 
     Attributes:
       images: floating point, [B, H, W, C] or, rotated, [4B, H, W, C].
       labels: integers, [B].
       sample: which training images these are, for objectives that are modules; None for others.
-      strong: floating point, [B, H, W, C], a second view of the images for such objectives, with a stronger
-        augmentation and never rotated; None for others.
+      strong: floating point, [B, H, W, C], a second view of the images, with a stronger augmentation and never rotated.
+        Only for such objectives; None for others.
     """
 
     images: Array
@@ -79,12 +79,13 @@ class TrainStep:
     """One update: `step(state, teacher_variables, batch) -> State`; `step.init(variables)` makes the first state.
 
     Attributes:
-      network: Linen module, `apply(variables, images, train)` -> what `objective` takes.
-      objective: `objective(outputs, labels, teacher's outputs)` -> named terms; or, where it has parameters or memory
-        of its own, a Linen module that takes the batch's sample too. These lie under 'objective' among the network's.
+      network: Linen module, `apply(variables, images, train)` -> the first argument of `objective`.
+      objective: `objective(outputs, labels, teacher's outputs)` -> named terms. Where it has parameters or memory of
+        its own, it is a Linen module with the batch's sample as further argument. The network's variables then contain
+        its own under 'objective'.
       weights: weight of every term that `objective` returns, a number or a function of the step.
       optimizer: of the trainable parameters.
-      train: which parameters learn (see `models.layers.is_trainable`); the others stay fixed, BatchNorm included.
+      train: the trained parameters (see `models.layers.is_trainable`); the others stay fixed, BatchNorm included.
       teacher: as `teachers.load` makes it, run in eval mode without gradient; None without one.
       accumulate: micro-batches per step; each has its own BatchNorm statistics, the gradient is their mean.
     """
@@ -104,7 +105,7 @@ class TrainStep:
           variables: {'params', 'batch_stats'} of the network and the objective.
 
         Raises:
-          UserError: no parameter learns.
+          UserError: no parameter is trained.
         """
         params = variables["params"]
         return State(

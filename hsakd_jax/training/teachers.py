@@ -85,8 +85,8 @@ def load(config: RunConfig, settings: Teacher, directory: RunDirectory) -> Taugh
       directory: the teacher's run.
 
     Raises:
-      UserError: it can't be restored, has other classes or channels than the student's dataset, images that the
-        student's can't become, or no branches where a term needs them.
+      UserError: it can't be restored, or has other classes or channels than the student's dataset. Or its images can't
+        be made from the student's, or it has no branches where a term needs them.
     """
     theirs = directory.config()
     match = _match(config, theirs, directory.path)
@@ -171,7 +171,7 @@ def inference_form(network: Any) -> Any:
 
 
 def _match(config: RunConfig, theirs: Config, path: Path) -> ClassMatch:
-    """How the teacher's classes become the student's, or the errors of `load` about images and classes."""
+    """The match of the teacher's classes with the student's, or the errors of `load` about images and classes."""
     (*side, channels), (*own_side, own) = theirs.network.image_shape, config.network.image_shape
     if channels != own:
         raise UserError(

@@ -1,8 +1,8 @@
-"""Where a run's records go besides metrics.jsonl: TensorBoard, Weights & Biases, trackio; nowhere by default.
+"""Copies of a run's records for TensorBoard, Weights & Biases or trackio, besides metrics.jsonl; none by default.
 
-A tracker gets every record so far when it is opened, so what a kill left unsent is not missing, and a run that was
-continued is one curve. A trackio elsewhere, which can't be asked what it has, gets what comes after them: it lacks what
-a kill left unsent, and has twice what is trained twice.
+A tracker gets every record so far when it is opened. So it also gets the records that a kill left unsent, and a
+continued run is one curve. A trackio elsewhere has no query for its records, so it gets only the later ones. It lacks
+those that a kill left unsent, and contains a step twice if the run trained it twice.
 """
 
 import contextlib
@@ -27,12 +27,12 @@ PATIENCE = 30.0  # seconds that a tracker has to end
 
 
 class Run(NamedTuple):
-    """What a tracker may know of a run.
+    """The properties of a run that a tracker may use.
 
     Attributes:
       directory: its path.
-      name: what the directory is called.
-      group: what the folder around it is called; a pipeline's runs lie in one.
+      name: name of the directory.
+      group: name of the folder around it; a pipeline's runs share one.
       identity: its own, wherever it is moved.
       config: of config.json.
       recorded: the last step on record; -1 for none.
@@ -47,10 +47,10 @@ class Run(NamedTuple):
 
 
 class Tracker(Protocol):
-    """One run in one tool. What its methods raise is told to the user and ends the tracker, not the training."""
+    """One run in one tool. An error of its methods is printed and ends the tracker, not the training."""
 
     def __init__(self, run: Run):
-        """Begins the run there, or takes it up again; what was logged before will be logged once more."""
+        """Begins the run there, or continues it; records logged before will be logged once more."""
 
     def log(self, scalars: dict[str, float], step: int) -> None:
         """Adds values by name, such as 'train/loss'; twice for a step with an evaluation."""
@@ -60,7 +60,7 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """Event files in `tensorboard/` of the run directory, written anew each time."""
+    """Event files in `tensorboard/` of the run directory, rewritten each time."""
 
     def __init__(self, run: Run):
         from tensorboardX import SummaryWriter  # pyright: ignore[reportMissingImports]
@@ -68,7 +68,7 @@ class TensorBoard:
         folder = run.directory / "tensorboard"
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
-        # From step 0 on, a TensorBoard that is looking drops what it has read of the old files.
+        # From step 0 on, a TensorBoard that is open drops the content of the old files.
         self._writer = SummaryWriter(str(folder), purge_step=0, flush_secs=10)
         self._writer.add_text("config", f"```json\n{json.dumps(run.config, indent=2)}\n```")
 
@@ -81,7 +81,7 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of Weights & Biases, kept in `wandb/` of the run directory; offline where nobody is logged in."""
+    """A run of Weights & Biases, kept in `wandb/` of the run directory; offline without a login."""
 
     def __init__(self, run: Run):
         import wandb  # pyright: ignore[reportMissingImports]
@@ -115,7 +115,7 @@ class WandB:
 
 
 class Trackio:
-    """A run of trackio, on this machine unless $TRACKIO_SPACE_ID or $TRACKIO_SERVER_URL says otherwise."""
+    """A run of trackio, on this machine unless $TRACKIO_SPACE_ID or $TRACKIO_SERVER_URL names another."""
 
     def __init__(self, run: Run):
         import trackio  # pyright: ignore[reportMissingImports]
@@ -182,7 +182,7 @@ def follow(
     Args:
       names: keys of `TRACKERS`.
       directory: of the run, acquired; a process that does not write there opens no tracker.
-      say: prints a line, once, when a tracker has failed.
+      say: prints a line; called once, when a tracker has failed.
     """
     if not (names and directory.writes):
         yield lambda record: None

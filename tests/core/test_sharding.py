@@ -76,7 +76,7 @@ ALONE: list = []
         ({**STEP, "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1"}, ALONE, ""),
         ({**STEP, "SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "4"}, [(None, 4)], "3 other processes at n[1-2]"),
         ({**STEP, "SLURM_NTASKS": "4"}, [(None, 4)], "3 other processes at n[1-2]"),
-        ({"OMPI_COMM_WORLD_SIZE": "2"}, [()], "1 other process at addresses that OpenMPI knows"),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, [()], "1 other process at OpenMPI's addresses"),
     ],
 )
 def test_processes_of_a_cluster_find_one_another(env, given, waits, monkeypatch, capsys):

@@ -850,7 +850,7 @@ def test_a_class_that_training_does_not_know(tree):
 
 @pytest.mark.parametrize(("directory", "size"), [("", 8), ("tree", 0), ("tree", -1)])
 def test_an_image_folder_needs_a_tree_and_a_size(directory, size):
-    with pytest.raises(UserError, match="needs its tree and a size: give --config.data.dir=DIR"):
+    with pytest.raises(UserError, match="needs its tree and a size: set --config.data.dir=DIR"):
         datasets.load("image_folder", directory, image_size=size)
 
 

@@ -199,7 +199,7 @@ def test_an_unknown_name_lists_what_there_is(prepared, name, guess):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(UserError, match="nowhere lie no others"):
+    with pytest.raises(UserError, match="nowhere contains no others"):
         datasets.load("toy", str(tmp_path / "nowhere"))
 
 
@@ -224,7 +224,7 @@ def test_tfrecord_of_our_own_may_be_prepared_anew(tmp_path):
     datasets.load("digits", str(tmp_path))
     path = tmp_path / "digits/1.0.0/dataset_info.json"
     path.write_text(path.read_text().replace('"array_record"', '"tfrecord"'))
-    with pytest.raises(UserError, match=r"tfds convert_format .* or give another data_dir"):
+    with pytest.raises(UserError, match=r"tfds convert_format .* or set another data_dir"):
         datasets.load("digits", str(tmp_path))
 
 

@@ -489,7 +489,7 @@ def test_a_tree_that_is_none(tree, damage, message):
 
 @pytest.mark.parametrize(("directory", "size"), [("", 0), ("tree", 32)])
 def test_a_tree_needs_a_folder_only(directory, size):
-    with pytest.raises(UserError, match=r"image_tree needs its tree.*give --config.data.dir=DIR"):
+    with pytest.raises(UserError, match=r"image_tree needs its tree.*set --config.data.dir=DIR"):
         datasets.load("image_tree", directory, image_size=size)
 
 

@@ -133,7 +133,7 @@ def test_families_with_their_branches(file_format, family, tmp_path):
 def test_bad_input_leaves_nothing_behind(run, tmp_path, monkeypatch):
     for words, options in {
         "unknown format 'tflite': choose torch": {"file_format": "tflite"},
-        "holds weights only: give --preprocess with": {"file_format": "torch", "preprocess": True},
+        "holds weights only: set --preprocess with": {"file_format": "torch", "preprocess": True},
         "leave out --with-branches": {"file_format": "stablehlo", "preprocess": True, "branches": True},
     }.items():
         with pytest.raises(UserError, match=words):

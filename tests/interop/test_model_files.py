@@ -235,7 +235,7 @@ REFUSED = {
     "one batch": ("x.stablehlo", program_of(8, 8, 1, batch=4), "takes batches of 4 only"),
     "vectors": ("x.stablehlo", program_of(8), r"takes uint8 arrays of \['batch', 8\], not images"),
     "integers": ("x.stablehlo", program_of(8, 8, 1, dtype=jnp.int32), "takes int32 arrays"),
-    "classes": ("x.stablehlo", program_of(8, 8, 1, outputs=7), r"gives outputs of \[448, 7\], not \[448, 10\]"),
+    "classes": ("x.stablehlo", program_of(8, 8, 1, outputs=7), r"has outputs of \[448, 7\], not \[448, 10\]"),
     "no weights": ("x.safetensors", lambda path: path.write_bytes(b"12345678{"), "is a damaged safetensors file"),
 }
 

@@ -171,8 +171,8 @@ def test_convert_names_the_parts_and_what_is_left_out(tensors, tmp_path):
     said = io.StringIO()
     importing.convert(tmp_path / "x.pth", tmp_path / "run", Console(said))
     assert "1 tensors that are not the network's are left out: total_ops" in said.getvalue()
-    assert "the weights are those of model; to take others of the file, set --part=model_ema" in said.getvalue()
-    with pytest.raises(UserError, match=r"part \(None there, model_ema asked for\)"):
+    assert "the weights are those of model; to use others of the file, set --part=model_ema" in said.getvalue()
+    with pytest.raises(UserError, match=r"part \(None there, model_ema here\)"):
         importing.convert(tmp_path / "x.pth", tmp_path / "run", Console(said), part="model_ema")
 
 
@@ -197,7 +197,7 @@ def test_a_file_for_imagenet_has_the_published_preprocessing(given, expected, tm
 
 def test_the_resize_of_a_network_for_small_images_is_refused(tensors, tmp_path):
     torch.save(tensors, tmp_path / "x.pth")
-    with pytest.raises(UserError, match="resnet8 takes images as they are: leave --resize out"):
+    with pytest.raises(UserError, match="resnet8 uses images unchanged: leave --resize out"):
         importing.convert(tmp_path / "x.pth", tmp_path / "run", Console(io.StringIO()), resize=36)
 
 

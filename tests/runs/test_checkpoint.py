@@ -289,7 +289,7 @@ def test_a_run_directory_belongs_to_its_config(tmp_path):
     directory.acquire(CONFIG)
     (directory.checkpoints / "5").mkdir(parents=True)
     directory.acquire(run_config(data__dir="/b", student__lr=0.1))  # the data may have moved
-    differing = r"training.lr \(0.1 there, 0.2 asked for\), training.trainable \(None there, fc asked for\)"
+    differing = r"training.lr \(0.1 there, 0.2 here\), training.trainable \(None there, fc here\)"
     with pytest.raises(UserError, match=differing):
         directory.acquire(run_config(data__dir="/a", student__lr=0.2, student__trainable="fc"))
 
@@ -338,7 +338,7 @@ def test_a_run_without_a_checkpoint_gives_its_folder_up(tmp_path):
     assert directory.metrics.read() == []
     assert directory.identity() != identity
     (directory.path / "results.json").touch()
-    with pytest.raises(UserError, match=r"another config: seed \(1 there, 2 asked for\)"):
+    with pytest.raises(UserError, match=r"another config: seed \(1 there, 2 here\)"):
         directory.acquire(third)
 
 

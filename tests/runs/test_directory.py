@@ -273,6 +273,6 @@ def test_another_process_that_comes_first(tmp_path, monkeypatch):
         return lock(path)
 
     monkeypatch.setattr(module, "lock", lock_late)
-    with pytest.raises(UserError, match=r"belongs to another config: seed \(1 there, 0 asked for\)"):
+    with pytest.raises(UserError, match=r"belongs to another config: seed \(1 there, 0 here\)"):
         RunDirectory(tmp_path).acquire(run_config(seed=0))
     assert (tmp_path / "metrics.jsonl").read_text() == "theirs"

@@ -1,7 +1,7 @@
-"""The datasets that the package prepares itself, without TensorFlow: one builder a file.
+"""The datasets that the package prepares itself, without TensorFlow: one builder per file.
 
-A builder is a `tfds.core.GeneratorBasedBuilder` that yields PIL images or encoded ones (TFDS encodes
-arrays through TensorFlow) and is not registered with TFDS, whose own `cifar10` must stay what it is.
+A builder is a `tfds.core.GeneratorBasedBuilder` that yields PIL images or encoded ones (TFDS encodes arrays through
+TensorFlow). It is not registered with TFDS, whose own `cifar10` must not change.
 """
 
 from hsakd_jax.data.builders.cifar import Cifar10, Cifar100

@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 as TFDS has them, from the published binary archives.
 
-The binary archives hold bytes only. The better known `-python` ones are pickles, which execute what they
-contain: they are never read.
+The binary archives hold bytes only. The better known `-python` ones are pickles, which execute their
+content: they are never read.
 """
 
 import tarfile
@@ -65,7 +65,7 @@ class Cifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {split: self._generate_examples(split, records) for split, records in data.items()}
 
     def _member(self, tar: tarfile.TarFile, name: str) -> bytes:
-        # Read where it lies: nothing is extracted to the disk.
+        # Read in place: nothing is extracted to the disk.
         file: Any = tar.extractfile(f"{self.FOLDER}/{name}")
         return file.read()
 
@@ -75,7 +75,7 @@ class Cifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         labels, images = np.split(records, [len(keys)], axis=1)
         images = images.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         for i in with_progress(range(len(records)), f"Preparing {self.name}, {split}", len(records)):
-            # TFDS orders a split by a hash of the key: the same keys give the same order as TFDS's own.
+            # TFDS orders a split by a hash of the key: with the same keys, the order is that of TFDS.
             yield (
                 i,
                 {

@@ -8,8 +8,8 @@ from PIL import Image
 class Digits(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """1,797 grey 8x8 images in 10 classes: uint8 [8, 8, 1], ink 0..16 scaled to 0..255.
 
-    Of each class every second image, in the published order, is a test image (901 train, 896 test): a
-    rule without a random generator stays the same for ever.
+    Of each class every second image, in the published order, is a test image (901 train, 896 test). A rule without a
+    random generator never changes.
     """
 
     VERSION = tfds.core.Version("1.0.0")

@@ -1,4 +1,4 @@
-"""Fetching a published file: with progress, from where the last attempt stopped, and never half a file."""
+"""Downloads a published file with progress, continues an interrupted download, and returns only whole files."""
 
 import hashlib
 import http.client
@@ -17,7 +17,7 @@ PAUSE = 2.0  # seconds before the second attempt, doubled for each one after
 
 
 def folder(url: str, data_dir: str | os.PathLike[str]) -> Path:
-    """Where a published file lies or shall lie: `data_dir` if it is there, else its `downloads`."""
+    """The folder of a published file: `data_dir` if the file is there, else its `downloads`."""
     root = Path(data_dir)
     return root if (root / url.rsplit("/", 1)[-1]).exists() else root / "downloads"
 
@@ -28,9 +28,9 @@ def fetch(url: str, md5: str, directory: Path) -> Path:
     The download grows in `NAME.part` and is renamed once it is whole; an interrupted one is continued.
 
     Args:
-      url: where the file is published.
+      url: address of the file.
       md5: its published md5, in hexadecimal.
-      directory: where the file lies or shall lie.
+      directory: the folder of the file.
 
     Returns:
       The path of the file, whose md5 has been verified.
@@ -81,7 +81,7 @@ class _BrokenError(Exception):
 
 
 def _download(url: str, part: Path) -> None:
-    """Appends to `part` what is missing. OSErrors are the disk's; the network's come as the other kinds."""
+    """Appends the missing bytes to `part`. OSErrors are the disk's; the network's come as the other kinds."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
@@ -97,7 +97,7 @@ def _download(url: str, part: Path) -> None:
             while True:
                 progress.update(done)
                 try:
-                    # read1 hands over what has come; read would wait for the whole piece on a slow line
+                    # read1 returns the bytes that have come; read would wait for the whole piece on a slow line
                     piece = response.read1(1 << 20)
                 except OSError as error:
                     raise _BrokenError(str(error)) from error

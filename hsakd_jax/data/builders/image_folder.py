@@ -1,4 +1,4 @@
-"""The user's own images: one folder a class."""
+"""The user's own images: one folder per class."""
 
 import dataclasses
 import hashlib
@@ -36,8 +36,8 @@ def scan(directory: str, size: int, max_pixels: int = 0, interpolation: str = "b
     """Lists the images of an `ImageTree` without opening one.
 
     The fingerprint covers the rules of decoding and scaling, the size, the limit, and each file's path, length and time
-    of change: a tree that changed in any of these gets another name, so that no stale copy is ever read. Copies of
-    earlier states stay where they are until the user deletes them.
+    of change. A tree that changed in any of these gets another name, so that no stale copy is ever read. Copies of
+    earlier states stay until the user deletes them.
 
     Args:
       directory: the tree.
@@ -46,7 +46,7 @@ def scan(directory: str, size: int, max_pixels: int = 0, interpolation: str = "b
       interpolation: how images are scaled, a key of `image_files.FILTERS`.
 
     Raises:
-      UserError: no such folder, no or too few images, or a class of the test split that training does not know.
+      UserError: no such folder, no or too few images, or a class of the test split that training does not have.
     """
     tree = ImageTree(directory)
     files = {
@@ -74,7 +74,7 @@ def scan(directory: str, size: int, max_pixels: int = 0, interpolation: str = "b
 
 
 class ImageFolder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A tree of images, one folder a class, made square and RGB: uint8 [size, size, 3]."""
+    """A tree of images, one folder per class, made square and RGB: uint8 [size, size, 3]."""
 
     VERSION = tfds.core.Version("1.0.0")
 

@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC 2012) as TFDS has it, from the two archives that one gets after registering."""
+"""ImageNet (ILSVRC 2012) as TFDS has it, from the two archives, which need a registration."""
 
 import io
 import tarfile
@@ -27,7 +27,7 @@ class Imagenet2012(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """1,281,167 training and 50,000 validation images of many sizes in 1,000 classes, by WordNet id.
 
     The files are stored as they come, so that a handful are CMYK and one is a PNG. There is no split `test`:
-    its labels are not published. While TFDS sorts them, the disk holds them once more: 300 GB beside the archives.
+    its labels are not published. While TFDS sorts them, the disk holds them once more: another 300 GB.
     """
 
     VERSION = tfds.core.Version("5.1.0")
@@ -62,7 +62,7 @@ class Imagenet2012(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         raise UserError(
             f"no {file}: get {' and '.join(self.FILES.values())} from https://image-net.org/download-images and put "
             f"them in {root / 'downloads/manual'}; or name the dataset image_tree, which reads DIR/train/<wnid>/*.JPEG "
-            "and DIR/val/<wnid>/*.JPEG where they lie"
+            "and DIR/val/<wnid>/*.JPEG in place"
         )
 
     def _generate_examples(self, split, archive):
@@ -86,7 +86,7 @@ _FACTS = "datasets/imagenet2012/"  # of TFDS itself
 
 
 def _of_classes(archive: Path) -> Iterator[tuple[str, str, bytes]]:
-    """Name, class and bytes of each image in a tar of one tar a class."""
+    """Name, class and bytes of each image in a tar of one tar per class."""
     with tarfile.open(archive, "r:") as outer:
         for part in outer:
             file: Any = outer.extractfile(part)

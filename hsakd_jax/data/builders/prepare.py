@@ -23,19 +23,19 @@ def prepare(
 ) -> Path:
     """Writes a dataset as array_record, unless that was done before.
 
-    TFDS writes into an `incomplete.*` folder beside the final one and renames it at the end, so that a
-    killed preparation leaves nothing that could be taken for a dataset.
+    TFDS writes into an `incomplete.*` folder next to the final one and renames it at the end. So a killed preparation
+    leaves nothing that looks like a dataset.
 
     Args:
       builder_class: a builder of this package.
       data_dir: the folder of all datasets.
-      config: what to prepare, for a builder that has configs.
+      config: to prepare, for a builder that has configs.
 
     Returns:
       The folder of the prepared dataset.
 
     Raises:
-      UserError: the folder is damaged or can't be written, the disk is full, or what the builder raises.
+      UserError: the folder is damaged or can't be written, the disk is full, or an error of the builder.
     """
     path = place(builder_class, data_dir, config)
     folder = path.parent
@@ -70,7 +70,7 @@ def prepare(
 def place(
     builder_class: type[tfds.core.GeneratorBasedBuilder], data_dir: Path, config: tfds.core.BuilderConfig | None = None
 ) -> Path:
-    """Where `prepare` puts a dataset."""
+    """The folder into which `prepare` writes a dataset."""
     return data_dir / builder_class.name / (config.name if config else "") / str(builder_class.VERSION)
 
 
@@ -104,7 +104,7 @@ def _quiet():
 
 @contextlib.contextmanager
 def _large():
-    """Lets TFDS sort what is larger than its buffer of 1 GB in a thousand plain files, which it opens by TensorFlow."""
+    """Lets TFDS sort data larger than its buffer of 1 GB in a thousand plain files, which it opens by TensorFlow."""
     module: Any = shuffle
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     enough = soft + shuffle.BUCKETS_NUMBER

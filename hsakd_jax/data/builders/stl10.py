@@ -58,7 +58,7 @@ class Stl10(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         }
 
     def _members(self, archive) -> dict[str, bytes]:
-        """The files needed, in one pass, since each step back in a gzip starts it anew."""
+        """The files needed, in one pass, since each step back in a gzip restarts it."""
         found = {}
         size = archive.stat().st_size
         with (

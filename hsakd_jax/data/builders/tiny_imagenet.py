@@ -82,7 +82,7 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         }
 
     def _source(self) -> tuple[Path, list[str], Callable[[str], bytes]]:
-        """What is read, the names of its files, and what gives one's bytes."""
+        """The path of the source, the names of its files, and a function from a name to the file's bytes."""
         directory = folder(self.URL, self.data_dir_root)
         tree = Path(self.data_dir_root) / self.FOLDER
         if tree.is_dir() and not (directory / self.URL.rsplit("/", 1)[-1]).exists():
@@ -91,7 +91,7 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             return tree, sorted(n.relative_to(root).as_posix() for n in names), lambda name: (root / name).read_bytes()
         path = fetch(self.URL, self.MD5, directory)
         archive = zipfile.ZipFile(path)
-        return path, archive.namelist(), archive.read  # read where they lie: nothing is extracted to the disk
+        return path, archive.namelist(), archive.read  # read in place: nothing is extracted to the disk
 
     def _generate_examples(self, split, pairs, read):
         for name, label in with_progress(pairs, f"Preparing {self.name}, {split}", len(pairs)):

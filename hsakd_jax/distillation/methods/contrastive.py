@@ -41,7 +41,7 @@ def draw_negatives(sample: Sample, count: int) -> Array:
     """
     order = jnp.argsort(sample.classes)
     ordered, own = sample.classes[order], sample.classes[sample.index]
-    # The images of the own class stand together: skip them.
+    # The images of the own class are contiguous: skip them.
     first = jnp.searchsorted(ordered, own)
     size = jnp.searchsorted(ordered, own, side="right").astype(first.dtype) - first
 

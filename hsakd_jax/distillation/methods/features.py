@@ -66,7 +66,7 @@ def gaussian_nll(mean: Array, target: Array, variance: Array) -> Array:
 
 
 # Wiring: which maps each loss takes, and the layers between them. By default these are the hints, which CRD's benchmark
-# compares; the features differ from them in VGG alone, whose stages HSAKD's branches begin after.
+# compares; the features differ from them only in VGG, whose stages HSAKD's branches follow.
 
 
 def fitnet(
@@ -74,8 +74,8 @@ def fitnet(
 ) -> Array:
     """`hint_loss` of a map of the student, through a regressor to the teacher's size.
 
-    Hint 2 is the map of CRD's `hint_layer 2`, which counts the stem's as 0: after the second stage of ResNets and WRNs,
-    after the third block of VGG.
+    Hint 2 is the map of CRD's `hint_layer 2`, which counts the stem's as 0. It follows the second stage of ResNets and
+    WRNs, and the third block of VGG.
 
     Args:
       outputs: of the student.

@@ -170,8 +170,8 @@ def wttm_loss(student_logits: Array, teacher_logits: Array, gamma: float) -> Arr
 def dist_loss(student_logits: Array, teacher_logits: Array, beta: float, gamma: float, temperature: float) -> Array:
     """DIST (Huang et al. 2022, arXiv 2205.10536): tau^2 (beta (1 - r of rows) + gamma (1 - r of columns)).
 
-    r is the mean of Pearson's correlation of the two networks' probabilities, over the classes of an image (rows) or
-    over the images of a class (columns). As in the authors' code, 1e-8 is added to the product of the two norms.
+    r is the mean of Pearson's correlation of the two networks' probabilities. It is over the classes of an image (rows)
+    or over the images of a class (columns). As in the authors' code, 1e-8 is added to the product of the two norms.
 
     Args:
       student_logits: [B, N], floating point.

@@ -35,7 +35,7 @@ def _similarity(x: Array) -> Array:
 
 
 def cc_loss(student: Array, teacher: Array) -> Array:
-    """Correlation congruence (Peng et al. 2019, arXiv 1904.01802), in the form its authors gave to CRD's benchmark.
+    """Correlation congruence (Peng et al. 2019, arXiv 1904.01802), in its authors' form for CRD's benchmark.
 
     The inner product of `|student - teacher|` of each image with that of the next image.
 

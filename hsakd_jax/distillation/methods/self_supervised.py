@@ -1,4 +1,4 @@
-"""SSKD (Xu et al. 2020, arXiv 2006.07114): self-supervision by telling which image a rotated one was made from.
+"""SSKD (Xu et al. 2020, arXiv 2006.07114): self-supervision that finds the image a rotated one was made from.
 
 A rotated batch has 4B rows, image-major; 3B of them are rotated and B are upright.
 """

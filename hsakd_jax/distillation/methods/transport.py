@@ -47,8 +47,8 @@ def transport_loss(
       student_logits: [B, N], floating point.
       teacher_logits: [B, N], floating point.
       labels: [B], integers: the target classes.
-      cost: [N, N], in the dtype of the logits but at least float32: the cost of each class of the student by class of
-        the teacher. Negative ones count as 0. See `cosine_cost`, `cka_cost` and `sharpened_cost`.
+      cost: [N, N], in the dtype of the logits but at least float32, by class of the student and class of the teacher.
+        Negative ones count as 0. See `cosine_cost`, `cka_cost` and `sharpened_cost`.
       temperature: tau, which divides the logits.
       regularisation: weight of the plan's entropy.
       iterations: of Sinkhorn's algorithm.
@@ -172,11 +172,11 @@ def wkd_l(
 ) -> Array:
     """WKD-L's part of the other classes: `transport_loss` of the class logits.
 
-    The costs between classes are constants of the run. `training.class_costs` makes them before the first step, from
-    the teacher's last linear layer ('classifier', see `cosine_cost`), or from its features of the first `images`
-    training images of each class (see `cka_cost`). The rows of the features are the pixels of the map after the last
-    stage ('cka_map', as in the authors' code for CIFAR-100) or the class logits ('cka_logits', as there for ImageNet).
-    A sharpness above 0 applies `sharpened_cost`.
+    The costs between classes are constants of the run. `training.class_costs` makes them before the first step. Their
+    source is the teacher's last linear layer ('classifier', see `cosine_cost`), or its features of the first `images`
+    training images of each class (see `cka_cost`). For 'cka_map', as in the authors' code for CIFAR-100, the rows of
+    the features are the pixels of the map after the last stage. For 'cka_logits', as there for ImageNet, they are the
+    class logits. A sharpness above 0 applies `sharpened_cost`.
 
     The defaults are those of their code for resnet32x4 and resnet8x4. It decreases the weight of this term along a
     cosine, on CIFAR-100 from epoch 150 of 240 on.
@@ -231,7 +231,7 @@ def wkd_f(
 class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions to the channels of another map of equal size, then BatchNorm and ReLU.
 
-    As in the published code, nothing stands between the convolutions.
+    As in the published code, there is no layer between the convolutions.
 
     Attributes:
       hidden: channels of the first two convolutions.
