@@ -134,7 +134,7 @@ def crop_to(images: Array, shape: tuple[int, int], resize: int, interpolation: s
       interpolation: how they are scaled, a key of `METHODS`.
 
     Returns:
-      uint8 [B, *shape, C].
+      uint8 [B, height, width, C].
 
     Raises:
       ValueError: images of another shape for a network whose images are not square.
