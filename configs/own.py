@@ -1,6 +1,6 @@
 """Your own photographs and a pretrained teacher: hundreds to tens of thousands of images, on one machine.
 
-python -m hsakd_jax.convert --timm=convnext_tiny.fb_in1k --output=runs/pretrained
+python -m hsakd_jax.convert --torchvision=convnext_tiny --output=runs/pretrained
 python -m hsakd_jax.main --config=configs/own.py --workdir=runs/own --config.data.dir=photos \\
     --config.teacher.init=runs/pretrained
 

@@ -53,7 +53,7 @@ SUBSTITUTIONS = [
     # A checkpoint of digits, which are 8x8 and grey.
     (r"(convert (?!--)\S+)", r"\1 --data=digits"),
     # A pretrained network of three channels, and photographs.
-    (r"convert --timm=\S+", "convert pretrained.safetensors"),
+    (r"convert --torchvision=\S+", "convert pretrained.safetensors"),
     (r"configs/own\.py", "configs/own.py --config.data.image_size=32 --config.student.arch=resnet8_quarter"
      " --config.teacher.epochs=1 --config.frozen.epochs=2 --config.student.epochs=1 --config.student.warmup=0"),
     (r"tests\.campaign .*", "tests.campaign --trials 1 --minutes 5"),
