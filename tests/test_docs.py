@@ -73,7 +73,7 @@ ELSEWHERE = [
 ]
 # What a page says in words, for its `python` blocks to work: file, before, after.
 EDITS = {
-    "docs/own_network.md": ("hsakd_jax/models/__init__.py", "import mobilenet,", "import mobilenet, plain,"),
+    "docs/own_network.md": ("hsakd_jax/models/__init__.py", "    mobilenet,\n", "    mobilenet,\n    plain,\n"),
     "docs/own_objective.md": (
         "hsakd_jax/distillation/methods/__init__.py",
         "\nfrom hsakd_jax.models",
