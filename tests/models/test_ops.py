@@ -56,6 +56,20 @@ def test_convolutions(size, stride, groups, shape, dtype):
     assert_close(ours, lax, 2e-6 if dtype == jnp.float32 else 2e-2)
 
 
+@pytest.mark.parametrize(("size", "stride", "side"), [(3, 1, 8), (3, 2, 8), (3, 2, 7), (5, 1, 4)])
+def test_groups_of_several_dense_convolutions(size, stride, side):
+    """18 groups of 8 channels with 16 results each: four at once, and two at last."""
+    g = np.random.default_rng(0)
+    x = jnp.asarray(g.normal(size=(2, side, side, 144)), jnp.float32)
+    kernel = jnp.asarray(g.normal(size=(size, size, 8, 288)), jnp.float32)
+    options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "feature_group_count": 18}
+    ours, lax = (
+        derivatives(lambda x, k, f=f: f(x, k, (stride, stride), [(size // 2, size // 2)] * 2, **options), x, kernel)
+        for f in (ops.convolve, jax.lax.conv_general_dilated)
+    )
+    assert_close(ours, lax, 2e-6)
+
+
 def test_no_form_of_lax_is_left_where_another_is_faster():
     """What the other tests compare must be two computations."""
 
@@ -75,6 +89,7 @@ def test_no_form_of_lax_is_left_where_another_is_faster():
 
     assert all("conv_general_dilated" not in primitives(*c) for c in ((1, 1, 1), (1, 2, 1), (1, 1, 3), (3, 1, 12)))
     assert "lhs_dilation=(2, 2)" not in primitives(3, 2, 1)
+    assert "feature_group_count=3" not in primitives(3, 1, 3)
     assert "lhs_dilation=(1, 1)" in primitives(3, 2, 1)
 
 
