@@ -97,7 +97,7 @@ def build(
     if program.objective_init:
         own = jax.jit(program.objective_init)(variables, taught.variables)
         own = _fixed_from_teacher(own, config, taught_by) if taught_by else own
-        variables = _merge(variables, own)
+        variables = with_objective(variables, own)
     return Built(program, program.init(variables), taught.variables, taught_by, notes)
 
 
@@ -134,7 +134,7 @@ def dry_run(
         variables = initialiser(program.network).eval_shape(jax.random.key(0), image)
         theirs = None if teacher is None else initialiser(teacher).eval_shape(jax.random.key(0), image)
         if program.objective_init:
-            variables = _merge(variables, jax.eval_shape(program.objective_init, variables, theirs))
+            variables = with_objective(variables, jax.eval_shape(program.objective_init, variables, theirs))
         state = jax.eval_shape(program.init, variables)
         # The placement of arrays is part of a trace.
         given = devices.abstract((state, theirs), devices.replicated)
@@ -342,7 +342,8 @@ def _objective_variables(config, network, teacher, objective, labels, variables,
     return {collection: {OBJECTIVE: tree} for collection, tree in own.items()}
 
 
-def _merge(variables: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+def with_objective(variables: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Variables of a network, with those of its objective in the same collections."""
     return {collection: {**tree, **own.get(collection, {})} for collection, tree in variables.items()}
 
 

@@ -13,7 +13,7 @@ from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.data.streaming import Photos
 from hsakd_jax.runs.config import RunConfig
 from hsakd_jax.runs.restore import initialiser
-from hsakd_jax.training.build import Program
+from hsakd_jax.training.build import Program, with_objective
 
 STEPS = 3  # that are timed, after one that is not
 
@@ -73,7 +73,7 @@ def random_state(config: RunConfig, program: Program) -> tuple[Any, Any]:
         own = jax.jit(program.objective_init)(variables, taught)
         # WKD-L's costs, which a run computes from its teacher, are not there yet.
         own = jax.tree.map(lambda x: jnp.where(jnp.isnan(x), 0.5, x), own)
-        variables = {kind: {**variables.get(kind, {}), **own.get(kind, {})} for kind in {**variables, **own}}
+        variables = with_objective(variables, own)
     return program.init(variables), taught
 
 

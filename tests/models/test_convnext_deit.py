@@ -11,6 +11,7 @@ import safetensors.numpy
 import small_families
 from flax.traverse_util import flatten_dict, unflatten_dict
 from run_configs import run_config
+from torch_tensors import assert_tensors_of_the_original, shapes
 
 from hsakd_jax import create, load_torch, restore
 from hsakd_jax.core.console import Console
@@ -33,10 +34,6 @@ SMALL = {family: small_families.SMALL[family] for family in ("convnext", "deit")
 g = np.random.default_rng(0)
 IMAGES = jnp.asarray(g.standard_normal((4, 64, 64, 3)), jnp.float32)
 LABELS = jnp.arange(4)
-
-
-def shapes(variables):
-    return {path: leaf.shape for path, leaf in flatten_dict(variables).items()}
 
 
 def drawn(network, dtype=np.float32, seed=0):
@@ -81,16 +78,8 @@ def test_shapes_and_branches(name):
 
 @pytest.mark.parametrize("name", STAGES)
 def test_parameters_and_tensors_are_those_of_torchvision_and_timm(name):
-    golden, plain = GOLDEN[name], create(name, 1000, branches=False)
-    assert architecture(name).image_size == golden["resolution"] == 224
-    assert profile.totals(plain, (224, 224, 3))["parameters"] == golden["params"]
-    tensors = {key: np.zeros(shape, np.float32) for key, shape in golden["state_dict"]}
-    found = torch_weights.recognise(tensors, "", name)
-    assert (found.name, found.num_classes, found.branches) == (name, 1000, False)
-    variables = torch_weights.to_variables(tensors, found)
-    assert shapes(variables) == shapes(jax.eval_shape(plain.init, jax.random.key(0), IMAGES))
-    back = torch_weights.to_state_dict(name, plain, variables)
-    assert {key: list(value.shape) for key, value in back.items()} == dict(golden["state_dict"])
+    assert architecture(name).image_size == GOLDEN[name]["resolution"] == 224
+    assert_tensors_of_the_original(name, 224)
 
 
 @pytest.mark.parametrize("name", ["convnext_tiny", "deit_tiny_patch16_224"])

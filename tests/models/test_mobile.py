@@ -9,13 +9,14 @@ import safetensors.numpy
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from run_configs import run_config
+from torch_tensors import assert_tensors_of_the_original
 
 from hsakd_jax import create, load_torch, restore
 from hsakd_jax.core.console import Console
 from hsakd_jax.interop import torch_names, torch_weights
 from hsakd_jax.interop.exporters import FORMATS, TOLERANCE, Export, compare
 from hsakd_jax.interop.importing import convert
-from hsakd_jax.models import architecture, efficientnet, mobilenet_imagenet, profile, regnet
+from hsakd_jax.models import architecture, efficientnet, mobilenet_imagenet, regnet
 from hsakd_jax.models.folding import Folded
 from hsakd_jax.models.layers import HE_TORCH, LayerFactory, SqueezeExcitation, normalise_batch
 from hsakd_jax.models.mobilenet import InvertedResidual
@@ -41,10 +42,6 @@ CHANNELS = {
 }
 ONE_A_FAMILY = ["mobilenetv1_100", "mobilenet_v3_small", "efficientnet_b0", "regnet_y_400mf"]
 IMAGES = jnp.zeros((2, 64, 64, 3))
-
-
-def shapes(variables):
-    return {path: leaf.shape for path, leaf in flatten_dict(variables).items()}
 
 
 # Rounding of the deeper EfficientNets in float32 is 1e-5 to 2.4e-5 of the logits, by the machine's order of sums. With
@@ -73,20 +70,7 @@ def test_logits_are_those_of_the_original(name, dtype, tolerance):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_parameters_and_tensors_are_those_of_the_original(name):
-    """Every parameter count, key and shape; the network is found from them."""
-    golden, plain = GOLDEN[name], create(name, 1000, branches=False)
-    assert profile.totals(plain, (64, 64, 3))["parameters"] == golden["params"]
-    tensors = {
-        key: np.zeros(shape, np.float32)
-        for key, shape in golden["state_dict"]
-        if not key.endswith("num_batches_tracked")
-    }
-    found = torch_weights.recognise(tensors, "", name)
-    assert (found.name, found.num_classes, found.branches) == (name, 1000, False)
-    variables = torch_weights.to_variables(tensors, found)
-    assert shapes(variables) == shapes(jax.eval_shape(plain.init, jax.random.key(0), IMAGES))
-    back = torch_weights.to_state_dict(name, plain, variables)
-    assert {key: list(value.shape) for key, value in back.items()} == dict(golden["state_dict"])
+    assert_tensors_of_the_original(name, 64)
 
 
 @pytest.mark.parametrize("name", NAMES)
