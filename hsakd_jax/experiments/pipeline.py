@@ -19,18 +19,14 @@ from hsakd_jax.evaluation.verdict import compare
 from hsakd_jax.experiments.recipes import RECIPES
 from hsakd_jax.experiments.resolve import recipes_of, resolve, section_of, teacher_recipe
 from hsakd_jax.experiments.validate import check, check_types
-from hsakd_jax.models.layers import is_trainable
 from hsakd_jax.runs.compare import normalisation_difference
-from hsakd_jax.runs.config import Config, RunConfig, Training
+from hsakd_jax.runs.config import Config, RunConfig
 from hsakd_jax.runs.directory import RunDirectory, resolve_path, runs_inside, seed_folder
 from hsakd_jax.runs.results import Results
 from hsakd_jax.training import loop
 from hsakd_jax.training.build import Program
 from hsakd_jax.training.build import dry_run as trace
 from hsakd_jax.training.estimate import estimate
-
-# The first layer of a network with a stem, and of one without.
-FIRST = ("stem/conv1/kernel", "stage1/conv1/kernel")
 
 
 class _Planned(NamedTuple):
@@ -236,7 +232,6 @@ def _check_run(
                 if difference and not training.fresh_last_layer:  # a probe's data has its own
                     console.line(f"warning: {directory.path}: {start} {difference}")
         program = trace(config, directory.path, teacher, splits.train, Devices())
-        _check_start(training, section)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     late = {"milestones": [epoch for epoch in training.milestones if epoch >= training.epochs]}
@@ -248,16 +243,6 @@ def _check_run(
                 f"epoch {training.epochs}: set --config.{section}.{key} to less"
             )
     return program
-
-
-def _check_start(training: Training, section: str) -> None:
-    """Refuses a random network of which only other layers than the first are trained."""
-    trainable = training.trainable
-    if trainable and not training.init and not any(is_trainable(trainable, first) for first in FIRST):
-        raise UserError(
-            f"trainable is {trainable!r}, and the other layers would stay random: set the run that it starts from, "
-            f"--config.{section}.init=RUN, or train all layers, --config.{section}.trainable=''"
-        )
 
 
 def _earlier_results(root: Path) -> dict[str, Results]:

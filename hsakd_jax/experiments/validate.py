@@ -13,6 +13,7 @@ from hsakd_jax.distillation.methods import option_types
 from hsakd_jax.experiments.config_file import overridden
 from hsakd_jax.experiments.recipes import GIVEN, RECIPES, Recipe
 from hsakd_jax.models import create
+from hsakd_jax.models.layers import is_trainable
 from hsakd_jax.runs import config as typed
 from hsakd_jax.training import tracking
 
@@ -28,6 +29,8 @@ _DERIVED = (
 _TRAINING, _DATA = field_types(typed.Training), field_types(typed.Data)
 _SCHEDULE = {"dtype": typed.Dtype, **{key: kind for key, kind in _TRAINING.items() if key not in _DERIVED}}
 _STUDENT = {"arch": str, **_SCHEDULE}
+# The first layer of a network with a stem, and of one without.
+_FIRST = ("stem/conv1/kernel", "stage1/conv1/kernel")
 _TAUGHT = {
     "workdir": str,
     "run": str,
@@ -106,6 +109,7 @@ def check(config: dict[str, Any], sections: Mapping[str, dict[str, Any]], comman
         _refuse_without_effect(config, list(sections), path)
     for name, section in sections.items():
         _check_networks(config, name, section)
+        _check_start(name, section)
         _check_copies(name, section)
         _check_milestones(section["milestones"], RECIPES[name].schedule or RECIPES[name].network)
         _check_batch(config, name, section)
@@ -149,6 +153,18 @@ def _check_networks(config: dict[str, Any], name: str, section: dict[str, Any]) 
     if recipe.init == GIVEN and not section["init"]:
         where = recipe.schedule or recipe.network
         raise UserError(f"the recipe {name} needs a run to start from: set --config.{where}.init=RUN")
+
+
+def _check_start(name: str, section: dict[str, Any]) -> None:
+    """Refuses a random network of which only other layers than the first are trained."""
+    recipe = RECIPES[name]
+    trainable = section["trainable"] or recipe.trainable
+    if trainable and not (section["init"] or recipe.init) and not any(is_trainable(trainable, one) for one in _FIRST):
+        where = recipe.schedule or recipe.network
+        raise UserError(
+            f"{name}: trainable is {trainable!r}, and the other layers would stay random: set the run that it starts "
+            f"from, --config.{where}.init=RUN, or train all layers, --config.{where}.trainable=''"
+        )
 
 
 def _check_copies(name: str, section: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.nn.initializers import normal, variance_scaling, zeros
 
+from hsakd_jax.core.errors import UserError
 from hsakd_jax.models.maps import HeadOutputs
 from hsakd_jax.models.numerics import at_least_float32
 from hsakd_jax.models.ops import channel_sums, convolve, relu, window_sums
@@ -31,8 +32,16 @@ def is_trainable(train: Train, path: str) -> bool:
     Args:
       train: True (every parameter), False (none), or a regular expression that is searched for in the path.
       path: names of modules and of the parameter, joined by '/': 'branch1/head/fc/kernel'.
+
+    Raises:
+      UserError: the pattern is no regular expression.
     """
-    return bool(re.search(train, path)) if isinstance(train, str) else train
+    if not isinstance(train, str):
+        return train
+    try:
+        return bool(re.search(train, path))
+    except re.error as error:
+        raise UserError(f"trainable={train!r} is not a regular expression: {error}") from error
 
 
 class Init(NamedTuple):

@@ -1,6 +1,5 @@
 """PyTorch-equal SGD and AdamW, their schedules, and the trainable parameters."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,10 +54,6 @@ def trainable_mask(train: Train, params: Any) -> Any:
     def learns(path, _):
         return is_trainable(train, "/".join(key.key for key in path))
 
-    try:
-        re.compile(train if isinstance(train, str) else "")
-    except re.error as error:
-        raise UserError(f"trainable={train!r} is not a regular expression: {error}") from error
     mask = jax.tree_util.tree_map_with_path(learns, params)
     if not any(jax.tree.leaves(mask)):
         raise UserError(f"no parameter matches trainable={train!r}: name a part, such as 'branch' or 'head/fc'")
