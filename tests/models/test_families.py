@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from small_families import SMALL
 
@@ -32,16 +33,22 @@ def terms(outputs, labels, teacher):
 
 
 def losses(network, lr, objective=terms, steps=3):
-    """Each term before `steps` training steps and after the last one, of the same batch: [steps + 1, 1 + L]."""
+    """Each term before `steps` training steps and after the last one, of the same batch; and kernels that never learn.
+
+    Returns:
+      The terms, [steps + 1, 1 + L], and the paths of the kernels that had no gradient in any step.
+    """
     names = ["task", *(f"joint{l}" for l in range(1, len(network.architecture.stages) + 1))]
-    step = TrainStep(network, objective, dict.fromkeys(names, 1.0), optim.sgd(lr, 0.9, 5e-4, True))
+    step = TrainStep(network, objective, dict.fromkeys(names, 1.0), optim.sgd(lr, 0.9, 0.0, True))
     random = np.random.default_rng(0)
     batch = Batch(rotate(jnp.asarray(random.standard_normal((4, *IMAGE)), jnp.float32)), jnp.arange(4))
     state, update, sums = step.init(initialise(network, IMAGE, 0)), jax.jit(step), [np.zeros(len(names))]
     for _ in range(steps + 1):
         state = update(state, None, batch)
         sums.append(np.array([state.metrics.sums[name] for name in names]))
-    return np.diff(sums, axis=0)
+    sum_of_gradients = jax.tree_util.tree_leaves_with_path(optax.tree_utils.tree_get(state.opt_state, "trace"))
+    still = ["/".join(key.key for key in path) for path, leaf in sum_of_gradients if not np.any(leaf)]
+    return np.diff(sums, axis=0), [path for path in still if path.endswith("kernel")]
 
 
 def without_gradients(outputs, labels, teacher):
@@ -58,11 +65,14 @@ def fell(found):
     "family", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in SMALL]
 )
 def test_backbone_and_branches_train(family):
-    found = losses(Network(SMALL[family], CLASSES), RATES[family])
+    found, still = losses(Network(SMALL[family], CLASSES), RATES[family])
     assert fell(found).all(), found
+    assert still == []
 
 
 def test_branches_without_gradients_are_noticed():
-    found = losses(Network(SMALL["mobilenetv1"], CLASSES), RATES["mobilenetv1"], without_gradients)
+    network = Network(SMALL["mobilenetv1"], CLASSES)
+    found, still = losses(network, RATES["mobilenetv1"], without_gradients)
     assert fell(found)[0]
     assert not fell(found)[1:].all(), found
+    assert {path.partition("/")[0] for path in still} == {f"branch{l}" for l in range(1, found.shape[1])}
