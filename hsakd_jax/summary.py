@@ -1,11 +1,12 @@
 """Shows the parts of a network.
 
     python -m hsakd_jax.summary NAME_OR_RUN [--num_classes=N] [--image_size=PIXELS] [--channels=3] [--batch=64]
-        [--dtype=float32|bfloat16]
+        [--dtype=float32|bfloat16] [--time]
 
 NAME is a network, shown with its branches. RUN is a run directory: the command uses its network, classes and images.
 Shows parts, shapes, parameters and multiply-adds of one image. Shows the memory of a train step at --batch images, each
-in its four rotations where there are branches.
+in its four rotations where there are branches, and whether this device has it. With --time, it compiles the step and
+shows the measured time and memory.
 """
 
 import os
@@ -14,6 +15,8 @@ from typing import Any
 from absl import flags
 
 from hsakd_jax.cli import Command, start
+
+MIB = 2**20
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -33,12 +36,13 @@ def define_flags(values: flags.FlagValues) -> None:
         "channels", None, "of the images, by default 3.", lower_bound=1, upper_bound=2**10, flag_values=values
     )
     flags.DEFINE_integer("batch", 64, "images per step.", lower_bound=1, upper_bound=2**16, flag_values=values)
+    flags.DEFINE_boolean("time", False, "whether to compile the train step and measure it.", flag_values=values)
     flags.DEFINE_string("dtype", None, "compute dtype, by default float32.", values)
 
 
 def main(values: flags.FlagValues, words: list[str]) -> None:
     """Shows a network."""
-    from hsakd_jax.core.console import show
+    from hsakd_jax.core.console import note, show
     from hsakd_jax.core.errors import UserError
     from hsakd_jax.core.files import expand
     from hsakd_jax.models import NETWORKS, architecture, create
@@ -60,6 +64,9 @@ def main(values: flags.FlagValues, words: list[str]) -> None:
         side = values.image_size or published.image_size
         name, shape = word, (side, side, values.channels or 3)
     show(describe(name, built, shape, values.batch))
+    if values.time:
+        note("compiling and timing the step")
+        show(measured(built, shape, values.batch))
 
 
 def describe(name: str, network: Any, image_shape: tuple[int, ...], batch: int) -> str:
@@ -93,9 +100,29 @@ def describe(name: str, network: Any, image_shape: tuple[int, ...], batch: int) 
     return (
         f"{name}, {network.num_classes} classes, images of {height}x{width}x{channels}\n\n"
         f"{table(['part', 'output', 'parameters', 'multiply-adds'], rows)}\n\n"
-        f"train step, {batch} images {each}: {weights / 2**20:,.0f} MiB of parameters, gradients and momentum, "
-        f"at most {kept / 2**20:,.0f} MiB of activations"
+        f"train step, {batch} images {each}: {weights / MIB:,.0f} MiB of parameters, gradients and momentum, "
+        f"at most {kept / MIB:,.0f} MiB of activations; {_fits(weights + kept)}"
     )
+
+
+def measured(network: Any, image_shape: tuple[int, ...], batch: int) -> str:
+    """A line with the measured time and memory of a train step at `batch` images on this device."""
+    from hsakd_jax.training.estimate import measure_network
+
+    cost = measure_network(network, image_shape, batch)
+    return (
+        f"measured: {cost.seconds:.3g} s per step, {batch / cost.seconds:,.0f} images/s, {cost.bytes / MIB:,.0f} MiB; "
+        f"compiled in {cost.compile_seconds:.0f} s; {_fits(cost.bytes)}"
+    )
+
+
+def _fits(needed: int) -> str:
+    from hsakd_jax.training.estimate import available_bytes
+
+    available = available_bytes()
+    if needed < available:
+        return f"fits in the {available / MIB:,.0f} MiB of this device"
+    return f"more than the {available / MIB:,.0f} MiB of this device: set a smaller --batch"
 
 
 COMMAND = Command(main, __doc__, define_flags, words="NAME_OR_RUN")

@@ -31,7 +31,7 @@ MAY_IMPORT = {
     ),
     "analysis": ("core evaluation experiments runs", "PIL jinja2 markupsafe matplotlib numpy"),
     # The public interface and the commands: flags in, one call out.
-    "": ("analysis core evaluation experiments interop models runs", "absl"),
+    "": ("analysis core evaluation experiments interop models runs training", "absl"),
     "configs": ("data experiments", ""),
 }
 COMMANDS = {"main", "evaluate", "results", "report", "summary", "predict", "export", "convert"}

@@ -26,7 +26,7 @@ from hsakd_jax.runs.results import Results
 from hsakd_jax.training import loop
 from hsakd_jax.training.build import Program
 from hsakd_jax.training.build import dry_run as trace
-from hsakd_jax.training.estimate import estimate
+from hsakd_jax.training.estimate import measure_run
 
 
 class _Planned(NamedTuple):
@@ -114,11 +114,11 @@ def plan_table(plans: Mapping[int, Mapping[str, _Planned]], console: Console) ->
             rows.append([*cells, "", "done", "", ""])
             continue
         console.wait(f"{name}: compiling and timing the step")
-        needs = estimate(run.config, run.traced, run.splits.train, Devices())
-        total += needs.seconds
+        needs = measure_run(run.config, run.traced, run.splits.train, Devices())
+        total += steps * needs.seconds
         fits = fits and needs.bytes < needs.available
         memory = f"{needs.bytes / 2**20:,.0f}" + ("" if needs.bytes < needs.available else " (too much)")
-        measured = [f"{needs.step_seconds:.3g}", duration(needs.seconds), memory, f"{needs.compile_seconds:.0f}"]
+        measured = [f"{needs.seconds:.3g}", duration(steps * needs.seconds), memory, f"{needs.compile_seconds:.0f}"]
         rows.append([*cells, *measured])
     seeds = f" for {len(plans)} seeds" if len(plans) > 1 else ""
     lines = [table(header, rows), f"about {duration(total * len(plans))}{seeds}, without evaluations"]

@@ -1,4 +1,4 @@
-"""Time and memory of a run on this device, measured on random variables before anything trains."""
+"""Time and memory of a train step on this device, measured on random variables before anything trains."""
 
 import os
 import time
@@ -11,33 +11,36 @@ import numpy as np
 from hsakd_jax.core.sharding import Devices
 from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.data.streaming import Photos
+from hsakd_jax.distillation import objectives
+from hsakd_jax.models.network import Network
+from hsakd_jax.models.rotations import ROTATIONS
 from hsakd_jax.runs.config import RunConfig
-from hsakd_jax.runs.restore import initialiser
+from hsakd_jax.runs.restore import initialise, initialiser
 from hsakd_jax.training.build import Program, with_objective
+from hsakd_jax.training.optim import sgd
+from hsakd_jax.training.step import Batch, TrainStep
 
 STEPS = 3  # that are timed, after one that is not
 
 
-class Estimate(NamedTuple):
-    """Time and memory of a run.
+class StepCost(NamedTuple):
+    """Time and memory of a train step.
 
     Attributes:
-      seconds: of its steps, without evaluations, data that is read from files, and compiling.
-      step_seconds: of one step.
-      compile_seconds: of the step, or of loading it from the compilation cache.
-      bytes: of one device, for the arguments, results and temporary arrays of the step.
+      seconds: of one step.
+      compile_seconds: of compiling it, or of loading it from the compilation cache.
+      bytes: of one device, for the arguments, results and temporary arrays.
       available: bytes of the device's memory.
     """
 
     seconds: float
-    step_seconds: float
     compile_seconds: float
     bytes: int
     available: int
 
 
-def estimate(config: RunConfig, program: Program, train: Dataset | Photos, devices: Devices) -> Estimate:
-    """Compiles the step of a run and times it.
+def measure_run(config: RunConfig, program: Program, train: Dataset | Photos, devices: Devices) -> StepCost:
+    """Compiles the step of a run and times it, without data that is read from files.
 
     Args:
       config: of the run.
@@ -51,17 +54,36 @@ def estimate(config: RunConfig, program: Program, train: Dataset | Photos, devic
     local = devices.local_slice(batch)
     given = devices.shard(tuple(array[local] for array in rows))
     state, taught = devices.replicate(random_state(config, program))
+    return _measure(program.step, state, taught, *given)
+
+
+def measure_network(network: Network, image_shape: tuple[int, ...], batch: int) -> StepCost:
+    """Compiles the step that trains a network with its branches, by SGD and without a teacher, and times it.
+
+    Args:
+      network: it may have no branches. Its images are rotated where it has some.
+      image_shape: [H, W, C].
+      batch: images per step, before they are rotated.
+    """
+    names = ("task", "joint") if network.branches else ("task",)
+    objective = objectives.teacher if network.branches else objectives.baseline
+    step = TrainStep(network, objective, dict.fromkeys(names, 1.0), sgd(0.1, 0.9, 5e-4, nesterov=True))
+    images = jnp.zeros((batch * (ROTATIONS if network.branches else 1), *image_shape))
+    given = Batch(images, jnp.zeros(batch, jnp.int32))
+    return _measure(jax.jit(step, donate_argnums=0), step.init(initialise(network, image_shape, 0)), None, given)
+
+
+def _measure(step: Any, state: Any, *given: Any) -> StepCost:
     began = time.perf_counter()
-    step = program.step.lower(state, taught, *given).compile()
-    compiled = time.perf_counter() - began
-    state = jax.block_until_ready(step(state, taught, *given))
+    compiled = step.lower(state, *given).compile()
+    compile_seconds = time.perf_counter() - began
+    state = jax.block_until_ready(compiled(state, *given))
     began = time.perf_counter()
     for _ in range(STEPS):
-        state = step(state, taught, *given)
+        state = compiled(state, *given)
     jax.block_until_ready(state)
     seconds = (time.perf_counter() - began) / STEPS
-    total = config.training.epochs * config.training.steps_per_epoch(len(train.labels))
-    return Estimate(total * seconds, seconds, compiled, program_bytes(step.memory_analysis()), _available())
+    return StepCost(seconds, compile_seconds, program_bytes(compiled.memory_analysis()), available_bytes())
 
 
 def random_state(config: RunConfig, program: Program) -> tuple[Any, Any]:
@@ -83,7 +105,7 @@ def program_bytes(analysis: Any) -> int:
     return sum(sizes) - analysis.alias_size_in_bytes
 
 
-def _available() -> int:
+def available_bytes() -> int:
     """Bytes of a device's memory; on CPU, of the machine's."""
     stats = jax.devices()[0].memory_stats() or {}
     return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

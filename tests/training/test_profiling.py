@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from types import SimpleNamespace
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 from conftest import assert_refused
 
+from hsakd_jax.training import estimate
 from hsakd_jax.training.estimate import program_bytes
 from hsakd_jax.training.profiling import Trace
 
@@ -23,9 +25,29 @@ def test_a_trace_changes_no_result(call_command, tmp_path):
     assert json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
     plain, traced = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("plain", "traced"))
     assert traced["kd"]["last"] == plain["kd"]["last"]
-    assert "steps 4 to 6" in done.stdout + done.stderr
+    assert "steps 4 to 5 (" in done.stdout + done.stderr
     # A finished run is that of the command without the trace too.
     assert call_command("main", CONFIG, f"--workdir={tmp_path}/traced").returncode == 0
+
+
+def test_a_trace_that_no_step_reaches_is_named(call_command, tmp_path):
+    given = (CONFIG, f"--workdir={tmp_path}/runs")
+    done = call_command("main", *given, "--config.profile=(100,105)")
+    assert "no trace, since this command made the steps 0 to 21 and profile is (100, 105)" in done.stdout
+    assert not (tmp_path / "runs" / "kd" / "profile").exists()
+    done = call_command("main", *given, "--config.profile=(20,105)", f"--workdir={tmp_path}/partly")
+    assert "trace of the steps 20 to 21 (" in done.stdout
+    assert "no trace" not in done.stdout
+
+
+def test_a_summary_measures_the_step(call_command, monkeypatch):
+    words = ("summary", "resnet8_quarter", "--image_size=8", "--batch=4")
+    for flags in ((), ("--time",)):
+        shown = call_command(*words, *flags).stdout
+        assert shown.count("fits in the") == 1 + len(flags)
+    assert re.search(r"measured: [0-9.e-]+ s per step, [0-9,]+ images/s, [0-9]+ MiB", shown)
+    monkeypatch.setattr(estimate, "available_bytes", lambda: 1000)
+    assert "more than the 0 MiB of this device: set a smaller --batch" in call_command(*words).stdout
 
 
 @pytest.mark.parametrize("steps", ["(4,4)", "(4,)", "(-1,3)", "(5,2)"])
