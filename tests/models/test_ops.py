@@ -203,3 +203,18 @@ def test_batch_norm_far_from_zero():
         return abs(np.asarray(normalise_batch(x, ones, ones, centre * ones)[2], np.float64) / true - 1).max()
 
     assert error(999.0) < 1e-6 < 1e-3 < error(0.0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_long_products_of_few_rows(dtype):
+    """Those of squeeze-and-excitation, whose rounding decides that of an EfficientNet."""
+    g = np.random.default_rng(0)
+    x, kernel = np.abs(g.normal(size=(2, 1, 1, 2112))), g.normal(size=(1, 1, 2112, 88))
+    options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "feature_group_count": 1}
+    given = jnp.asarray(x, dtype), jnp.asarray(kernel, dtype)
+    plain = derivatives(lambda a, b: jax.lax.conv_general_dilated(a, b, (1, 1), ((0, 0),) * 2, **options), *given)
+    ours = derivatives(lambda a, b: cpu_ops.convolve(a, b, (1, 1), ((0, 0),) * 2, **options), *given)
+    assert_close(ours, plain, 1e-5 if dtype == jnp.float32 else 1e-2)
+    exact = np.asarray(given[0], np.float64)[:, 0, 0] @ np.asarray(given[1], np.float64)[0, 0]
+    found, chain = (abs(np.asarray(a[0], np.float64)[:, 0, 0] - exact).mean() for a in (ours, plain))
+    assert found < 0.7 * chain if dtype == jnp.float32 else found < 1.01 * chain
