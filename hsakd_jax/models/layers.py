@@ -167,7 +167,7 @@ class BatchNorm(nn.Module):
 
 def inverse_std(var: Array, eps: float) -> Array:
     """1 / sqrt(variance + eps), [C], by which BatchNorm multiplies."""
-    return (var + eps) ** -0.5  # XLA's `rsqrt` is less exact on CPU
+    return jnp.sqrt(1 / (var + eps))  # more exact on CPU than `jax.lax.rsqrt`, as which XLA computes 1 / sqrt(x)
 
 
 def per_channel(x: Array, *vectors: Array) -> list[Array]:
