@@ -32,6 +32,8 @@ def convolve(
     stride, pad, groups = strides[0], padding[0], options["feature_group_count"]
     if size == 1:
         return _pointwise(x[:, ::stride, ::stride], kernel[0, 0], groups)
+    if size == stride and pad == (0, 0) and groups == 1:
+        return _patches(x, kernel)
     if groups == features and depth == 1:
         return _depthwise(x, kernel[:, :, 0], stride, pad)
     if groups > 1:
@@ -44,6 +46,11 @@ def convolve(
             # XLA is up to a hundred times slower at maps of 2x2.
             return (_dense_3x3_of_2x2 if max(height, width) <= 2 else _dense_3x3)(x, kernel)
     return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
+
+def multiply_rows(x: Array, kernel: Array) -> Array:
+    """See `ops.multiply_rows`."""
+    return _product_of_pixels(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def window_sums(x: Array, window: int, stride: int, pad: Pad) -> Array:
@@ -133,6 +140,16 @@ def _pointwise(x: Array, kernel: Array, groups: int) -> Array:
     pairs = zip(jnp.split(rows, groups, -1), jnp.split(kernel, groups, -1), strict=True)
     products = [_product_of_pixels(group, weights) for group, weights in pairs]
     return jnp.concatenate(products, -1).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+@jax.jit
+def _patches(x: Array, kernel: Array) -> Array:
+    """Convolution of windows that touch, as a matrix product: [B, H, W, C], [k, k, C, F] -> [B, H // k, W // k, F]."""
+    size, _, depth, features = kernel.shape
+    height, width = (n // size for n in x.shape[1:3])
+    windows = x[:, : height * size, : width * size].reshape(len(x), height, size, width, size, depth)
+    rows = windows.transpose(0, 1, 3, 2, 4, 5).reshape(-1, size * size * depth)
+    return _product_of_pixels(rows, kernel.reshape(-1, features)).reshape(len(x), height, width, features)
 
 
 def _product(rows: Array, kernel: Array) -> Array:

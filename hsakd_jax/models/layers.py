@@ -18,7 +18,7 @@ from jax.nn.initializers import normal, variance_scaling, zeros
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.models.maps import HeadOutputs
 from hsakd_jax.models.numerics import at_least_float32
-from hsakd_jax.models.ops import channel_sums, convolve, relu, window_sums
+from hsakd_jax.models.ops import channel_sums, convolve, multiply_rows, relu, window_sums
 
 Array = jax.Array
 Train = bool | str
@@ -342,7 +342,8 @@ class LayerFactory(NamedTuple):
 
     def dense(self, x: Array, features: int, *, name: str) -> Array:
         """Linear layer with bias of each pixel or token, [..., C] -> [..., features], in the dtype of convolutions."""
-        return self.linear(x, features, name=name, dtype=self.dtype)
+        product = None if self.for_export else lambda rows, kernel, *_, **__: multiply_rows(rows, kernel)
+        return self.linear(x, features, name=name, dtype=self.dtype, dot_general=product)
 
     def relu(self, x: Array) -> Array:
         """max(x, 0); on CPU faster than `nn.relu`, except in networks with depthwise convolutions."""
@@ -371,10 +372,10 @@ class LayerFactory(NamedTuple):
         pooled = at_least_float32(x).mean((1, 2))
         return HeadOutputs(self.linear(pooled, features, name="fc"), pooled, x)
 
-    def linear(self, x: Array, features: int, *, name: str, dtype: Any = None) -> Array:
-        """Linear layer with bias, [..., D] -> [..., features], in `dtype`, or that of `x` or of the parameters."""
+    def linear(self, x: Array, features: int, *, name: str, **options: Any) -> Array:
+        """Linear layer with bias, [..., D] -> [..., features]; `options` are those of `nn.Dense`."""
         bias_init = self.init.fc_bias(x.shape[-1])
-        return nn.Dense(features, dtype=dtype, kernel_init=self.init.fc, bias_init=bias_init, name=name)(x)
+        return nn.Dense(features, kernel_init=self.init.fc, bias_init=bias_init, name=name, **options)(x)
 
 
 class SqueezeExcitation(nn.Module):

@@ -36,6 +36,11 @@ def convolve(
     return form(x, kernel, strides, padding, **options)
 
 
+def multiply_rows(x: Array, kernel: Array) -> Array:
+    """Matrix product over the last axis of `x`, [..., D], [D, F] -> [..., F], both of the same dtype."""
+    return cpu_ops.multiply_rows(x, kernel) if _on_cpu() else x @ kernel
+
+
 def window_sums(x: Array, window: int, stride: int) -> Array:
     """Sums over windows of NHWC maps, padded by (window - 1) // 2: [B, H, W, C] -> [B, H', W', C]."""
     pad = ((window - 1) // 2, (window - 1) // 2)

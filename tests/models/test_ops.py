@@ -41,6 +41,9 @@ def assert_close(found, expected, tolerance):
         (5, 1, 12, (8, 6)),
         (5, 2, 12, (7, 6)),
         (7, 2, 1, (10, 8)),
+        (2, 2, 1, (8, 6)),
+        (2, 2, 1, (7, 5)),
+        (4, 4, 1, (8, 9)),
     ],
 )
 def test_convolutions(size, stride, groups, shape, dtype):
@@ -48,8 +51,9 @@ def test_convolutions(size, stride, groups, shape, dtype):
     x = jnp.asarray(g.normal(size=(4, *shape, 12)), dtype)
     kernel = jnp.asarray(g.normal(size=(size, size, 12 // groups, 24 if groups < 12 else 12)), dtype)
     options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "feature_group_count": groups}
+    pad = 0 if size == stride else size // 2
     ours, lax = (
-        derivatives(lambda x, k, f=f: f(x, k, (stride, stride), [(size // 2, size // 2)] * 2, **options), x, kernel)
+        derivatives(lambda x, k, f=f: f(x, k, (stride, stride), [(pad, pad)] * 2, **options), x, kernel)
         for f in (ops.convolve, jax.lax.conv_general_dilated)
     )
     # bfloat16 has 8 bits: both sides round, in another order.
@@ -218,3 +222,11 @@ def test_long_products_of_few_rows(dtype):
     exact = np.asarray(given[0], np.float64)[:, 0, 0] @ np.asarray(given[1], np.float64)[0, 0]
     found, chain = (abs(np.asarray(a[0], np.float64)[:, 0, 0] - exact).mean() for a in (ours, plain))
     assert found < 0.7 * chain if dtype == jnp.float32 else found < 1.01 * chain
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_products_of_rows(dtype):
+    g = np.random.default_rng(0)
+    x, kernel = jnp.asarray(g.normal(size=(3, 5, 7, 12)), dtype), jnp.asarray(g.normal(size=(12, 20)), dtype)
+    ours, plain = (derivatives(f, x, kernel) for f in (ops.multiply_rows, jnp.matmul))
+    assert_close(ours, plain, 2e-6 if dtype == jnp.float32 else 2e-2)
