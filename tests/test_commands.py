@@ -998,7 +998,7 @@ def test_a_moved_teacher_is_the_same_and_another_one_is_refused(pipeline, call_c
         (tmp_path / "moved" / "teacher").rename(tmp_path / "moved" / name)
         done = call_command(*args, f"--config.teacher.workdir={tmp_path}/moved/{name}")
         assert done.returncode == 0, done.stderr
-        assert "student: done, top-1" in done.stdout
+        assert "student: done, test top-1" in done.stdout
         stored = json.loads((tmp_path / "moved" / "student" / "config.json").read_text())
         assert stored["teacher"]["workdir"] == f"{tmp_path}/moved/{name}"
     (tmp_path / "moved" / "renamed").rename(tmp_path / "moved" / "away")

@@ -104,12 +104,6 @@ class Console:
             self._next = now + 10
             self._write(text + "\n")
 
-    def wait(self, text: str) -> None:
-        """Writes a progress line at once, for work of unknown length; nothing where the stream is no terminal."""
-        if self._terminal:
-            self._next = 0.0
-            self.progress(text)
-
     def end(self) -> None:
         """Makes the progress line permanent."""
         if self._width:
@@ -186,22 +180,28 @@ def with_progress(items: Iterable[T], label: str, total: int) -> Iterator[T]:
 class Clock:
     """Measures rate and time left of training, from the end of the first step on, which compiles.
 
+    The time left is that of the steps, and that of the evaluations once there was one.
+
     Args:
       batch: images per step.
       total: the number of steps of the run.
+      eval_steps: steps from one evaluation to the next; the last step has one too.
 
     Attributes:
       started: whether `start` was called.
     """
 
-    def __init__(self, batch: int, total: int) -> None:
-        self._batch, self._total = batch, total
+    def __init__(self, batch: int, total: int, eval_steps: int) -> None:
+        self._batch, self._total, self._eval_steps = batch, total, eval_steps
         self._began = self._last = (0, time.monotonic())  # (step, time)
+        self._evaluated = 0  # the last step that was evaluated
+        self._evaluation = self._skipped = 0.0  # seconds of the last evaluation, and of all
         self.started = False
 
     def start(self, done: int) -> None:
         """Starts to measure, after step `done`."""
         self._began = self._last = (done, time.monotonic())
+        self._evaluated = done - 1  # the step itself may have one
         self.started = True
 
     def rate(self, done: int) -> float | None:
@@ -210,18 +210,28 @@ class Clock:
         return (done - step) * self._batch / (self._last[1] - then) if done > step else None
 
     def left(self, done: int) -> str:
-        """The time left with evaluations, in words; '?' before the second step."""
-        step, then = self._began
-        return duration((self._total - done) * (time.monotonic() - then) / (done - step)) if done > step else "?"
+        """The time left, in words; '?' before the second step."""
+        if done <= self._began[0]:
+            return "?"
+        evaluations = -(-self._total // self._eval_steps) - self._evaluated // self._eval_steps
+        evaluations = 0 if self._evaluated == self._total else evaluations
+        return duration((self._total - done) * self._step_seconds(done) + evaluations * self._evaluation)
 
     def epoch(self, done: int, steps: int) -> str:
-        """The time of an epoch of `steps` steps with evaluations, in words; '?' before the second step."""
-        step, then = self._began
-        return f"{steps * (time.monotonic() - then) / (done - step):.3g} s" if done > step else "?"
+        """The time of an epoch of `steps` steps with its evaluations, in words; '?' before the second step."""
+        if done <= self._began[0]:
+            return "?"
+        return f"{steps * (self._step_seconds(done) + self._evaluation / self._eval_steps):.3g} s"
 
     def skip(self, done: int) -> None:
-        """Excludes the time since the last call of `rate` from the next one: it was not training."""
-        self._last = (done, time.monotonic())
+        """Counts the time since the last call of `rate` as an evaluation at step `done`."""
+        seconds = time.monotonic() - self._last[1]
+        self._evaluation, self._skipped = seconds, self._skipped + seconds
+        self._evaluated, self._last = done, (done, time.monotonic())
+
+    def _step_seconds(self, done: int) -> float:
+        step, then = self._began
+        return (self._last[1] - then - self._skipped) / (done - step)
 
 
 def table(header: list[str], rows: list[list[str]], left: int = 1) -> str:

@@ -89,9 +89,10 @@ def check_classes(directory: str | Path) -> None:
     """
     tree = ImageTree(directory)
     if len(tree.class_names) == 1:
-        only = tree.folder("train") / tree.class_names[0]
-        inside = [entry.name for entry in _listing(only) if _is_folder(entry)]
-        hint = f"did you mean {only}?" if len(inside) > 1 else "add one for each other class"
+        only = meant = tree.folder("train") / tree.class_names[0]
+        while len(inside := [entry.name for entry in _listing(meant) if _is_folder(entry)]) == 1:
+            meant = meant / inside[0]
+        hint = f"did you mean {meant}?" if inside else "add one for each other class"
         raise UserError(f"{only.parent} has one class folder, {only.name}: {hint}")
 
 

@@ -3,6 +3,7 @@
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean, stdev
 from types import SimpleNamespace
@@ -89,10 +90,11 @@ def execute(
 def next_commands(workdir: str, run: Path) -> str:
     """Three commands for the runs of a folder, the last one of which is `run`."""
     folder, last = shlex.quote(str(workdir)), shlex.quote(str(run))
+    needs = "" if find_spec("matplotlib") else "  # needs: pip install 'hsakd_jax[report]'"
     return (
         "next:\n"
         f"  python -m hsakd_jax.evaluate --workdir={folder}\n"
-        f"  python -m hsakd_jax.report {folder} --output=report.html\n"
+        f"  python -m hsakd_jax.report {folder} --output=report.html{needs}\n"
         f"  python -m hsakd_jax.export --workdir={last} --format=stablehlo --preprocess --output=network.stablehlo"
     )
 
@@ -113,7 +115,7 @@ def plan_table(plans: Mapping[int, Mapping[str, _Planned]], console: Console) ->
         if run.traced is None:
             rows.append([*cells, "", "done", "", ""])
             continue
-        console.wait(f"{name}: compiling and timing the step")
+        console.line(f"{name}: compiling and timing the step")
         needs = measure_run(run.config, run.traced, run.splits.train, Devices())
         total += steps * needs.seconds
         fits = fits and needs.bytes < needs.available

@@ -21,6 +21,7 @@ from hsakd_jax.training.optim import sgd
 from hsakd_jax.training.step import Batch, TrainStep
 
 STEPS = 3  # that are timed, after one that is not
+LONG = 5.0  # seconds of a step of which one is timed
 
 
 class StepCost(NamedTuple):
@@ -77,12 +78,14 @@ def _measure(step: Any, state: Any, *given: Any) -> StepCost:
     began = time.perf_counter()
     compiled = step.lower(state, *given).compile()
     compile_seconds = time.perf_counter() - began
-    state = jax.block_until_ready(compiled(state, *given))
     began = time.perf_counter()
-    for _ in range(STEPS):
+    state = jax.block_until_ready(compiled(state, *given))
+    steps = 1 if time.perf_counter() - began > LONG else STEPS
+    began = time.perf_counter()
+    for _ in range(steps):
         state = compiled(state, *given)
     jax.block_until_ready(state)
-    seconds = (time.perf_counter() - began) / STEPS
+    seconds = (time.perf_counter() - began) / steps
     return StepCost(seconds, compile_seconds, program_bytes(compiled.memory_analysis()), available_bytes())
 
 

@@ -76,8 +76,8 @@ def run(
         console.line(f"warning: {line}")
     # Only now is the newest checkpoint a whole one, which can be compared.
     run_in_first_process(lambda: _check(directory, config, sources), str(directory.path))
-    steps = config.training.epochs * config.training.steps_per_epoch(len(splits.train.labels))
-    clock = Clock(config.training.batch, steps)
+    per_epoch = config.training.steps_per_epoch(len(splits.train.labels))
+    clock = Clock(config.training.batch, config.training.epochs * per_epoch, config.evaluation.every * per_epoch)
     session = Session(config, directory, devices, splits, console, built, checkpoints, measure, select, clock)
     _report_teacher(session)
     state, teacher_variables = _resume(session)
@@ -105,7 +105,7 @@ def _train(
     eval_steps = config.evaluation.every * session.steps_per_epoch
     program, train, size = session.built.program, session.splits.train, config.network.image_shape[0]
     multi_step = make_multi_step(program.step, train, session.devices, config.training.batch, config.seed, size=size)
-    session.console.wait(f"{session.directory.path}: compiling the step, or loading it from the compilation cache")
+    session.console.line(f"{session.directory.path}: compiling the step, or loading it from the compilation cache")
     while done < total:
         trace.update(done, state)
         until = min(total, *(every * (done // every + 1) for every in (eval_steps, config.logging.every)))
@@ -135,7 +135,7 @@ def _finished(directory: RunDirectory, config: RunConfig, console: Console) -> R
         raise UserError(f"{directory.path} is not the same for all processes: use a folder that they share")
     # Refuses another config.
     run_in_first_process(lambda: directory.acquire(config), str(directory.path))
-    console.line(f"{directory.path}: done, {accuracies.describe(results.last)}")
+    console.line(f"{directory.path}: done, test {accuracies.describe(results.last)}")
     return results
 
 

@@ -119,12 +119,12 @@ def evaluate_and_save(session: Session, state: State, done: int) -> None:
     epoch = done / session.steps_per_epoch
     session.record(Record(step=done, epoch=epoch, values=dict(found), split=split, score=score))
     session.checkpoints.save(done, state, score)
+    clock.skip(done)
     session.console.line(
         f"{session.directory.path}: epoch {epoch:g}/{session.config.training.epochs}, {split} "
         f"{accuracies.describe(found)}, {clock.epoch(done, session.steps_per_epoch)} per epoch, "
         f"{clock.left(done)} left"
     )
-    clock.skip(done)
 
 
 def check_finite(metrics: MetricAccumulator) -> None:
@@ -172,7 +172,7 @@ def final_results(session: Session, state: State) -> Results:
         correct=None if last.correct is None else Correct.pack(last.correct, splits.test.labels),
     )
     directory.finish(results)
-    session.console.line(f"{directory.path}: done, {accuracies.describe(results.last)}")
+    session.console.line(f"{directory.path}: done, test {accuracies.describe(results.last)}")
     return results
 
 

@@ -10,7 +10,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from hsakd_jax.core.console import Console, Progress, duration, note, one_line, printable, show, table, with_progress
+from hsakd_jax.core.console import (
+    Clock,
+    Console,
+    Progress,
+    duration,
+    note,
+    one_line,
+    printable,
+    show,
+    table,
+    with_progress,
+)
 
 
 def test_durations():
@@ -34,17 +45,6 @@ def test_progress(monkeypatch, capsys, terminal):
     else:
         assert "\r" not in lines
         assert lines.count("\n") == 3  # at 3, 13 and 23 seconds
-
-
-@pytest.mark.parametrize(("terminal", "shown"), [(True, "\rone\rtwo\r   \rend\n"), (False, "one\nend\n")])
-def test_waiting_is_shown_where_lines_move(monkeypatch, capsys, terminal, shown):
-    """Elsewhere it would keep the next line back for ten seconds."""
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
-    console = Console()
-    console.progress("one")
-    console.wait("two")
-    console.line("end")
-    assert capsys.readouterr().out == shown
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -140,3 +140,25 @@ def test_a_process_ends_well_when_its_output_is_gone(where):
     done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE)
     os.close(write)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_time_left_is_that_of_steps_and_evaluations(monkeypatch):
+    """Ten steps of one second, an evaluation of ten seconds after every fourth, and after the last."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    clock = Clock(batch=8, total=10, eval_steps=4)
+    now[0] = 100.0  # of compiling
+    clock.start(1)
+    assert (clock.left(1), clock.epoch(1, 4)) == ("?", "?")
+    shown = []
+    for step in range(2, 11):
+        now[0] += 1
+        assert clock.rate(step) == 8
+        shown.append(clock.left(step))
+        if step in (4, 8, 10):
+            now[0] += 10
+            clock.skip(step)
+            shown.append(clock.left(step))
+    before, first, second = ["8 s", "7 s", "6 s"], ["26 s", "25 s", "24 s", "23 s", "22 s"], ["12 s", "11 s", "10 s"]
+    assert shown == [*before, *first, *second, "0 s"]
+    assert clock.epoch(10, 4) == "14 s"

@@ -215,6 +215,9 @@ def test_the_folder_above_a_tree(tmp_path):
     with pytest.raises(UserError, match=f"{tmp_path} has one class folder, photos: did you mean {tmp_path}/photos?"):
         image_tree.check_classes(tmp_path)
     image_tree.check_classes(tmp_path / "photos")
+    write_photographs(tmp_path / "deep" / "er" / "tree", {"train": 1, "test": 1}, ("red", "green"), "png")
+    with pytest.raises(UserError, match=f"has one class folder, er: did you mean {tmp_path}/deep/er/tree?"):
+        image_tree.check_classes(tmp_path / "deep")
     write_photographs(tmp_path / "one", {"train": 1}, ("red",), "png")
     with pytest.raises(UserError, match="train has one class folder, red: add one for each other class"):
         image_tree.check_classes(tmp_path / "one")
