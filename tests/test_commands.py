@@ -498,7 +498,7 @@ BAD = {
         [f"{CONFIG}:student_tiny", "--config.objective.student.kl_aux.branches=(4,)"],
         ["student: kl_aux: branches (4,) are not all among 1..3: choose"],
     ),
-    "trainable": (["--config.student.trainable=^heda"], ["no parameter matches"]),
+    "trainable": (["--config.student.trainable=^heda"], ["trainable is '^heda'", "would stay random"]),
     "all weights zero": (["--config.objective.baseline.task.weight=0."], ["weight 0"]),
     "workdir under a file": (["--workdir=/dev/null/run"], ["/dev/null/run"]),
     "no start": ([f"{CONFIG}:probe_tiny"], ["probe needs a run to start from", "--config.student.init=RUN"]),
