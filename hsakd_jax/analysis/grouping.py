@@ -9,7 +9,7 @@ from hsakd_jax.analysis.comparing import Compared, compare_groups
 from hsakd_jax.analysis.run_index import Run, by_settings
 from hsakd_jax.experiments.recipes import RECIPES
 
-# By the kind of the objective, the end of a sentence that begins with the method.
+# By the kind of the objective; it follows the methods and a colon.
 DESCRIPTIONS = {
     "baseline": "learns from the labels only",
     "kd": "learns from the labels and from its teacher's class probabilities",
@@ -91,7 +91,7 @@ def title_of(recipe: str) -> str:
 
 
 def describe(run: Run) -> str:
-    """A description of a run's method, as the end of a sentence; its objective where there is no description."""
+    """A description of a run's method, as it follows its name; its objective where there is no description."""
     if run.recipe == "probe":
         return "trains a new last layer on a trained backbone"
     kind = run.config.objective.kind
