@@ -87,47 +87,34 @@ def defaults() -> dict[str, Any]:
     return config.to_dict()
 
 
+TOP = [key for key, kind in TYPES.items() if not isinstance(kind, dict) and key != "recipe"]
+
+
 def keys() -> str:
     """All keys with their default and meaning, without those of `objective`."""
     base = defaults()
-    rows = []
-    for key in TYPES:
-        if key != "recipe" and not isinstance(TYPES[key], dict):
-            rows.append((key, base.get(key), meaning(key)))
-    rows += [(f"data.{key}", base["data"].get(key), meaning(key)) for key in TYPES["data"]]
-    rows += [(f"student.{key}", base["student"].get(key), meaning(key)) for key in TYPES["student"]]
-    only = [key for key in TYPES["teacher"] if key not in TYPES["student"]]
-    rows += [(f"teacher.{key}", base["teacher"].get(key), meaning(key)) for key in only]
-    return table(
-        ("key", "default", "meaning"),
-        ((f"`{key}`", "by file" if value is None else shown(value), text) for key, value, text in rows),
-    )
+    taught = [key for key in TYPES["teacher"] if key not in TYPES["student"]]
+    found = [(key, base.get(key), key) for key in TOP]
+    for section, names in (("data", TYPES["data"]), ("student", TYPES["student"]), ("teacher", taught)):
+        found += [(f"{section}.{key}", base[section].get(key), key) for key in names]
+    rows = ((f"`{path}`", "by file" if value is None else shown(value), meaning(key)) for path, value, key in found)
+    return table(("key", "default", "meaning"), rows)
 
 
 def values() -> str:
     """The values of the keys that the files of `configs/` set."""
     base = defaults()
     configs = [runpy.run_path(str(ROOT / f"configs/{name}.py"))["get_config"]().to_dict() for name in FILES]
-
-    def row(section, key):
-        found = [(config[section] if section else config)[key] for config in configs]
-        return [f"`{section}.{key}`" if section else f"`{key}`", *map(shown, found)]
-
-    rows = []
-    for key in TYPES:
-        if key not in ("recipe", *base["objective"]) and not isinstance(TYPES[key], dict):
-            if any(config[key] != base.get(key) for config in configs):
-                rows.append(row("", key))
-    for section in ("data", "student"):
+    found = {f"`{key}`": [(config[key], base.get(key)) for config in configs] for key in TOP}
+    for section in ("data", "student", *SECTIONS):
         for key in TYPES[section]:
-            if any(config[section][key] != base[section].get(key) for config in configs):
-                rows.append(row(section, key))
-    for section in SECTIONS:
-        for key in TYPES[section]:
-            if any(
-                config[section][key] != config["student"].get(key, base[section].get(key)) for config in configs
-            ):
-                rows.append(row(section, key))
+            # Of the training sections, `student` has the values that the others are compared with.
+            usual = [config["student"] if section in SECTIONS else {} for config in configs]
+            found[f"`{section}.{key}`"] = [
+                (config[section][key], same.get(key, base[section].get(key)))
+                for config, same in zip(configs, usual, strict=True)
+            ]
+    rows = ([key, *(shown(value) for value, _ in row)] for key, row in found.items() if any(a != b for a, b in row))
     return table(("key", *(f"`{name}`" for name in FILES)), rows)
 
 
@@ -151,7 +138,8 @@ def help_of(command: str) -> str:
     for flag in itertools.chain(*flags.flags_by_module_dict().values()):  # in the order of their definitions
         choices = f"; {' or '.join(flag.parser.enum_values)}" if isinstance(flag.parser, EnumParser) else ""
         default = "" if flag.default in (None, "", [], 0) and not flag.boolean else shown(flag.default)
-        rows.append((f"`--{flag.name}`", default, re.sub("^<.*?>: ", "", " ".join(flag.help.rstrip(".").split())) + choices))
+        text = re.sub("^<.*?>: ", "", " ".join(flag.help.rstrip(".").split()))
+        rows.append((f"`--{flag.name}`", default, text + choices))
     return f"```text\n{module.__doc__.strip()}\n```\n\n{table(('flag', 'default', 'meaning'), rows)}"
 
 

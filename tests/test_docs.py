@@ -58,7 +58,7 @@ SUBSTITUTIONS = [
     # A pretrained network of three channels, and photographs.
     (r"convert --torchvision=\S+", "convert pretrained.safetensors"),
     (r"resnet14/resnet8(?=\s)", "resnet8_half/resnet8_quarter"),
-    (r"--config\.(\w+)\.epochs=8\b", r"--config.\1.epochs=2"),
+    (r"--config\.(\w+)\.epochs=8\b", r"--config.\1.epochs=3"),
     (r"configs/own\.py(?=\s)", "configs/own.py --config.data.image_size=32 --config.student.arch=resnet8_quarter"
      " --config.teacher.epochs=1 --config.frozen.epochs=2 --config.student.epochs=1 --config.student.warmup=0"),
     (r"tests\.campaign .*", "tests.campaign --trials 1 --minutes 5"),
