@@ -1,13 +1,7 @@
 """How Sphinx builds the site: `sphinx-build -W -c docs . site`, from the root, so that every link is also GitHub's."""
 
-import ast
 import re
 from pathlib import Path
-
-from docutils import nodes
-from sphinx.util.docutils import SphinxDirective
-
-ROOT = Path(__file__).parent.parent
 
 project = "hsakd_jax"
 copyright = "the authors of hsakd_jax, Apache-2.0"
@@ -85,18 +79,6 @@ CHANGELOG
 """
 
 
-class Help(SphinxDirective):
-    """The `--help` of a command: the docstring of its module."""
-
-    required_arguments = 1
-
-    def run(self):
-        source = ROOT / f"hsakd_jax/{self.arguments[0]}.py"
-        self.env.note_dependency(str(source))
-        text = ast.get_docstring(ast.parse(source.read_text())) or ""
-        return [nodes.literal_block(text, text, language="text", classes=["help"])]
-
-
 def setup(app):
     """Called by Sphinx."""
 
@@ -114,7 +96,6 @@ def setup(app):
         # The docstring of a NamedTuple describes its fields.
         return skipped or str(getattr(member, "__doc__", "")).startswith("Alias for field number")
 
-    app.add_directive("help", Help)
     app.connect("autodoc-skip-member", skip)
     app.connect("source-read", add_contents)
     app.connect("build-finished", make_index)

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -24,8 +25,10 @@ from hsakd_jax.experiments.resolve import recipes_of, section_of
 from hsakd_jax.interop.torch_weights import to_state_dict
 from hsakd_jax.runs.restore import initialise
 
+# A part of a page that `docs/generate.py` writes from the code.
+GENERATED = re.compile(r"(<!-- begin .*? -->\n).*?(?=<!-- end -->)", re.DOTALL)
 PAGES = {
-    str(path.relative_to(ROOT)): path.read_text()
+    str(path.relative_to(ROOT)): GENERATED.sub(r"\1", path.read_text())
     for pattern in ("*.md", "docs/*.md", "results/*.md", "benchmarks/**/*.md")
     for path in sorted(ROOT.glob(pattern))
 }
@@ -41,7 +44,7 @@ SUBSTITUTIONS = [
     (r"pip install -e '\.\[\w+\]'", "true"),
     (r"pre-commit .*", "true"),
     # The suite within itself; the site has a test of its own.
-    (r"(python -m )?pytest -n 2", "python -m pytest --version"),
+    (r"(python -m )?pytest (-n 2|tests/\S+ -k .*)", "python -m pytest --version"),
     (r"sphinx-build .*", "true"),
     # Tiny forms, of small networks, on images that are there.
     (r"/resnet56/resnet20|(?<=teacher_frozen)/wrn_40_2", ""),
@@ -54,7 +57,9 @@ SUBSTITUTIONS = [
     (r"(convert (?!--)\S+)", r"\1 --data=digits"),
     # A pretrained network of three channels, and photographs.
     (r"convert --torchvision=\S+", "convert pretrained.safetensors"),
-    (r"configs/own\.py", "configs/own.py --config.data.image_size=32 --config.student.arch=resnet8_quarter"
+    (r"resnet14/resnet8(?=\s)", "resnet8_half/resnet8_quarter"),
+    (r"--config\.(\w+)\.epochs=8\b", r"--config.\1.epochs=3"),
+    (r"configs/own\.py(?=\s)", "configs/own.py --config.data.image_size=32 --config.student.arch=resnet8_quarter"
      " --config.teacher.epochs=1 --config.frozen.epochs=2 --config.student.epochs=1 --config.student.warmup=0"),
     (r"tests\.campaign .*", "tests.campaign --trials 1 --minutes 5"),
     (r"localhost:1234", lambda _: f"localhost:{free_port()}"),
@@ -86,7 +91,7 @@ EDITS = {
     ),
 }
 # Where a page names a command.
-NAMED = re.compile(r"(?:hsakd_jax\.|\{help\} )(\w+)")
+NAMED = re.compile(r"(?:hsakd_jax\.|<!-- begin help )(\w+)")
 # Placeholders that flags would refuse.
 PLACEHOLDERS = [("SECTION", "student"), ("--config.key=value", "--config.seed=1"), ("HOST0", "localhost")]
 
@@ -181,6 +186,14 @@ def edit(folder, page):
         source = target.read_text()
         opening = re.search(rf"^{place[2]}\b.* = \{{\s*", source, re.MULTILINE)
         target.write_text(source[: opening.end()] + code + source[opening.end() :])
+
+
+def test_generated_parts_are_those_of_the_code():
+    generate = runpy.run_path(str(ROOT / "docs/generate.py"))
+    for page in generate["PAGES"]:
+        text = (ROOT / page).read_text()
+        assert text.count("<!-- begin ") == len(generate["PART"].findall(text)) > 2
+        assert text == generate["filled"](text), f"{page}: run python docs/generate.py"
 
 
 def test_what_is_not_run_has_its_reason():

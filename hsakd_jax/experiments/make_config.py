@@ -12,26 +12,26 @@ PIPELINE = "hsakd"
 # How the names of networks begin that learn at a fifth of the others' rate. ImageNet's MobileNets do not.
 SLOW = ("mobilenetV2", "Shuffle")
 
-# Defaults of all configs; a dataset's config file changes some.
+# Defaults of all configs; a dataset's config file changes some. docs/generate.py copies the comments to docs/config.md.
 TRAINING = {
-    "dtype": "float32",
+    "dtype": "float32",  # compute dtype; or 'bfloat16'
     "accumulate": 1,
     "remat": False,
     "lr_batch": 0,  # the batch that `lr` is meant for, to scale it to `batch`; 0 uses `lr` unchanged
-    "gamma": 0.1,
-    "warmup": 0,  # epochs
-    "optimizer": "sgd",  # or 'adamw', which ConvNeXt and DeiT were published with
-    "momentum": 0.9,  # of SGD
+    "gamma": 0.1,  # factor of the learning rate at each of the milestones
+    "warmup": 0,  # epochs of linear warm-up
+    "optimizer": "sgd",  # 'sgd', or 'adamw', which ConvNeXt and DeiT were published with
+    "momentum": 0.9,
     "nesterov": True,
     "copy_branches": False,  # whether branches start as copies of the stages of the backbone that is in `init`
 }
 DATA = {
-    "dir": "",
-    "image_size": 0,  # side of the crops, or of an image_folder's images
+    "dir": "",  # its folder; '' for the default one of TFDS
+    "image_size": 0,  # side of the crops, or of an image_folder's images; 0 keeps their size
     "resize": 0,  # length of a test image's shorter side after scaling, before the central crop; 0 for image_size
     "interpolation": "bilinear",  # how images are scaled; or 'bicubic'
-    "fraction": 1.0,  # of the training images
-    "validation": 0.0,  # of the training images, held out of them
+    "fraction": 1.0,  # fraction of the training images that is used
+    "validation": 0.0,  # fraction of the training images that is held out, and selects the best epoch
     "max_pixels": 0,  # of an image file; 0 for 178,956,970. Larger images are refused; an image_folder leaves them out
 }
 
@@ -78,10 +78,10 @@ def make_config(
     }
     taught = {
         "workdir": "",  # the run that teaches; '' has one trained first
-        "run": "",  # the recipe of that one; '' for the recipe's
-        "checkpoint": "last",  # or 'best'
+        "run": "",  # the recipe that trains it; '' for the one of the student's recipe
+        "checkpoint": "last",  # which checkpoint teaches: 'last' or 'best'
         "peer": 1,  # which network of a mutual run teaches
-        "inference_dtype": "",  # that it answers in; '' for the one that it was trained in
+        "inference_dtype": "",  # compute dtype of the teacher; '' for the one that it was trained in
     }
     config: dict[str, Any] = {
         "seeds": (),  # each trains all runs once, in WORKDIR/seed_N; () for `seed` alone
@@ -90,8 +90,8 @@ def make_config(
         "tracking": (),  # 'tensorboard', 'wandb', 'trackio'
         "profile": (),  # first and last step of a trace, such as (20, 25)
         **top,
-        "recipe": base,
-        "runs": runs,
+        "recipe": base,  # the name behind the file
+        "runs": runs,  # recipes to train, in order; those that they need come first
         "data": data,
         "teacher": {**started, **taught, **teacher},
         "student": {**student, **started},

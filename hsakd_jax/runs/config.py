@@ -62,7 +62,8 @@ class Data(Section, frozen=True, kw_only=True):
     """Dataset and preprocessing.
 
     Attributes:
-      name: of the dataset (see `data.datasets.load`); None where a converted checkpoint does not name it.
+      name: of the dataset: a key of `data.builders.BUILDERS`, image_tree, or one that TFDS prepared; None where a
+        converted checkpoint does not name it.
       dir: folder of the dataset; None for the default folder of TFDS.
       image_size: side of the crops, or of the images of an image_folder; None where images keep their size.
       resize: length that the shorter side of a test image is scaled to before its centre is cropped; None for
@@ -100,7 +101,7 @@ class Training(Section, frozen=True, kw_only=True):
     """Optimiser, schedule and start.
 
     Attributes:
-      epochs: how many.
+      epochs: length of the training.
       batch: images per step, over all devices.
       lr: learning rate at `lr_batch` images per step.
       lr_batch: batch that `lr` is meant for; `lr` is scaled by batch / lr_batch. None uses `lr` unchanged.
@@ -111,7 +112,8 @@ class Training(Section, frozen=True, kw_only=True):
       warmup: epochs of linear warm-up.
       momentum: of SGD; AdamW does not use it.
       nesterov: whether SGD uses Nesterov's momentum.
-      weight_decay: of SGD joins the gradient; that of AdamW shrinks the parameters, times the learning rate.
+      weight_decay: SGD adds it, times the parameters, to the gradient. AdamW shrinks the parameters by it, times the
+        learning rate.
       accumulate: micro-batches per step.
       remat: whether the backward pass recomputes the activations inside stages.
       batch_norm_groups: parts of a batch, each with its own BatchNorm statistics.
