@@ -189,6 +189,19 @@ def test_hsakd_cifar100_tpu(execute, monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
+def test_hsakd_cifar100_tpu_from_a_checkpoint(execute, monkeypatch, tmp_path):
+    prepare_cifar100(tmp_path / "hsakd_jax/data", monkeypatch)
+    network = create(SMALL["TEACHER"], 100, branches=False)
+    variables = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    path = tmp_path / "a teacher.safetensors"
+    safetensors.numpy.save_file(torch_weights.to_state_dict(SMALL["TEACHER"], network, variables), path)
+    printed, _ = execute("hsakd_cifar100_tpu", **SMALL, FRACTION=1.0, CHECKPOINT=str(path))
+    assert "student_frozen: done, test top-1" in printed["train"]
+    assert printed["evaluate"].count("12 test images") == 3
+    assert float(printed["run-exported"].split()[-1]) < 1e-5
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["safetensors", "pth.tar"])
 def test_evaluate_checkpoint(form, execute, monkeypatch, tmp_path):
     prepare_cifar100(tmp_path / "hsakd_jax/data", monkeypatch)
