@@ -29,7 +29,7 @@ PAGES = ("docs/config.md", "docs/commands.md")
 PART = re.compile(r"(<!-- begin (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 FILES = ("cifar100", "digits", "imagenet", "own", "stl10", "tiny_imagenet")
 SECTIONS = ("teacher", "frozen", "head")  # with the keys of `student`
-# The typed config has the keys of a command's config in these sections; those outside of a section have other names.
+# Typed sections whose docstrings describe the keys. `ELSEWHERE` has the keys with another name there.
 TYPED = (typed.RunConfig, typed.Network, typed.Data, typed.Training)
 ELSEWHERE = {
     "eval_batch": (typed.Config, "eval_batch"),
@@ -52,7 +52,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 
 def shown(value: Any) -> str:
     """A value as it is set in a flag."""
-    text = value if isinstance(value, str) and value else str(value) if not isinstance(value, str) else "''"
+    text = str(value) or "''"
     return f"`{text.replace(', ', ',')}`"
 
 
@@ -65,7 +65,7 @@ def comments() -> dict[str, str]:
 def described(section: type, key: str) -> str:
     """The meaning of a field of a section, from its docstring; '' where it has none."""
     text = " ".join((inspect.getdoc(section) or "").partition("Attributes:")[2].split("\n"))
-    found = re.search(rf"(?:^|  ){key}: (.*?)(?=   *\w+: |$)", re.sub(r"\s{{6,}}", " ", text))
+    found = re.search(rf"(?:^|  ){key}: (.*?)(?=   *\w+: |$)", text)
     return found[1] if found else ""
 
 

@@ -12,7 +12,6 @@ names of the classes, one per line. --png writes each figure as a PNG too. The c
 pip install 'hsakd_jax[report]'.
 """
 
-import importlib.util
 import os
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from absl import flags
 from hsakd_jax.cli import Command, start
 from hsakd_jax.core.console import show
 from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.extras import report_is_installed
 from hsakd_jax.core.files import check_folder, expand, write_files
 
 
@@ -43,7 +43,7 @@ def main(values: flags.FlagValues, folders: list[str]) -> None:
         raise UserError(f"{', '.join(map(str, unfinished))} is not finished: let it go on")
     if not runs:
         raise UserError(f"{', '.join(folders)}: no run there (it has a config.json): check the path")
-    if not all(map(importlib.util.find_spec, ("matplotlib", "jinja2"))):
+    if not report_is_installed():
         raise UserError("a report needs matplotlib and jinja2: pip install 'hsakd_jax[report]'")
     from hsakd_jax.analysis import page
 

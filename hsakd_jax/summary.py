@@ -79,6 +79,7 @@ def describe(name: str, network: Any, image_shape: tuple[int, ...], batch: int) 
     from hsakd_jax.core.errors import UserError
     from hsakd_jax.models import profile
     from hsakd_jax.models.rotations import ROTATIONS
+    from hsakd_jax.training.estimate import available_bytes
 
     try:
         found = profile.modules(network, image_shape)
@@ -96,12 +97,13 @@ def describe(name: str, network: Any, image_shape: tuple[int, ...], batch: int) 
     images = batch * (ROTATIONS if network.branches else 1)
     each = "in 4 rotations" if network.branches else "upright"
     weights = 3 * 4 * sum(p.params for p in found.values())
-    kept = profile.activation_bytes(network, image_shape, images)
+    kept, available = profile.activation_bytes(network, image_shape, images), available_bytes()
+    verdict = "fits in" if weights + kept < available else "measure it with --time, it may not fit in"
     return (
         f"{name}, {network.num_classes} classes, images of {height}x{width}x{channels}\n\n"
         f"{table(['part', 'output', 'parameters', 'multiply-adds'], rows)}\n\n"
         f"train step, {batch} images {each}: {weights / MIB:,.0f} MiB of parameters, gradients and momentum, "
-        f"at most {kept / MIB:,.0f} MiB of activations; {_fits(weights + kept)}"
+        f"at most {kept / MIB:,.0f} MiB of activations; {verdict} the {available / MIB:,.0f} MiB of this device"
     )
 
 
@@ -110,19 +112,11 @@ def measured(network: Any, image_shape: tuple[int, ...], batch: int) -> str:
     from hsakd_jax.training.estimate import measure_network
 
     cost = measure_network(network, image_shape, batch)
+    verdict = "fits in" if cost.fits else "set a smaller --batch, it is more than"
     return (
         f"measured: {cost.seconds:.3g} s per step, {batch / cost.seconds:,.0f} images/s, {cost.bytes / MIB:,.0f} MiB; "
-        f"compiled in {cost.compile_seconds:.0f} s; {_fits(cost.bytes)}"
+        f"compiled in {cost.compile_seconds:.0f} s; {verdict} the {cost.available / MIB:,.0f} MiB of this device"
     )
-
-
-def _fits(needed: int) -> str:
-    from hsakd_jax.training.estimate import available_bytes
-
-    available = available_bytes()
-    if needed < available:
-        return f"fits in the {available / MIB:,.0f} MiB of this device"
-    return f"more than the {available / MIB:,.0f} MiB of this device: set a smaller --batch"
 
 
 COMMAND = Command(main, __doc__, define_flags, words="NAME_OR_RUN")

@@ -25,10 +25,9 @@ from hsakd_jax.experiments.resolve import recipes_of, section_of
 from hsakd_jax.interop.torch_weights import to_state_dict
 from hsakd_jax.runs.restore import initialise
 
-# A part of a page that `docs/generate.py` writes from the code.
-GENERATED = re.compile(r"(<!-- begin .*? -->\n).*?(?=<!-- end -->)", re.DOTALL)
+GENERATE = runpy.run_path(str(ROOT / "docs/generate.py"))
 PAGES = {
-    str(path.relative_to(ROOT)): GENERATED.sub(r"\1", path.read_text())
+    str(path.relative_to(ROOT)): GENERATE["PART"].sub(r"\1\3", path.read_text())
     for pattern in ("*.md", "docs/*.md", "results/*.md", "benchmarks/**/*.md")
     for path in sorted(ROOT.glob(pattern))
 }
@@ -189,11 +188,10 @@ def edit(folder, page):
 
 
 def test_generated_parts_are_those_of_the_code():
-    generate = runpy.run_path(str(ROOT / "docs/generate.py"))
-    for page in generate["PAGES"]:
+    for page in GENERATE["PAGES"]:
         text = (ROOT / page).read_text()
-        assert text.count("<!-- begin ") == len(generate["PART"].findall(text)) > 2
-        assert text == generate["filled"](text), f"{page}: run python docs/generate.py"
+        assert text.count("<!-- begin ") == len(GENERATE["PART"].findall(text)) > 2
+        assert text == GENERATE["filled"](text), f"{page}: run python docs/generate.py"
 
 
 def test_what_is_not_run_has_its_reason():

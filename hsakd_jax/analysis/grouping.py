@@ -9,7 +9,7 @@ from hsakd_jax.analysis.comparing import Compared, compare_groups
 from hsakd_jax.analysis.run_index import Run, by_settings
 from hsakd_jax.experiments.recipes import RECIPES
 
-# By the kind of the objective; it follows the methods and a colon.
+# By kind of objective. The report writes them after the methods' names and a colon.
 DESCRIPTIONS = {
     "baseline": "learns from the labels only",
     "kd": "learns from the labels and from its teacher's class probabilities",

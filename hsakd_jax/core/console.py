@@ -180,7 +180,7 @@ def with_progress(items: Iterable[T], label: str, total: int) -> Iterator[T]:
 class Clock:
     """Measures rate and time left of training, from the end of the first step on, which compiles.
 
-    The time left is that of the steps, and that of the evaluations once there was one.
+    The time left is that of the steps, and that of the evaluations from the second one on: the first one compiles.
 
     Args:
       batch: images per step.
@@ -211,27 +211,28 @@ class Clock:
 
     def left(self, done: int) -> str:
         """The time left, in words; '?' before the second step."""
-        if done <= self._began[0]:
+        if self._last[0] <= self._began[0]:
             return "?"
         evaluations = -(-self._total // self._eval_steps) - self._evaluated // self._eval_steps
         evaluations = 0 if self._evaluated == self._total else evaluations
-        return duration((self._total - done) * self._step_seconds(done) + evaluations * self._evaluation)
+        return duration((self._total - done) * self._step_seconds() + evaluations * self._evaluation)
 
-    def epoch(self, done: int, steps: int) -> str:
+    def epoch(self, steps: int) -> str:
         """The time of an epoch of `steps` steps with its evaluations, in words; '?' before the second step."""
-        if done <= self._began[0]:
+        if self._last[0] <= self._began[0]:
             return "?"
-        return f"{steps * (self._step_seconds(done) + self._evaluation / self._eval_steps):.3g} s"
+        return f"{steps * (self._step_seconds() + self._evaluation / self._eval_steps):.3g} s"
 
     def skip(self, done: int) -> None:
         """Counts the time since the last call of `rate` as an evaluation at step `done`."""
         seconds = time.monotonic() - self._last[1]
-        self._evaluation, self._skipped = seconds, self._skipped + seconds
+        self._evaluation = seconds if self._skipped else 0.0
+        self._skipped += seconds
         self._evaluated, self._last = done, (done, time.monotonic())
 
-    def _step_seconds(self, done: int) -> float:
-        step, then = self._began
-        return (self._last[1] - then - self._skipped) / (done - step)
+    def _step_seconds(self) -> float:
+        (step, then), (last, now) = self._began, self._last
+        return (now - then - self._skipped) / (last - step)
 
 
 def table(header: list[str], rows: list[list[str]], left: int = 1) -> str:

@@ -88,7 +88,7 @@ def make_config(
         "peers": ("", ""),  # the networks of a mutual run; '' for the section's
         "batch_norm_groups": 1,  # parts of a batch that have statistics of their own
         "tracking": (),  # 'tensorboard', 'wandb', 'trackio'
-        "profile": (),  # first and last step of a trace, such as (20, 25)
+        "profile": (),  # first step of a trace, counted from 0, and the step after its last, such as (20, 25)
         **top,
         "recipe": base,  # the name behind the file
         "runs": runs,  # recipes to train, in order; those that they need come first

@@ -3,7 +3,6 @@
 import os
 import shlex
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean, stdev
 from types import SimpleNamespace
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 
 from hsakd_jax.core.console import Console, duration, table
 from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.extras import report_is_installed
 from hsakd_jax.core.files import InvalidContent, expand, read_json, write_json
 from hsakd_jax.core.sharding import Devices, is_first_process
 from hsakd_jax.data import sampling
@@ -90,7 +90,7 @@ def execute(
 def next_commands(workdir: str, run: Path) -> str:
     """Three commands for the runs of a folder, the last one of which is `run`."""
     folder, last = shlex.quote(str(workdir)), shlex.quote(str(run))
-    needs = "" if find_spec("matplotlib") else "  # needs: pip install 'hsakd_jax[report]'"
+    needs = "" if report_is_installed() else "  # needs: pip install 'hsakd_jax[report]'"
     return (
         "next:\n"
         f"  python -m hsakd_jax.evaluate --workdir={folder}\n"
@@ -118,8 +118,8 @@ def plan_table(plans: Mapping[int, Mapping[str, _Planned]], console: Console) ->
         console.line(f"{name}: compiling and timing the step")
         needs = measure_run(run.config, run.traced, run.splits.train, Devices())
         total += steps * needs.seconds
-        fits = fits and needs.bytes < needs.available
-        memory = f"{needs.bytes / 2**20:,.0f}" + ("" if needs.bytes < needs.available else " (too much)")
+        fits = fits and needs.fits
+        memory = f"{needs.bytes / 2**20:,.0f}" + ("" if needs.fits else " (too much)")
         measured = [f"{needs.seconds:.3g}", duration(steps * needs.seconds), memory, f"{needs.compile_seconds:.0f}"]
         rows.append([*cells, *measured])
     seeds = f" for {len(plans)} seeds" if len(plans) > 1 else ""

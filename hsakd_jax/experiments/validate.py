@@ -102,7 +102,9 @@ def check(config: dict[str, Any], sections: Mapping[str, dict[str, Any]], comman
     _check_seeds(config["seeds"], command)
     _check_data(config["data"])
     if (steps := config["profile"]) and not (len(steps) == 2 and 0 <= steps[0] < steps[1]):
-        raise UserError(f"profile is {steps}: set the first and the last step of the trace, such as (20, 25)")
+        raise UserError(
+            f"profile is {steps}: set the first step of the trace and the step after its last, such as (20, 25)"
+        )
     tracking.check(config["tracking"])
     _refuse_unused_peers(config, list(sections))
     for path in overridden(command):

@@ -157,8 +157,8 @@ def _product(rows: Array, kernel: Array) -> Array:
     n, depth = rows.shape
     if n > 64 or depth < 64 or depth % PARTS:
         return jax.lax.dot_general(rows, kernel, (((1,), (0,)), ((), ())))
-    # Of few rows, as in squeeze-and-excitation, XLA adds all C products in one chain. The rounding of sums of parts is
-    # a third of it, and a network of many such layers enlarges it thirtyfold.
+    # Of few rows, as in squeeze-and-excitation, XLA adds all C products in one chain. Sums of parts have a third of its
+    # rounding error. A network of many such layers enlarges the error thirtyfold.
     parts = rows.reshape(n, PARTS, -1), kernel.reshape(PARTS, -1, kernel.shape[-1])
     wide = at_least_float32(rows).dtype
     sums = jax.lax.dot_general(*parts, (((2,), (1,)), ((1,), (0,))), preferred_element_type=wide)

@@ -167,7 +167,7 @@ class BatchNorm(nn.Module):
 
 def inverse_std(var: Array, eps: float) -> Array:
     """1 / sqrt(variance + eps), [C], by which BatchNorm multiplies."""
-    return jnp.sqrt(1 / (var + eps))  # more exact on CPU than `jax.lax.rsqrt`, as which XLA computes 1 / sqrt(x)
+    return jnp.sqrt(1 / (var + eps))  # `rsqrt`, also that of 1 / sqrt(x), is less exact on CPU
 
 
 def per_channel(x: Array, *vectors: Array) -> list[Array]:

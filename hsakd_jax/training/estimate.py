@@ -39,6 +39,11 @@ class StepCost(NamedTuple):
     bytes: int
     available: int
 
+    @property
+    def fits(self) -> bool:
+        """Whether the device has the memory."""
+        return self.bytes < self.available
+
 
 def measure_run(config: RunConfig, program: Program, train: Dataset | Photos, devices: Devices) -> StepCost:
     """Compiles the step of a run and times it, without data that is read from files.

@@ -105,11 +105,13 @@ def _train(
     eval_steps = config.evaluation.every * session.steps_per_epoch
     program, train, size = session.built.program, session.splits.train, config.network.image_shape[0]
     multi_step = make_multi_step(program.step, train, session.devices, config.training.batch, config.seed, size=size)
-    session.console.line(f"{session.directory.path}: compiling the step, or loading it from the compilation cache")
+    if done < total:
+        session.console.line(f"{session.directory.path}: compiling the step, or loading it from the compilation cache")
     while done < total:
-        trace.update(done, state)
+        trace.begin(done, state)
         until = min(total, *(every * (done // every + 1) for every in (eval_steps, config.logging.every)))
         state, done = multi_step(state, teacher_variables, done, trace.limit(done, until))
+        trace.end(done, state)  # an evaluation is not in the trace
         if not clock.started:
             jax.block_until_ready(state.step)  # later steps are not waited for
             clock.start(done)
@@ -122,7 +124,6 @@ def _train(
         # Several processes exchange their requests at the lines of the log only.
         if (at_log or jax.process_count() == 1) and (signal := all_reduce_max(requests[0] if requests else 0)):
             _save_and_stop(session, state, done, signal, saved=at_eval)
-    trace.update(done, state)
     return state
 
 

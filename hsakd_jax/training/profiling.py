@@ -16,7 +16,7 @@ class Trace:
     """A trace of the steps from `first` up to `last`, in the folder `profile` of a run; of no steps where it is None.
 
     Args:
-      steps: first and last step.
+      steps: first step, and the step after the last one.
       directory: of the run.
       console: prints that the trace is written, or that these steps were not made.
     """
@@ -24,34 +24,41 @@ class Trace:
     def __init__(self, steps: tuple[int, int] | None, directory: RunDirectory, console: Console):
         self._first, self._last = steps or (-1, -1)
         self._path, self._console = directory.path / FOLDER, console
-        self._on, self._written = False, steps is None
+        self._on, self._written = False, steps is None or self._path.exists()
         self._made: tuple[int, int] | None = None  # first step of this command, and the one to come
 
     def limit(self, done: int, until: int) -> int:
         """The step to run up to from `done`, at most `until`, so that the trace begins and ends at its steps."""
         return min([until, *(step for step in (self._first, self._last) if step > done)])
 
-    def update(self, done: int, state: Any) -> None:
-        """Begins or ends the trace, where `done` is its first or last step."""
-        self._made = self._made[0] if self._made else done, done
+    def begin(self, done: int, state: Any) -> None:
+        """Begins the trace, where `done` is its first step."""
+        self._made = self._made or (done, done)
         if done == self._first and not self._on:
             jax.block_until_ready(state)
             jax.profiler.start_trace(str(self._path), create_perfetto_trace=True)
             self._on = True
-        elif done == self._last and self._on:
+
+    def end(self, done: int, state: Any) -> None:
+        """Ends the trace, where `done` is the step after its last."""
+        self._made = self._made and (self._made[0], done)
+        if done == self._last and self._on:
             jax.block_until_ready(state)
             self._stop(self._last)
 
     def close(self) -> None:
-        """Ends a trace whose last step was not reached, and warns of one whose first step was not."""
+        """Ends a trace whose last step was not reached."""
         if self._on:
             self._stop(self._made[1] if self._made else self._last)
-        elif self._made and not self._written:
+
+    def warn_if_missing(self) -> None:
+        """Warns of a trace whose first step was not reached."""
+        if self._made and not self._written:
             first, end = self._made
             made = f"the steps {first} to {end - 1}" if end > first else "no step"
             self._console.line(
                 f"warning: {self._path}: no trace, since this command made {made} and profile is "
-                f"({self._first}, {self._last}): set --config.profile within the steps to make"
+                f"({self._first}, {self._last})"
             )
 
     def _stop(self, end: int) -> None:
@@ -66,5 +73,7 @@ def follow(steps: tuple[int, int] | None, directory: RunDirectory, console: Cons
     trace = Trace(steps, directory, console)
     try:
         yield trace
+        trace.close()
+        trace.warn_if_missing()
     finally:
         trace.close()

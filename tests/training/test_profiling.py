@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import pytest
 from conftest import assert_refused
 
-from hsakd_jax.training import estimate
+from hsakd_jax.core.console import Console
+from hsakd_jax.training import estimate, profiling
 from hsakd_jax.training.estimate import program_bytes
 from hsakd_jax.training.profiling import Trace
 
@@ -47,7 +48,24 @@ def test_a_summary_measures_the_step(call_command, monkeypatch):
         assert shown.count("fits in the") == 1 + len(flags)
     assert re.search(r"measured: [0-9.e-]+ s per step, [0-9,]+ images/s, [0-9]+ MiB", shown)
     monkeypatch.setattr(estimate, "available_bytes", lambda: 1000)
-    assert "more than the 0 MiB of this device: set a smaller --batch" in call_command(*words).stdout
+    assert "measure it with --time, it may not fit in the 0 MiB of this device" in call_command(*words).stdout
+    assert "set a smaller --batch, it is more than the 0 MiB" in call_command(*words, "--time").stdout
+
+
+def test_a_trace_ends_with_the_steps_that_were_made(tmp_path, monkeypatch, capsys):
+    """Also in a run that is stopped; one that resumes behind the trace does not miss it."""
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda path, **_: (tmp_path / "profile").mkdir())
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: None)
+    directory = SimpleNamespace(path=tmp_path)
+    with profiling.follow((20, 50), directory, Console()) as trace:
+        for done in (10, 20):
+            trace.begin(done, None)
+            trace.end(done + 10, None)
+    assert capsys.readouterr().out == f"{tmp_path}/profile: trace of the steps 20 to 29 (docs/profile.md)\n"
+    with profiling.follow((20, 50), directory, Console()) as trace:
+        trace.begin(60, None)
+        trace.end(70, None)
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("steps", ["(4,4)", "(4,)", "(-1,3)", "(5,2)"])
