@@ -12,8 +12,10 @@ from conftest import assert_refused
 from msgspec import structs
 from PIL import Image
 
+from hsakd_jax import create, load_torch
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.data.augment import prepare
+from hsakd_jax.distillation import losses
 from hsakd_jax.evaluation.accuracy import pixels_of, preprocessing
 from hsakd_jax.interop import packages, torch_files, torch_weights
 from hsakd_jax.interop.preprocessing import published
@@ -21,6 +23,11 @@ from hsakd_jax.models import NETWORKS, architecture
 from hsakd_jax.runs.config import ConvertedConfig
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.restore import restore
+
+try:
+    from jax import enable_x64
+except ImportError:  # before JAX 0.9
+    from jax.experimental import enable_x64
 
 torch = pytest.importorskip("torch", reason="the extra 'torch' is not installed; .ci/run does it")
 import safetensors.torch
@@ -206,6 +213,32 @@ def test_other_layers_with_the_same_tensors_are_refused(timm):
     pretrained = packages.Pretrained("x", tensors, published(found.name, ""), (), packages.logits_of(model))
     with pytest.raises(UserError, match=r"x has the tensors of our network and other layers: its logits differ by \d"):
         packages.check(pretrained, found.network(), torch_weights.to_variables(tensors, found))
+
+
+def test_gradients_are_those_of_torchvision(torchvision):
+    """In float64, of all parameters, of a network with grouped convolutions."""
+    name = "regnet_y_400mf"
+    model = torchvision.models.get_model(name).double().train()
+    model.load_state_dict(golden(model))
+    random, labels = np.random.default_rng(0), np.arange(4)
+    images = random.standard_normal((4, 64, 64, 3))
+    logits = model(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+    torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels)).backward()
+    expected = {key: value.grad.numpy() for key, value in model.named_parameters()}
+    tensors = {key: value.numpy() for key, value in model.state_dict().items()}
+    network, given = create(name, 1000, branches=False), load_torch(tensors, name)
+    with enable_x64(True):
+        variables = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), given)
+
+        def loss(params):
+            inputs = {**variables, "params": params}, jnp.asarray(images), True
+            outputs, _ = network.apply(*inputs, mutable=["batch_stats"])
+            return losses.cross_entropy(outputs.logits, jnp.asarray(labels))
+
+        gradients = jax.jit(jax.grad(loss))(variables["params"])
+        ours = torch_weights.to_state_dict(name, network, {**variables, "params": gradients})
+    for key, value in expected.items():
+        np.testing.assert_allclose(ours[key], value, rtol=0, atol=1e-6 * abs(value).max(), err_msg=key)
 
 
 def test_packages_are_asked_for(call_command, tmp_path, monkeypatch):
