@@ -77,9 +77,9 @@ def describe(name: str, network: Any, image_shape: tuple[int, ...], batch: int) 
     """
     from hsakd_jax.core.console import table
     from hsakd_jax.core.errors import UserError
+    from hsakd_jax.core.sharding import available_bytes
     from hsakd_jax.models import profile
     from hsakd_jax.models.rotations import ROTATIONS
-    from hsakd_jax.training.estimate import available_bytes
 
     try:
         found = profile.modules(network, image_shape)

@@ -260,3 +260,9 @@ def _compiler_options(platform: str) -> dict[str, str] | None:
     except jax.errors.JaxRuntimeError:  # this jaxlib does not have the option
         return None
     return options
+
+
+def available_bytes() -> int:
+    """Bytes of a device's memory; on CPU, of the machine's."""
+    stats = jax.devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

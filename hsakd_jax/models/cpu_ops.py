@@ -50,7 +50,7 @@ def convolve(
 
 def multiply_rows(x: Array, kernel: Array) -> Array:
     """See `ops.multiply_rows`."""
-    return _product_of_pixels(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+    return _pointwise(x, kernel, 1)
 
 
 def window_sums(x: Array, window: int, stride: int, pad: Pad) -> Array:
@@ -134,7 +134,7 @@ _relu.defvjp(_relu_forward, _relu_backward)
 
 @partial(jax.jit, static_argnums=2)
 def _pointwise(x: Array, kernel: Array, groups: int) -> Array:
-    """1x1 convolution, a matrix product for each group: [B, H, W, C], [C / groups, F] -> [B, H, W, F]."""
+    """1x1 convolution, a matrix product for each group: [..., C], [C / groups, F] -> [..., F]."""
     # Pixels as rows: XLA copies groups of arrays with more axes element by element.
     rows = x.reshape(-1, x.shape[-1])
     pairs = zip(jnp.split(rows, groups, -1), jnp.split(kernel, groups, -1), strict=True)
@@ -148,8 +148,8 @@ def _patches(x: Array, kernel: Array) -> Array:
     size, _, depth, features = kernel.shape
     height, width = (n // size for n in x.shape[1:3])
     windows = x[:, : height * size, : width * size].reshape(len(x), height, size, width, size, depth)
-    rows = windows.transpose(0, 1, 3, 2, 4, 5).reshape(-1, size * size * depth)
-    return _product_of_pixels(rows, kernel.reshape(-1, features)).reshape(len(x), height, width, features)
+    pixels = windows.transpose(0, 1, 3, 2, 4, 5).reshape(len(x), height, width, size * size * depth)
+    return _pointwise(pixels, kernel.reshape(-1, features), 1)
 
 
 def _product(rows: Array, kernel: Array) -> Array:

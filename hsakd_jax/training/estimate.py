@@ -1,6 +1,5 @@
 """Time and memory of a train step on this device, measured on random variables before anything trains."""
 
-import os
 import time
 from typing import Any, NamedTuple
 
@@ -8,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hsakd_jax.core.sharding import Devices
+from hsakd_jax.core.sharding import Devices, available_bytes
 from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.data.streaming import Photos
 from hsakd_jax.distillation import objectives
@@ -111,9 +110,3 @@ def program_bytes(analysis: Any) -> int:
     """Memory of a compiled program, from its `memory_analysis()`: a result in the memory of an argument counts once."""
     sizes = (analysis.temp_size_in_bytes, analysis.argument_size_in_bytes, analysis.output_size_in_bytes)
     return sum(sizes) - analysis.alias_size_in_bytes
-
-
-def available_bytes() -> int:
-    """Bytes of a device's memory; on CPU, of the machine's."""
-    stats = jax.devices()[0].memory_stats() or {}
-    return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

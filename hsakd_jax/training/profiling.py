@@ -25,7 +25,8 @@ class Trace:
         self._first, self._last = steps or (-1, -1)
         self._path, self._console = directory.path / FOLDER, console
         self._on, self._written = False, steps is None or self._path.exists()
-        self._made: tuple[int, int] | None = None  # first step of this command, and the one to come
+        self._start: int | None = None  # the first step of this command
+        self._done = 0
 
     def limit(self, done: int, until: int) -> int:
         """The step to run up to from `done`, at most `until`, so that the trace begins and ends at its steps."""
@@ -33,7 +34,7 @@ class Trace:
 
     def begin(self, done: int, state: Any) -> None:
         """Begins the trace, where `done` is its first step."""
-        self._made = self._made or (done, done)
+        self._start = done if self._start is None else self._start
         if done == self._first and not self._on:
             jax.block_until_ready(state)
             jax.profiler.start_trace(str(self._path), create_perfetto_trace=True)
@@ -41,7 +42,7 @@ class Trace:
 
     def end(self, done: int, state: Any) -> None:
         """Ends the trace, where `done` is the step after its last."""
-        self._made = self._made and (self._made[0], done)
+        self._done = done
         if done == self._last and self._on:
             jax.block_until_ready(state)
             self._stop(self._last)
@@ -49,16 +50,14 @@ class Trace:
     def close(self) -> None:
         """Ends a trace whose last step was not reached."""
         if self._on:
-            self._stop(self._made[1] if self._made else self._last)
+            self._stop(self._done)
 
     def warn_if_missing(self) -> None:
         """Warns of a trace whose first step was not reached."""
-        if self._made and not self._written:
-            first, end = self._made
-            made = f"the steps {first} to {end - 1}" if end > first else "no step"
+        if self._start is not None and not self._written:
             self._console.line(
-                f"warning: {self._path}: no trace, since this command made {made} and profile is "
-                f"({self._first}, {self._last})"
+                f"warning: {self._path}: no trace, since this command made the steps {self._start} to {self._done - 1} "
+                f"and profile is ({self._first}, {self._last})"
             )
 
     def _stop(self, end: int) -> None:
@@ -73,7 +72,6 @@ def follow(steps: tuple[int, int] | None, directory: RunDirectory, console: Cons
     trace = Trace(steps, directory, console)
     try:
         yield trace
-        trace.close()
-        trace.warn_if_missing()
     finally:
         trace.close()
+    trace.warn_if_missing()  # not where the run was stopped

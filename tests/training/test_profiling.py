@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 from conftest import assert_refused
 
+from hsakd_jax.core import sharding
 from hsakd_jax.core.console import Console
 from hsakd_jax.training import estimate, profiling
 from hsakd_jax.training.estimate import program_bytes
@@ -47,7 +48,8 @@ def test_a_summary_measures_the_step(call_command, monkeypatch):
         shown = call_command(*words, *flags).stdout
         assert shown.count("fits in the") == 1 + len(flags)
     assert re.search(r"measured: [0-9.e-]+ s per step, [0-9,]+ images/s, [0-9]+ MiB", shown)
-    monkeypatch.setattr(estimate, "available_bytes", lambda: 1000)
+    for module in (sharding, estimate):
+        monkeypatch.setattr(module, "available_bytes", lambda: 1000)
     assert "measure it with --time, it may not fit in the 0 MiB of this device" in call_command(*words).stdout
     assert "set a smaller --batch, it is more than the 0 MiB" in call_command(*words, "--time").stdout
 
