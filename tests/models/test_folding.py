@@ -13,7 +13,6 @@ from conftest import ROOT
 from flax.traverse_util import flatten_dict
 
 from benchmarks.exports import random_variables
-from hsakd_jax.core import sharding
 from hsakd_jax.core.console import Console
 from hsakd_jax.experiments import pipeline
 from hsakd_jax.interop import importing, torch_weights
@@ -166,8 +165,7 @@ def test_a_student_of_a_folded_teacher(monkeypatch, tmp_path):
     command = runpy.run_path(str(ROOT / "configs/cifar100.py"))["get_config"]("student_tiny")
     command.teacher.workdir = str(tmp_path / "teacher")
     command.student.epochs, command.student.milestones, command.log_every = 1, (), 1
-    # Rounding grows from step to step: it must be that of XLA's own form of a program.
-    monkeypatch.setattr(sharding, "_compiler_options", lambda platform: {"xla_backend_optimization_level": 3})
+    command.student.lr = 0.005  # with the recipe's 0.05, rounding grows a thousandfold in eleven steps
     losses, forms = [], []
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as in a command
         for kind in ("plain", "folded"):
@@ -176,8 +174,8 @@ def test_a_student_of_a_folded_teacher(monkeypatch, tmp_path):
             losses.append([line["loss"] for line in lines if "loss" in line])
             monkeypatch.setattr(teachers, "inference_form", lambda network: forms.append(1) or Folded(network))
     assert len(forms) == 2  # in the dry run and when it is loaded
-    assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-6)
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert len(set(losses[0])) == 11
 
 
 @pytest.mark.parametrize(("backend", "folds"), [("cpu", False), ("gpu", True), ("tpu", True)])
