@@ -102,6 +102,7 @@ def cells(name: str, side: int, branches: bool, formats: list[str]) -> list[str]
             path = Path(folder, name)
             difference, greatest = compare(exported, FORMATS[file_format][0](exported, path))
             found += [f"{difference / greatest:.1e}", f"{path.stat().st_size / 1e6:.1f}"]
+            jax.clear_caches()  # compiled programs that contain the weights: five times their size
     return found
 
 
