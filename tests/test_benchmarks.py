@@ -242,7 +242,7 @@ def test_a_busy_machine_is_told(used, warning, tmp_path, monkeypatch, capsys):
     assert not capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_each_side_of_a_step_has_a_process_of_its_own(monkeypatch):
     """The table of two processes, and a side that cannot start ends the benchmark with its own words."""
     words = ["--pair", "resnet56:resnet20", "--against", "none", "--batch", "8", "--processes", "2", "--rounds", "1"]

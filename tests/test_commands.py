@@ -360,7 +360,7 @@ def test_photographs(run_command, call_command, tmp_path):
     assert found["top1"] == pytest.approx(100 * np.mean(right))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_every_recipe(run_command, tmp_path):
     names = tuple(name for name, kind in RECIPES.items() if kind.init != GIVEN)
     done = run_command("main", f"{CONFIG}:tiny", f"--workdir={tmp_path}/runs", f"--config.runs={names}", timeout=1200)

@@ -4,15 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from float64 import enable_x64
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from hsakd_jax.core.sharding import Devices
 from hsakd_jax.data.rand_augment import FILL, OPERATIONS, apply_operations, cutout, rand_augment
-
-try:
-    from jax import enable_x64
-except ImportError:  # where jax is 0.7
-    from jax.experimental import enable_x64
 
 # From `augment_list` of the authors' code.
 RANGES = {

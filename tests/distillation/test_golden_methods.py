@@ -4,12 +4,8 @@ import json
 import sys
 
 import pytest
+from float64 import enable_x64
 from golden import methods
-
-try:
-    from jax import enable_x64
-except ImportError:  # where jax is 0.7
-    from jax.experimental import enable_x64
 
 GOLDEN, TABLE = methods.Golden(), methods.table()
 

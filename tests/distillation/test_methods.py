@@ -8,17 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from float64 import enable_x64
 
 from hsakd_jax import create
 from hsakd_jax.distillation import methods
 from hsakd_jax.distillation.methods import Methods, Sample, contrastive, review, self_supervised, transport
 from hsakd_jax.experiments.recipes import RECIPES
 from hsakd_jax.models.network import Outputs
-
-try:
-    from jax import enable_x64
-except ImportError:  # where jax is 0.7
-    from jax.experimental import enable_x64
 
 B, N, IMAGES = 4, 5, 12
 LABELS = jnp.array([4, 0, 2, 0], jnp.int32)

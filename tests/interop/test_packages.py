@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import reference
 from conftest import assert_refused
+from float64 import enable_x64
 from msgspec import structs
 from PIL import Image
 
@@ -23,11 +24,6 @@ from hsakd_jax.models import NETWORKS, architecture
 from hsakd_jax.runs.config import ConvertedConfig
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.restore import restore
-
-try:
-    from jax import enable_x64
-except ImportError:  # before JAX 0.9
-    from jax.experimental import enable_x64
 
 torch = pytest.importorskip("torch", reason="the extra 'torch' is not installed; .ci/run does it")
 import safetensors.torch

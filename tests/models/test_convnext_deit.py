@@ -10,6 +10,7 @@ import reference
 import safetensors.numpy
 import small_families
 from flax.traverse_util import flatten_dict, unflatten_dict
+from float64 import enable_x64
 from run_configs import run_config
 from torch_tensors import assert_tensors_of_the_original, shapes
 
@@ -123,7 +124,7 @@ def test_attention():
     scores = np.einsum("bqhd,bkhd->bhqk", q, k) / 2
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     expected = np.einsum("bhqk,bkhd->bqhd", weights / weights.sum(-1, keepdims=True), v)
-    with jax.enable_x64(True):
+    with enable_x64(True):
         np.testing.assert_allclose(deit.attention(*map(jnp.asarray, (q, k, v))), expected, rtol=1e-10, atol=1e-10)
 
 
@@ -163,7 +164,7 @@ def test_forms_of_a_network(family):
     assert error(jax.jit(folded.apply)(given, IMAGES), outputs) == 0
     for form in (network.clone(remat=True), network.clone(for_export=True)):
         assert error(jax.jit(form.apply)(variables, IMAGES), outputs) < 1e-5
-    with jax.enable_x64(True):
+    with enable_x64(True):
         wide = jax.tree.map(lambda x: jnp.asarray(np.asarray(x, np.float64)), (variables, IMAGES))
         exact = jax.jit(network.apply)(*wide)
         assert {x.dtype for x in jax.tree.leaves(exact)} == {jnp.dtype("float64")}

@@ -8,6 +8,7 @@ import reference
 import safetensors.numpy
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
+from float64 import enable_x64
 from run_configs import run_config
 from torch_tensors import assert_tensors_of_the_original
 
@@ -21,11 +22,6 @@ from hsakd_jax.models.folding import Folded
 from hsakd_jax.models.layers import HE_TORCH, LayerFactory, SqueezeExcitation, normalise_batch
 from hsakd_jax.models.mobilenet import InvertedResidual
 from hsakd_jax.models.mobilenet_imagenet import DepthwiseSeparable
-
-try:
-    from jax import enable_x64
-except ImportError:  # before JAX 0.9
-    from jax.experimental import enable_x64
 
 GOLDEN = reference.torchvision()
 NAMES = [*mobilenet_imagenet.NETWORKS, *efficientnet.NETWORKS, *regnet.NETWORKS]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from float64 import enable_x64
 
 from hsakd_jax.distillation import objectives
 from hsakd_jax.experiments.recipes import RECIPES
@@ -19,31 +20,32 @@ from hsakd_jax.training import optim
 from hsakd_jax.training.build import make_objective
 from hsakd_jax.training.step import Batch, TrainStep
 
-try:
-    from jax import enable_x64
-except ImportError:  # where jax is 0.7
-    from jax.experimental import enable_x64
-
 STEPS = reference.read("steps.json")["steps"]
-# What is left to the slow ones: networks and objectives that the others have, in other pairs.
+# What is left out of the fast tests: networks and objectives that these have, in other pairs.
 SLOW = {
-    "student/mobilenetV2_aux<-vgg13_bn_aux",
     "student/resnet8x4_aux<-resnet32x4_aux",
     "student/ShuffleV1_aux<-wrn_40_2_aux",
-    "student/mobilenetV2_aux<-ResNet50_aux",
+    "student/mobilenetV2_aux<-vgg13_bn_aux",
     "student/resnet18_imagenet_aux<-resnet34_imagenet_aux",
-    "student/resnet20_aux<-resnet56_aux",
-    "student/ShuffleV2_aux<-resnet32x4_aux",
     "teacher/resnet56_aux",
     "teacher/vgg13_bn_aux",
     "teacher_frozen/wrn_40_2_aux",
+    "mutual/ShuffleV2_aux",
+}
+THOROUGH = {
+    "student/mobilenetV2_aux<-ResNet50_aux",
+    "student/resnet20_aux<-resnet56_aux",
+    "student/ShuffleV2_aux<-resnet32x4_aux",
     "teacher/wrn_40_2_aux",
     "mutual/wrn_40_2_aux",
-    "mutual/ShuffleV2_aux",
 }
 
 
-@pytest.mark.parametrize("key", [pytest.param(key, marks=[pytest.mark.slow] * (key in SLOW)) for key in STEPS])
+def marks(key):
+    return [pytest.mark.slow] * (key in SLOW) + [pytest.mark.thorough] * (key in THOROUGH)
+
+
+@pytest.mark.parametrize("key", [pytest.param(key, marks=marks(key)) for key in STEPS])
 def test_golden_steps_in_float64(key):
     try:
         with enable_x64(True), jax.numpy_dtype_promotion("standard"):  # as in a command

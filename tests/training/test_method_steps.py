@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
+from float64 import enable_x64
 from golden import method_steps as golden
 from run_configs import run_config
 
@@ -16,11 +17,6 @@ from hsakd_jax.distillation.methods import contrastive
 from hsakd_jax.models import resnet
 from hsakd_jax.models.network import Network
 from hsakd_jax.training import build
-
-try:
-    from jax import enable_x64
-except ImportError:  # where jax is 0.7
-    from jax.experimental import enable_x64
 
 FIGURES = golden.read()
 TOLERANCE = 1e-9

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from float64 import enable_x64
 from run_configs import run_config
 from student_step import IMAGE, network, teacher_variables, variables
 
@@ -17,11 +18,6 @@ from hsakd_jax.experiments.resolve import objective_config
 from hsakd_jax.models.rotations import rotate
 from hsakd_jax.training import build, optim
 from hsakd_jax.training.step import Batch, TrainStep
-
-try:
-    from jax import enable_x64
-except ImportError:  # where jax is 0.7
-    from jax.experimental import enable_x64
 
 ROWS, LR = 16, 0.1
 WEIGHTS = {
