@@ -3,6 +3,11 @@
 from importlib.util import find_spec
 
 
+def is_installed(*modules: str) -> bool:
+    """Whether Python finds all of these modules; imports none of them."""
+    return all(map(find_spec, modules))
+
+
 def report_is_installed() -> bool:
     """Whether the packages of the extra `report` are there."""
-    return all(map(find_spec, ("matplotlib", "jinja2")))
+    return is_installed("matplotlib", "jinja2")

@@ -1,13 +1,14 @@
 """Settings of the process for JAX: XLA's flags, the compilation cache, the C library's allocator on CPU."""
 
-import importlib.util
 import mmap
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 from hsakd_jax.core import allocator
 from hsakd_jax.core.console import note
+from hsakd_jax.core.extras import is_installed
 
 # Turns YNNPACK off. XLA uses it for convolutions and sums since about jax 0.10, and is faster at them without it.
 WITHOUT_YNNPACK = "--xla_cpu_experimental_ynn_fusion_type="
@@ -35,7 +36,7 @@ def configure_runtime(restart: bool = False) -> None:
         allocator.retain_memory()
     flags = os.environ.get("XLA_FLAGS", "")
     # On a TPU, libtpu may read the same flags, but has others. XLA ends a process that sets a flag it does not have.
-    if not _is_installed("libtpu") and WITHOUT_YNNPACK not in flags and _has_flag(WITHOUT_YNNPACK.strip("-=")):
+    if not is_installed("libtpu") and WITHOUT_YNNPACK not in flags and _has_flag(WITHOUT_YNNPACK.strip("-=")):
         os.environ["XLA_FLAGS"] = f"{flags} {WITHOUT_YNNPACK}".strip()
     cache = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     if not cache.startswith("~"):  # without a home folder, compiled programs are not kept
@@ -55,18 +56,14 @@ def configure_compilation() -> None:
 
 def installed_accelerator() -> Literal["tpu", "gpu"] | None:
     """The accelerator for which a plug-in of JAX is installed; does not start JAX."""
-    if _is_installed("libtpu"):
+    if is_installed("libtpu"):
         return "tpu"
-    return "gpu" if _is_installed("jax_plugins") else None
-
-
-def _is_installed(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
+    return "gpu" if is_installed("jax_plugins") else None
 
 
 def _has_flag(flag: str) -> bool:
     """Whether jaxlib's library contains the flag's name: XLA itself can't check it before the start."""
-    found = importlib.util.find_spec("jaxlib")
+    found = find_spec("jaxlib")
     library = Path(found.origin).parent / "libjax_common.so" if found and found.origin else Path()
     if not library.is_file():
         return False

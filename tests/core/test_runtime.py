@@ -1,6 +1,5 @@
 """The settings of the environment are kept, and no flag is set that this jaxlib does not have."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -57,7 +56,7 @@ def test_compiled_programs_are_kept_in_the_users_cache(monkeypatch, tmp_path):
 
 def test_only_flags_in_jaxlibs_library_are_set(monkeypatch, tmp_path):
     (tmp_path / "libjax_common.so").write_bytes(b"...xla_some_flag...")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: SimpleNamespace(origin=str(tmp_path / "__init__.py")))
+    monkeypatch.setattr(runtime, "find_spec", lambda _: SimpleNamespace(origin=str(tmp_path / "__init__.py")))
     assert runtime._has_flag("xla_some_flag")
     assert not runtime._has_flag("xla_another")
     (tmp_path / "libjax_common.so").unlink()
