@@ -141,6 +141,7 @@ def test_methods_that_are_measured():
     assert not {"student_frozen", "kd_25", "ablation_joint", "backbone", "probe"} & set(names)
 
 
+@pytest.mark.thorough
 def test_cost_of_methods_beside_kd(monkeypatch, tmp_path, capsys):
     """Of the whole step of each, as the command measures it: four rotations and branches cost time and memory."""
     monkeypatch.setattr(step, "RESULTS", tmp_path)

@@ -7,7 +7,7 @@ import pytest
 from conftest import ROOT, environment
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_small_campaign_finds_no_fault():
     line = [sys.executable, "-m", "tests.campaign", "--seed=0", "--trials=4", "--minutes=20"]
     done = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=900)

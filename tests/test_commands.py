@@ -177,7 +177,7 @@ def test_methods_that_compare_further_maps(call_command, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, *layers)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_recipes_with_what_they_need(run_command, tmp_path):
     """An objective with memory, one that takes a part over from its teacher's run, unlike peers, and a probe."""
     runs = "('crd_25', 'sskd', 'student_frozen', 'mutual')"

@@ -143,8 +143,18 @@ def inputs(shell, tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in PAGES if runs(page)])
+# Minutes each, of recipes that the notebooks and test_own.py train too.
+LONG = ("docs/comparing.md", "docs/own_data.md")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=getattr(pytest.mark, "thorough" if page in LONG else "slow"))
+        for page in PAGES
+        if runs(page)
+    ],
+)
 def test_a_page_does_what_it_says(page, shell, inputs, tmp_path):
     """From top to bottom, in a folder of its own."""
     folder = tmp_path / "checkout"

@@ -27,7 +27,6 @@ SLOW = {
     "student/ShuffleV1_aux<-wrn_40_2_aux",
     "student/mobilenetV2_aux<-vgg13_bn_aux",
     "student/resnet18_imagenet_aux<-resnet34_imagenet_aux",
-    "teacher/resnet56_aux",
     "teacher/vgg13_bn_aux",
     "teacher_frozen/wrn_40_2_aux",
     "mutual/ShuffleV2_aux",
@@ -36,6 +35,7 @@ THOROUGH = {
     "student/mobilenetV2_aux<-ResNet50_aux",
     "student/resnet20_aux<-resnet56_aux",
     "student/ShuffleV2_aux<-resnet32x4_aux",
+    "teacher/resnet56_aux",
     "teacher/wrn_40_2_aux",
     "mutual/wrn_40_2_aux",
 }

@@ -135,8 +135,9 @@ def test_a_run_of_two_is_a_run_of_one(uninterrupted, run_command, tmp_path):
     assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize(
+    "killed", [pytest.param(0, marks=pytest.mark.thorough), pytest.param(1, marks=pytest.mark.slow)]
+)
 def test_one_process_killed_and_all_started_again(uninterrupted, tmp_path, killed):
     workdir = tmp_path / "run"
     processes = launch(workdir)
