@@ -52,6 +52,8 @@ def main(values: flags.FlagValues, words: list[str]) -> None:
         mean, std = ([float(number) for number in numbers] for numbers in (values.mean, values.std))
     except ValueError as error:
         raise UserError(f"--mean and --std are numbers with commas between them: {error}") from error
+    if any(number > 1 for number in (*mean, *std)):
+        raise UserError("--mean and --std are of images from 0 to 1: divide those of images from 0 to 255 by 255")
     named = {package: str(values[package].value) for package in PACKAGES if values[package].value}
     if not named and not words:
         raise UserError("CHECKPOINT is missing: set a file, --timm=NAME or --torchvision=NAME")

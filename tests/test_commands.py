@@ -17,6 +17,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 from conftest import ROOT, assert_refused, environment, write_photographs
 from PIL import Image
 from run_configs import run_config
@@ -28,6 +29,7 @@ from hsakd_jax.core.errors import UserError
 from hsakd_jax.data import datasets
 from hsakd_jax.experiments import pipeline as experiments_pipeline
 from hsakd_jax.experiments.recipes import GIVEN, RECIPES
+from hsakd_jax.interop import torch_weights
 from hsakd_jax.models import profile
 from hsakd_jax.runs import restore
 from hsakd_jax.runs.checkpoint import Checkpoints
@@ -271,6 +273,13 @@ def test_all_seeds_are_checked_before_the_first_one_trains(seeds, call_command, 
     done = call_command("main", *args, f"--workdir={tmp_path}/runs", "--config.student.epochs=3")
     assert_refused(done, "seed_1/baseline belongs to another config: training.epochs (2 there, 3 here)")
     assert not (tmp_path / "runs" / "seed_0").exists()
+
+
+def test_a_start_of_another_network_is_refused_before_anything_trains(pipeline, call_command, tmp_path):
+    start = f"--config.student.init={pipeline}/teacher"
+    done = call_command("main", f"{CONFIG}:tiny", f"--workdir={tmp_path}/runs", start, "--dry_run")
+    remedy = "set --config.student.init to a run of resnet8_quarter, or --config.student.arch=resnet8_half"
+    assert_refused(done, "is not a run of this network: it has resnet8_half, not resnet8_quarter; " + remedy)
 
 
 def test_a_run_is_no_workdir_of_several_seeds(pipeline, call_command):
@@ -827,6 +836,19 @@ def test_convert_bad_input_writes_nothing(call_command, tmp_path):
     assert_refused(call_command("convert", *args, "--mean=a,b,c"), "--mean and --std are numbers")
     assert_refused(call_command("convert", *args, "--data=cifra100"), "no dataset 'cifra100'", "mean 'cifar100'? If")
     assert_refused(call_command("convert", f"--output={tmp_path}/run"), "CHECKPOINT is missing")
+    greys = call_command("convert", *args, "--mean=123.7,116.3,103.5", "--std=58,57,57")
+    assert_refused(greys, "divide those of images from 0 to 255 by 255")
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "photos" / name / "1.png")
+    meant = f"set --data=image_folder --data_dir={tmp_path}/photos"
+    assert_refused(call_command("convert", *args, f"--data={tmp_path}/photos"), "is a tree of images: " + meant)
+    network = hsakd_jax.create("resnet8_half", 10, branches=False)
+    variables = restore.initialise(network, (8, 8, 3), 0)
+    tensors = torch_weights.to_state_dict("resnet8_half", network, jax.device_get(variables))
+    safetensors.numpy.save_file(tensors, tmp_path / "x.safetensors")
+    other = call_command("convert", *args, "--data=image_folder", f"--data_dir={tmp_path}/photos")
+    assert_refused(other, "the network has 10 classes and", "photos has 2: leave --data and --data_dir out")
     assert not (tmp_path / "run").exists()
 
 

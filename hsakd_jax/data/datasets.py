@@ -201,8 +201,8 @@ def _find(name: str, data_dir: str, image_size: int, max_pixels: int, interpolat
         kind, folder, tree = _builder(name, data_dir, image_size, max_pixels, interpolation)
         if not tree and data_dir and not is_prepared(place(kind, folder)) and image_tree.contains_images(folder):
             raise UserError(
-                f"{folder} is a tree of images, to which nothing is written: set --config.data.name=image_folder to "
-                f"use them, or another data.dir for {name}"
+                f"{folder} is a tree of images, to which nothing is written: set --config.data.name=image_folder, in "
+                f"convert --data=image_folder, to use them, or another folder for {name}"
             )
         for line in tree.notes if tree else ():
             note(line)
@@ -239,6 +239,8 @@ def check_name(name: str, data_dir: str = "") -> None:
       UserError: with the similar name.
     """
     known = [*BUILDERS, IMAGE_TREE]
+    if name and name not in known and image_tree.contains_images(expand(name)):
+        raise UserError(f"{name} is a tree of images: set --data=image_folder --data_dir={name}")
     hint = did_you_mean(name, known)
     if hint and name not in known and not (root_of(data_dir) / name).is_dir():
         raise UserError(
@@ -257,10 +259,9 @@ def _builder(
     """The arguments of `prepare` for one of our datasets."""
     if name != "image_folder":
         return BUILDERS[name], root_of(data_dir), None
-    if not data_dir or image_size < 1:
-        raise UserError(
-            "image_folder needs its tree and a size: set --config.data.dir=DIR and --config.data.image_size=PIXELS"
-        )
+    missing = ["--config.data.dir=DIR"] * (not data_dir) + ["--config.data.image_size=PIXELS"] * (image_size < 1)
+    if missing:
+        raise UserError(f"image_folder needs its tree and a size: set {' and '.join(missing)}")
     return BUILDERS[name], root_of(""), image_folder.scan(data_dir, image_size, max_pixels, interpolation)
 
 
@@ -279,12 +280,13 @@ def _prepared(name: str, root: Path) -> Path:
         return max(found[configs[0]])[1]
     if configs:
         raise UserError(f"{root / name} has several configs: name one of {', '.join(configs)}")
-    hint = did_you_mean(name, [*BUILDERS, IMAGE_TREE, *found])
+    others = sorted(key for key in found if key.partition("/")[0] not in BUILDERS)
+    hint = did_you_mean(name, [*BUILDERS, IMAGE_TREE, *others])
     raise UserError(
         f"no dataset {name!r}"
         + (f" ({hint})" if hint else "")
         + f": hsakd_jax prepares {', '.join(BUILDERS)} and reads {IMAGE_TREE}; "
-        f"{root} contains {', '.join(sorted(found)) or 'no others'}"
+        f"{root} contains {', '.join(others) or 'no others'}"
     )
 
 

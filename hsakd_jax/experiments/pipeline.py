@@ -230,6 +230,7 @@ def _check_run(
             start = resolve_path(directory.path, training.init)
             if os.path.realpath(start) not in map(os.path.realpath, paths.values()):  # Path.resolve refuses loops
                 theirs = RunDirectory(start).config()  # refuses a folder that is no run
+                _check_start(start, theirs, config, section, RECIPES[name].network)
                 difference = normalisation_difference(theirs.data, config.data)
                 if difference and not training.fresh_last_layer:  # a probe's data has its own
                     console.line(f"warning: {directory.path}: {start} {difference}")
@@ -245,6 +246,15 @@ def _check_run(
                 f"epoch {training.epochs}: set --config.{section}.{key} to less"
             )
     return program
+
+
+def _check_start(start: Path, theirs: Config, config: RunConfig, section: str, network_section: str) -> None:
+    given, needed = ("+".join(one.network.peers) or one.network.arch for one in (theirs, config))
+    if given != needed:
+        raise UserError(
+            f"{start} is not a run of this network: it has {given}, not {needed}; set --config.{section}.init to a run "
+            f"of {needed}, or --config.{network_section}.arch={given}"
+        )
 
 
 def _earlier_results(root: Path) -> dict[str, Results]:

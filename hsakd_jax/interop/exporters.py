@@ -113,9 +113,12 @@ def export(
     _check_options(file_format, branches=branches, preprocess=preprocess, int8=int8, licence=licence)
     if path.exists():
         raise UserError(f"{path} exists: name another --output")
+    if others := [one for one, ending in ENDINGS.items() if one != file_format and path.suffix == ending]:
+        raise UserError(f"{path} has the name of a file of {others[0]}: set --format={others[0]}, or another --output")
     check_folder(path)
     exported = _restore(workdir, file_format, checkpoint, branches, preprocess)
-    batches = quantising.calibration_images(exported.config, data_dir) if int8 else None
+    # Before the test images, whose absence is only a note.
+    batches = list(quantising.calibration_images(exported.config, data_dir)) if int8 else None
     test = _test_images(exported.config, Path(workdir), data_dir) if measure else None
     try:
         # Next to the output: renaming the file makes it the output.
@@ -129,7 +132,7 @@ def export(
             files = {model_files.WEIGHTS if file_format == "hub" else path.name: file}
             if batches is not None:
                 quantised = folder / "int8.onnx"
-                quantising.quantise(file, quantised, batches, model_files.inputs_of(exported.config, preprocess))
+                quantising.quantise(file, quantised, iter(batches), model_files.inputs_of(exported.config, preprocess))
                 files, file = {"float32, not kept": file, path.name: quantised}, quantised
             measured = [
                 _measure(exported, one, label, test, workdir) for label, one in files.items() if test is not None

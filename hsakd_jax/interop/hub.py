@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from hsakd_jax.core.files import write_json, write_text
+from hsakd_jax.data.datasets import IMAGE_TREE
 from hsakd_jax.data.image_files import FILTERS
 from hsakd_jax.evaluation.accuracies import describe as describe_accuracies
+from hsakd_jax.evaluation.accuracies import mean_top1
 from hsakd_jax.evaluation.accuracy import preprocessing
 from hsakd_jax.interop import model_files
 from hsakd_jax.models import profile
@@ -98,7 +100,7 @@ def _card(
     licence: str,
     measured: Sequence[model_files.Measured],
 ) -> str:
-    data = config.data.name or "data that the run does not name"
+    data = _data(config)
     sections = {
         "Results": _results(results, checkpoint, measured, config.network.num_classes),
         "Training": _training(config, results),
@@ -123,9 +125,16 @@ metrics:
 # {config.network.arch}, {config.network.num_classes} classes of {data}
 
 An image classifier with {size["parameters"]:,} parameters and {size["multiply_adds"]:,} multiply-adds for an image of
-{height}x{width}x{channels}, trained by hsakd_jax. The auxiliary classifiers of its training are left out.
+{height}x{width}x{channels}, trained by hsakd_jax. The auxiliary classifiers of its training are left out. The names of
+the classes are in `labels.txt`.
 """
     return head + "".join(f"\n## {title}\n\n{text}\n" for title, text in sections.items())
+
+
+def _data(config: AnyConfig) -> str:
+    if config.data.name in ("image_folder", IMAGE_TREE):
+        return "a folder of images of the person who trained it"
+    return config.data.name or "data that the run does not name"
 
 
 def _results(results: Results | None, checkpoint: str, measured: Sequence[model_files.Measured], classes: int) -> str:
@@ -133,7 +142,7 @@ def _results(results: Results | None, checkpoint: str, measured: Sequence[model_
     if results:
         found = results.last if checkpoint == "last" else results.best
         epoch = f"Epoch {found['epoch']:g} ({checkpoint}): " if "epoch" in found else ""
-        parts.append(f"{epoch}{describe_accuracies(found)} on {results.test_images:,} test images.")
+        parts.append(f"{epoch}top-1 {mean_top1(found):.2f} % on {results.test_images:,} test images.")
     if measured:
         parts.append(
             f"This file, measured after its export:\n\n```text\n{model_files.as_table([*measured], classes)}\n```"
@@ -147,7 +156,7 @@ def _training(config: AnyConfig, results: Results | None) -> str:
     training, terms = config.training, config.objective.terms
     used = ", ".join(f"{name} ({term.weight:g})" for name, term in terms.items() if term.weight)
     lines = {
-        "data": f"{config.data.name}" + (f", {results.train_images:,} training images" if results else ""),
+        "data": _data(config) + (f", {results.train_images:,} training images" if results else ""),
         "recipe": config.recipe,
         "terms of the loss (weight)": used,
         "epochs, images per step, learning rate": f"{training.epochs}, {training.batch}, {training.lr:g}",

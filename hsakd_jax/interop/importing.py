@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 from hsakd_jax.core.console import Console
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import expand, read_names
-from hsakd_jax.data.datasets import check_name
+from hsakd_jax.data.datasets import IMAGE_TREE, check_name
 from hsakd_jax.data.image_files import DECODING
+from hsakd_jax.data.image_tree import ImageTree
 from hsakd_jax.interop import packages, torch_files, torch_weights
 from hsakd_jax.interop.preprocessing import Preprocessing, published
 from hsakd_jax.models import architecture, create, profile
@@ -66,7 +67,7 @@ def convert(
     weights = _of_package(package, str(checkpoint)) if package else _of_file(checkpoint, part)
     found = torch_weights.recognise(weights.tensors, arch, weights.label)
     data = data or (_usual_data(found) if found.channels == 3 else "")
-    _check_classes(data, found.num_classes)
+    _check_classes(data, data_dir, found.num_classes)
     usual = weights.pretrained.preprocessing if weights.pretrained else published(found.name, data)
     prepared = _changed(usual, Preprocessing(image_size, resize, interpolation, mean, std))
     parameters = _parameters(found, prepared, resize, weights.label)
@@ -144,7 +145,14 @@ def _usual_data(found: torch_weights.Found) -> str:
     return ({1000: "imagenet2012"} if big else {100: "cifar100", 10: "cifar10"}).get(found.num_classes, "")
 
 
-def _check_classes(data: str, num_classes: int) -> None:
+def _check_classes(data: str, folder: str, num_classes: int) -> None:
+    if data in ("image_folder", IMAGE_TREE) and folder:
+        expected = len(ImageTree(folder).class_names)
+        if expected != num_classes:
+            raise UserError(
+                f"the network has {num_classes} classes and {folder} has {expected}: leave --data and --data_dir out; "
+                "a run that starts from this one, by --config.teacher.init, makes a new last layer for other classes"
+            )
     expected = {"digits": 10, "cifar10": 10, "cifar100": 100, "imagenet2012": 1000}.get(data, num_classes)
     if expected != num_classes:
         raise UserError(f"the network has {num_classes} classes and {data} has {expected}: check --data")

@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import jax
@@ -148,6 +149,11 @@ _DOWNLOAD = "check the connection, or convert a file that was downloaded elsewhe
 
 
 def _missing(package: str, error: Exception) -> UserError:
+    if find_spec(package):
+        return UserError(
+            f"--{package}: the package can't be imported ({str(error).splitlines()[0]}): install versions of torch, "
+            "torchvision and timm that belong together"
+        )
     return UserError(
         f"--{package} needs the package: pip install 'hsakd_jax[{package}]' ({str(error).splitlines()[0]})"
     )
@@ -170,7 +176,7 @@ def _refuse_others(model: Any, label: str) -> None:
         ours = [name for name in NETWORKS if architecture(name).for_imagenet]
         raise UserError(
             f"{label} has not the tensors of one of our networks, {', '.join(ours)}: choose one of these, under the "
-            "name that timm or torchvision has for it"
+            "name that timm or torchvision has for it; MobileNetV2 and V3 are those of torchvision, --torchvision=NAME"
         ) from error
 
 

@@ -37,9 +37,12 @@ def calibration_images(config: Config, data_dir: str | None = None) -> Iterator[
     Raises:
       UserError: data that is not there.
     """
-    where = data_folder(config, data_dir, "the training images")
     seed = config.seed if isinstance(config, RunConfig) else 0
-    train = datasets.load_source(structs.replace(config.data, dir=where), splits=("train",), seed=seed).train
+    try:
+        where = data_folder(config, data_dir, "they")
+        train = datasets.load_source(structs.replace(config.data, dir=where), splits=("train",), seed=seed).train
+    except UserError as error:
+        raise UserError(f"int8 needs training images for its calibration: {error}") from error
     chosen = train.take(stratified(train.labels, min(1.0, IMAGES / len(train.labels)), seed))
     for rows in batches_of(config, chosen, BATCH):
         yield rows["image"][rows["mask"]]

@@ -83,7 +83,7 @@ def read(path: str | Path, part: str = "") -> Content:
         with path.open("rb") as file:
             start = file.read(512)
     except OSError as error:
-        raise UserError(f"{path} can't be read ({error.strerror}): check the path") from error
+        raise UserError(f"{path} can't be read ({error.strerror}): {_remedy(path)}") from error
     if start[8:9] == b"{":  # the length of a JSON header, then the header
         try:
             return take(safetensors.numpy.load_file(path), str(path), part)
@@ -101,6 +101,15 @@ def read(path: str | Path, part: str = "") -> Content:
     except Exception as error:  # as above
         raise _damaged(path, error) from error
     return _read_torch(path, part)
+
+
+def _remedy(path: Path) -> str:
+    """For a path that can't be read."""
+    if (path / "model.safetensors").is_file():
+        return f"did you mean {path / 'model.safetensors'}?"
+    if (path / "checkpoints").is_dir():
+        return "it is a run already"
+    return "check the path"
 
 
 def take(content: Any, label: str, part: str = "") -> Content:

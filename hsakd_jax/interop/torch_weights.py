@@ -149,10 +149,10 @@ def recognise(tensors: StateDict, name: str, label: str) -> Found:
             if found
             else f"it lacks the first or the last layer, {torch_names.HEADS[name][0]}"
         )
-        raise UserError(f"{label} is no checkpoint of {name}: {why}{_hint(shapes)}")
+        raise UserError(f"{label} is no checkpoint of {name}: {why}{_hint(shapes)}{_of_timm(shapes)}")
     raise UserError(
         f"{label} fits none of our networks; its first tensors are {listed(tensors)}: "
-        "name one (--arch) to see how they differ, or the prefix of its tensors (--part)"
+        f"name one (--arch) to see how they differ, or the prefix of its tensors (--part){_of_timm(shapes)}"
     )
 
 
@@ -288,6 +288,11 @@ def _difference(expected: dict[str, tuple[int, ...]], shapes: dict[str, tuple[in
 def _hint(shapes: dict[str, tuple[int, ...]]) -> str:
     names = _names(shapes)
     return f"; it is one of {' or '.join(names)}" if names else ""
+
+
+def _of_timm(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """A remedy for a MobileNet of timm that torchvision has with other layers."""
+    return "; MobileNetV2 and V3 are those of torchvision here, not timm's" if "conv_stem.weight" in shapes else ""
 
 
 def _to_ours(value: np.ndarray) -> np.ndarray:

@@ -17,8 +17,8 @@ Features = Annotated[int, Meta(ge=1, le=2**20)]  # channels of maps
 Fraction = Annotated[float, Meta(gt=0, le=1)]
 NotNegative = Annotated[float, Meta(ge=0, le=1e30)]
 Number = int | float
-Mean = Annotated[float, Meta(ge=-1e6, le=1e6)]  # of a channel
-Deviation = Annotated[float, Meta(ge=1e-6, le=1e6)]
+Mean = Annotated[float, Meta(ge=0, le=1)]  # of a channel
+Deviation = Annotated[float, Meta(ge=1e-6, le=1)]
 Batch = Annotated[int, Meta(ge=1, le=2**16)]  # images
 Epochs = Annotated[int, Meta(ge=1, le=10**6)]
 Warmup = Annotated[int, Meta(ge=0, le=10**6)]  # epochs

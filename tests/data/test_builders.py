@@ -848,9 +848,9 @@ def test_a_class_that_training_does_not_know(tree):
         datasets.load("image_folder", str(tree), image_size=8)
 
 
-@pytest.mark.parametrize(("directory", "size"), [("", 8), ("tree", 0), ("tree", -1)])
-def test_an_image_folder_needs_a_tree_and_a_size(directory, size):
-    with pytest.raises(UserError, match="needs its tree and a size: set --config.data.dir=DIR"):
+@pytest.mark.parametrize(("directory", "size", "missing"), [("", 8, "dir=DIR$"), ("tree", 0, "image_size=PIXELS$")])
+def test_an_image_folder_needs_a_tree_and_a_size(directory, size, missing):
+    with pytest.raises(UserError, match=f"needs its tree and a size: set --config.data.{missing}"):
         datasets.load("image_folder", directory, image_size=size)
 
 

@@ -141,6 +141,10 @@ def test_bad_input_leaves_nothing_behind(run, tmp_path, monkeypatch):
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(UserError, match="mine exists: name another --output"):
         export(run, tmp_path / "mine", "safetensors")
+    with pytest.raises(
+        UserError, match="x.onnx has the name of a file of onnx: set --format=onnx, or another --output"
+    ):
+        export(run, tmp_path / "x.onnx", "stablehlo")
     with pytest.raises(UserError, match="can't write /proc/x"):
         export(run, "/proc/x", "safetensors")
     with pytest.raises(UserError, match="nowhere is not a folder: create it"):

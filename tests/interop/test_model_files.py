@@ -22,6 +22,7 @@ from hsakd_jax.evaluation.accuracy import load_test, make_measure, preprocessing
 from hsakd_jax.interop import exporters, hub, model_files
 from hsakd_jax.interop.exporters import export
 from hsakd_jax.interop.model_files import evaluate_file
+from hsakd_jax.models import create
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.restore import build_network, initialise, restore
@@ -197,6 +198,13 @@ def test_calibration_images_are_training_images(run):
     np.testing.assert_array_equal(np.concatenate(batches), train.images)
 
 
+def test_an_int8_network_needs_training_images(run, tmp_path, call_command):
+    words = ("export", f"--workdir={run}", "--format=onnx", "--int8", f"--output={tmp_path}/x.onnx")
+    refused = call_command(*words, f"--data_dir={tmp_path}/absent/x")
+    assert_refused(refused, "int8 needs training images for its calibration: ")
+    assert not (tmp_path / "x.onnx").exists()
+
+
 def foreign_program(path):
     """A file whose program calls a function of the process."""
 
@@ -357,6 +365,10 @@ def test_a_folder_for_the_hub_describes_crop_and_filter():
     assert (described["size"], described["resample"]) == ({"shortest_edge": 36}, 3)  # Pillow's number of bicubic
     assert hub._preprocessing_json(run_config(**crop))["resample"] == 2
     assert "--image-size=32 --resize=36 --interpolation=bicubic --mean" in hub._use(config)
+    folder = run_config(data__name="image_folder", **crop)
+    assert "(a folder of images of the person who trained it)" in hub._card(
+        folder, None, create("resnet8", 10), "last", "", []
+    )
 
 
 def test_a_folder_for_the_hub_describes_its_run_and_becomes_it_again(call_command, tmp_path):
@@ -387,6 +399,7 @@ def test_a_folder_for_the_hub_describes_its_run_and_becomes_it_again(call_comman
         shlex.join(["python", "-m", "hsakd_jax.main", *config.command]),
         "| data | digits, 901 training images |" if results.train_images == 901 else "| data | digits, ",
         "## Limits",
+        "The names of\nthe classes are in `labels.txt`.",
         "cc0-1.0",
     ):
         assert words in card

@@ -242,6 +242,12 @@ def test_packages_are_asked_for(call_command, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, package, None)
         done = call_command("convert", f"--{package}=resnet18", f"--output={tmp_path}/run")
         assert_refused(done, f"--{package} needs the package: pip install 'hsakd_jax[{package}]'")
+        monkeypatch.delitem(sys.modules, package)
+        (tmp_path / f"{package}.py").write_text("raise RuntimeError('operator nms does not exist')")
+        with monkeypatch.context() as broken:
+            broken.syspath_prepend(tmp_path)
+            done = call_command("convert", f"--{package}=resnet18", f"--output={tmp_path}/run")
+        assert_refused(done, f"--{package}: the package can't be imported (operator nms does not exist): install")
     both = call_command("convert", "--timm=resnet18", "x.pth", f"--output={tmp_path}/run")
     assert_refused(both, "the weights come from one place: set CHECKPOINT, --timm or --torchvision")
     part = call_command("convert", "--timm=resnet18", "--part=ema", f"--output={tmp_path}/run")

@@ -382,6 +382,12 @@ def test_other_files_are_refused(tensors, tmp_path):
         load_torch(tmp_path / "x.safetensors")
     with pytest.raises(UserError, match="can't be read.*check the path"):
         load_torch(tmp_path / "absent.pth")
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match="can't be read.*it is a run already"):
+        load_torch(tmp_path / "run")
+    (tmp_path / "run/model.safetensors").touch()
+    with pytest.raises(UserError, match="can't be read.*did you mean .*run/model.safetensors"):
+        load_torch(tmp_path / "run")
     torch.save({"epoch": 3, "log": [1, 2]}, tmp_path / "x.pth")
     with pytest.raises(UserError, match="no state dict under net, state_dict, model .it holds epoch, log"):
         load_torch(tmp_path / "x.pth")
@@ -402,3 +408,7 @@ def test_differences_are_listed(tensors):
         load_torch(changed, "resnet8")
     with pytest.raises(UserError, match="fits none of our networks; its first tensors are conv1.weight"):
         load_torch(changed)
+    changed["conv_stem.weight"] = changed["conv1.weight"]
+    for name in ("", "mobilenet_v3_small"):
+        with pytest.raises(UserError, match="MobileNetV2 and V3 are those of torchvision here, not timm's"):
+            load_torch(changed, name)
