@@ -291,8 +291,9 @@ def _hint(shapes: dict[str, tuple[int, ...]]) -> str:
 
 
 def _of_timm(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """A remedy for a MobileNet of timm that torchvision has with other layers."""
-    return "; MobileNetV2 and V3 are those of torchvision here, not timm's" if "conv_stem.weight" in shapes else ""
+    """A remedy for families that timm has with other tensors than torchvision."""
+    timm = "conv_stem.weight" in shapes
+    return "; EfficientNet, MobileNetV2 and V3 are those of torchvision here, not timm's" if timm else ""
 
 
 def _to_ours(value: np.ndarray) -> np.ndarray:

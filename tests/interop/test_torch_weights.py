@@ -410,5 +410,7 @@ def test_differences_are_listed(tensors):
         load_torch(changed)
     changed["conv_stem.weight"] = changed["conv1.weight"]
     for name in ("", "mobilenet_v3_small"):
-        with pytest.raises(UserError, match="MobileNetV2 and V3 are those of torchvision here, not timm's"):
+        with pytest.raises(
+            UserError, match="EfficientNet, MobileNetV2 and V3 are those of torchvision here, not timm's"
+        ):
             load_torch(changed, name)
