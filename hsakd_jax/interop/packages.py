@@ -176,8 +176,8 @@ def _refuse_others(model: Any, label: str) -> None:
         ours = [name for name in NETWORKS if architecture(name).for_imagenet]
         raise UserError(
             f"{label} has not the tensors of one of our networks, {', '.join(ours)}: choose one of these, under the "
-            "name that timm or torchvision has for it; ConvNeXt, EfficientNet, MobileNetV2 and V3, RegNet and VGG are those "
-            "of torchvision, --torchvision=NAME"
+            "name that timm or torchvision has for it; ConvNeXt, EfficientNet, MobileNetV2 and V3, RegNet and VGG are "
+            "those of torchvision, --torchvision=NAME"
         ) from error
 
 
