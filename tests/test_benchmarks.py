@@ -195,7 +195,8 @@ def test_times_of_the_families_are_compared_by_round():
 
 @pytest.mark.slow
 def test_each_side_of_a_familys_step_has_a_process_of_its_own():
-    pytest.importorskip("timm", reason="torchvision and timm are not installed")
+    if not importlib.util.find_spec("timm"):  # not imported: some builds of torchvision need the benchmark's remedy
+        pytest.skip("torchvision and timm are not installed; .ci/run does it")
     words = ["mobilenet_v3_small", "--batch", "2", "--pixels", "32", "--rounds", "1"]
     line = [sys.executable, "-m", "benchmarks.families", *words]
     found = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)

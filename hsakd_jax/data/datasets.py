@@ -236,7 +236,7 @@ def check_name(name: str, data_dir: str = "") -> None:
       data_dir: see `load`.
 
     Raises:
-      UserError: with the similar name.
+      UserError: with the similar name; or the name is that of a tree of images.
     """
     known = [*BUILDERS, IMAGE_TREE]
     if name and name not in known and image_tree.contains_images(expand(name)):

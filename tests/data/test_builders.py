@@ -848,7 +848,10 @@ def test_a_class_that_training_does_not_know(tree):
         datasets.load("image_folder", str(tree), image_size=8)
 
 
-@pytest.mark.parametrize(("directory", "size", "missing"), [("", 8, "dir=DIR$"), ("tree", 0, "image_size=PIXELS$")])
+@pytest.mark.parametrize(
+    ("directory", "size", "missing"),
+    [("", 8, "dir=DIR$"), ("tree", 0, "image_size=PIXELS$"), ("tree", -1, "image_size=PIXELS$")],
+)
 def test_an_image_folder_needs_a_tree_and_a_size(directory, size, missing):
     with pytest.raises(UserError, match=f"needs its tree and a size: set --config.data.{missing}"):
         datasets.load("image_folder", directory, image_size=size)
