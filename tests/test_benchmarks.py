@@ -199,7 +199,7 @@ def test_each_side_of_a_familys_step_has_a_process_of_its_own():
         pytest.skip("torchvision and timm are not installed; .ci/run does it")
     words = ["mobilenet_v3_small", "--batch", "2", "--pixels", "32", "--rounds", "1"]
     line = [sys.executable, "-m", "benchmarks.families", *words]
-    found = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False)
+    found = subprocess.run(line, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
     assert not found.returncode, found.stderr
     assert found.stdout.count("| mobilenet_v3_small | 0.") == 1
 
