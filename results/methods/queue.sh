@@ -3,6 +3,7 @@
 #
 #   results/methods/queue.sh DATA [PART...]        DATA: the folder that holds cifar100/3.0.2; PART: search, plain, hsakd
 #
+# `keep.sh` copies what is finished into the repository, and another checkout's queue begins with that.
 # It uses a clone of the project at the commit in results/methods/commit, and an environment, in .evidence/, so that work on
 # the code does not change a run.
 set -euo pipefail
@@ -17,6 +18,8 @@ runs=$evidence/methods
 env=$evidence/methods_env
 python=$env/bin/python
 mkdir -p "$runs"
+exec 9> "$runs/.setup"
+flock 9  # two queues with different parts may start together
 if [ ! -d "$clone" ]; then
   git clone -q "$root" "$clone"
   git -C "$clone" checkout -q "$(cat "$here/commit")"
@@ -24,6 +27,10 @@ fi
 if [ ! -x "$python" ]; then
   python3 -m venv "$env"
   "$env/bin/pip" -qq install -e "$clone"
+fi
+if [ ! -e "$runs/plain" ] && [ -e "$here/runs.tar.xz" ]; then  # runs of an earlier checkout
+  tar -C "$runs" -xf "$here/runs.tar.xz"
+  find "$runs" -name config.json -exec sed -i -e "s#@EVIDENCE@#$evidence#g" -e "s#@DATA@#$data#g" {} +
 fi
 cd "$clone"
 export PYTHONPATH=$clone
@@ -40,6 +47,7 @@ if [ ! -d "$teacher" ]; then
   "$python" -m hsakd_jax.convert "$data"/checkpoints/cifar100_resnet56-*.pt --data=cifar100 --output="$teacher" \
     >> "$runs/log" 2>&1
 fi
+flock -u 9
 # Its branches: 3 epochs on the frozen backbone.
 branches=$runs/teacher_frozen
 [ "$parts" = plain ] || [ -e "$branches/results.json" ] || train --config=configs/cifar100.py:teacher_frozen/resnet56 --workdir="$branches" \
