@@ -11,7 +11,7 @@ from msgspec import structs
 
 from hsakd_jax.core.console import Progress, note
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.data import datasets
+from hsakd_jax.data import datasets, locate
 from hsakd_jax.data.augment import prepare
 from hsakd_jax.data.builders import BUILDERS
 from hsakd_jax.evaluation.accuracy import batches_of, preprocessing, relabel
@@ -157,7 +157,7 @@ def _predictor(chosen: Checkpoint, config: Config, order: tuple[int, ...] | None
 def _load(run: Path, config: Config, data_dir: str | None) -> Any:
     """The test images with the labels of the run; a dataset that would have to be prepared first is refused."""
     name, where = config.data.name, config.data.dir if data_dir is None else data_dir
-    root = datasets.root_of(where or "")
+    root = locate.root_of(where or "")
     source = structs.replace(config.data, dir=where)
     there = name is not None and root.is_dir() and datasets.is_prepared_source(source)
     if name == "image_folder" and root.is_dir() and not there:

@@ -21,7 +21,7 @@ from hsakd_jax.data.augment import prepare
 from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.data.streaming import Photos
 from hsakd_jax.evaluation.accuracy import load_test, preprocessing
-from hsakd_jax.interop import hub, model_files, quantising, torch_weights
+from hsakd_jax.interop import hub, model_files, quantising, torch_files, torch_weights
 from hsakd_jax.models import profile
 from hsakd_jax.models.folding import Folded
 from hsakd_jax.runs.config import Config
@@ -125,11 +125,11 @@ def export(
         with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
             folder = Path(scratch, "export")
             folder.mkdir()
-            file = folder / (model_files.WEIGHTS if file_format == "hub" else f"float32{ENDINGS[file_format]}")
+            file = folder / (torch_files.WEIGHTS if file_format == "hub" else f"float32{ENDINGS[file_format]}")
             difference, greatest = _write(
                 exported, FORMATS[file_format][0], file, f"the {file_format} file of {workdir}"
             )
-            files = {model_files.WEIGHTS if file_format == "hub" else path.name: file}
+            files = {torch_files.WEIGHTS if file_format == "hub" else path.name: file}
             if batches is not None:
                 quantised = folder / "int8.onnx"
                 quantising.quantise(file, quantised, iter(batches), model_files.inputs_of(exported.config, preprocess))

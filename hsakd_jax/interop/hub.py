@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from hsakd_jax.core.files import write_json, write_text
-from hsakd_jax.data.datasets import IMAGE_TREE
 from hsakd_jax.data.image_files import FILTERS
+from hsakd_jax.data.locate import IMAGE_TREE
 from hsakd_jax.evaluation.accuracies import describe as describe_accuracies
 from hsakd_jax.evaluation.accuracies import mean_top1
 from hsakd_jax.evaluation.accuracy import preprocessing
-from hsakd_jax.interop import model_files
+from hsakd_jax.interop import model_files, torch_files
 from hsakd_jax.models import profile
 from hsakd_jax.models.network import Network
 from hsakd_jax.runs.config import AnyConfig, RunConfig
@@ -39,7 +39,7 @@ def describe(
     """Writes config.json, labels.txt, preprocessor_config.json and README.md.
 
     Args:
-      folder: with the weights, under the name `model_files.WEIGHTS`.
+      folder: with the weights, under the name `torch_files.WEIGHTS`.
       network: that is exported.
       run: its run directory.
       checkpoint: 'last' or 'best'.
@@ -190,9 +190,9 @@ def _use(config: AnyConfig) -> str:
     side = config.network.image_shape[0]
     crop = [f"--{key}={settings[key]}" for key in ("resize", "interpolation")] if config.data.crop == "resized" else []
     words = [f"--arch={config.network.arch}", *data, f"--image-size={side}", *crop, *numbers, "--classes=labels.txt"]
-    convert = ["python", "-m", "hsakd_jax.convert", model_files.WEIGHTS, "--output=run", *words]
+    convert = ["python", "-m", "hsakd_jax.convert", torch_files.WEIGHTS, "--output=run", *words]
     return f"""\
-`{model_files.WEIGHTS}` has the names of the PyTorch network. In this folder, with hsakd_jax installed:
+`{torch_files.WEIGHTS}` has the names of the PyTorch network. In this folder, with hsakd_jax installed:
 
 ```sh
 {shlex.join(convert)}

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from hsakd_jax.core.console import Console
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import expand, read_names
-from hsakd_jax.data.datasets import IMAGE_TREE, check_name
 from hsakd_jax.data.image_files import DECODING
 from hsakd_jax.data.image_tree import ImageTree
+from hsakd_jax.data.locate import IMAGE_TREE, check_name
 from hsakd_jax.interop import packages, torch_files, torch_weights
 from hsakd_jax.interop.preprocessing import Preprocessing, published
 from hsakd_jax.models import architecture, create, profile

@@ -23,7 +23,6 @@ from hsakd_jax.runs.config import Config
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.restore import peer_config, without_branches
 
-WEIGHTS = "model.safetensors"  # in a folder for the Hub
 BATCHES = (1, 64)  # of which the speed is measured
 SECONDS, CALLS = 1.0, 5  # a batch is timed for this long, and at least this often
 # The one operation of a foreign kind that `jax.export` writes for a network: it checks the size of the batch. Others
@@ -99,8 +98,8 @@ def find(path: str | Path) -> Path:
       UserError: there is none, or its ending names no format.
     """
     path = expand(path)
-    if path.is_dir() and (path / WEIGHTS).exists():
-        path = path / WEIGHTS
+    if path.is_dir() and (path / torch_files.WEIGHTS).exists():
+        path = path / torch_files.WEIGHTS
     if not path.is_file():
         raise UserError(f"{path} is no file: check the path")
     if path.suffix not in READERS:

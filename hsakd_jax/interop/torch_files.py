@@ -38,6 +38,7 @@ OTHERS = {
     b"<": "a web page",
 }
 ONNX = re.compile(rb"\x08[\x01-\x40][\x12\x3a\x42]")  # the version, then producer, graph or operators
+WEIGHTS = "model.safetensors"  # of a folder for the Hub
 # Bounds of a file: unpacked bytes per byte (torch stores them uncompressed), operations of its pickle, and depth of its
 # tuples. Python computes the hash of a nested tuple by recursion in C, which ends the process at great depth.
 MAX_UNPACKED, MAX_OPERATIONS, MAX_DEPTH = 10, 2_000_000, 100
@@ -105,8 +106,8 @@ def read(path: str | Path, part: str = "") -> Content:
 
 def _remedy(path: Path) -> str:
     """For a path that can't be read."""
-    if (path / "model.safetensors").is_file():
-        return f"did you mean {path / 'model.safetensors'}?"
+    if (path / WEIGHTS).is_file():
+        return f"did you mean {path / WEIGHTS}?"
     if (path / "checkpoints").is_dir():
         return "it is a run already"
     return "check the path"

@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.data import datasets, tfds_reader
+from hsakd_jax.data import datasets, locate, tfds_reader
 
 CLASSES = 5
 
@@ -213,11 +213,11 @@ def test_tfrecord_needs_a_conversion(copy):
 
 def test_a_name_that_resembles_another(tmp_path):
     for name in ("cifar10", "image_tree", "galaxies"):
-        datasets.check_name(name, str(tmp_path))
+        locate.check_name(name, str(tmp_path))
     with pytest.raises(UserError, match=f"no dataset 'cifar10_1' in {tmp_path}: did you mean 'cifar10'?"):
-        datasets.check_name("cifar10_1", str(tmp_path))
+        locate.check_name("cifar10_1", str(tmp_path))
     (tmp_path / "cifar10_1").mkdir()
-    datasets.check_name("cifar10_1", str(tmp_path))
+    locate.check_name("cifar10_1", str(tmp_path))
 
 
 def test_tfrecord_of_our_own_may_be_prepared_anew(tmp_path):
