@@ -501,6 +501,10 @@ BAD = {
     ),
     "pattern": (["--config.student.trainable=("], ["not a regular expression"]),
     "channels": (["--config.data.mean=(0.5,0.5,0.5)"], ["data.mean is (0.5, 0.5, 0.5)", "1 channels"]),
+    "mean of 0 to 255": (
+        ["--config.data.mean=(125.,)", "--config.data.std=(60.,)"],
+        ["data.mean is (125.0,)", "each a number from 0 to 1, as a fraction of 255"],
+    ),
     "fraction": (["--config.data.fraction=1.5"], ["data.fraction is 1.5: set a number above 0 and at most 1"]),
     "validation": (["--config.data.validation=1"], ["data.validation is 1.0: set a number from 0 to below 1"]),
     "branches": (

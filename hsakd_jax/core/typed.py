@@ -70,6 +70,8 @@ def remedy(kind: inspect.Type) -> str:
 def _noun(kind: inspect.Type) -> str:
     if isinstance(kind, inspect.UnionType):
         kind = next((k for k in kind.types if isinstance(k, inspect.FloatType)), kind.types[0])
+    if isinstance(kind, inspect.Metadata):  # of a `Meta` with a description
+        return f"{_noun(kind.type)}, {(kind.extra_json_schema or {})['description']}"
     if isinstance(kind, inspect.IntType | inspect.FloatType):
         return f"a {'whole number' if isinstance(kind, inspect.IntType) else 'number'}{_range(kind)}"
     return {inspect.BoolType: "True or False", inspect.StrType: "a name"}.get(type(kind), "another value")

@@ -17,8 +17,9 @@ Features = Annotated[int, Meta(ge=1, le=2**20)]  # channels of maps
 Fraction = Annotated[float, Meta(gt=0, le=1)]
 NotNegative = Annotated[float, Meta(ge=0, le=1e30)]
 Number = int | float
-Mean = Annotated[float, Meta(ge=0, le=1)]  # of a channel
-Deviation = Annotated[float, Meta(ge=1e-6, le=1)]
+_UNIT = "as a fraction of 255"
+Mean = Annotated[float, Meta(ge=0, le=1, description=_UNIT)]  # of a channel
+Deviation = Annotated[float, Meta(ge=1e-6, le=1, description=_UNIT)]
 Batch = Annotated[int, Meta(ge=1, le=2**16)]  # images
 Epochs = Annotated[int, Meta(ge=1, le=10**6)]
 Warmup = Annotated[int, Meta(ge=0, le=10**6)]  # epochs
