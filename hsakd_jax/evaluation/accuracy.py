@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from msgspec import structs
 
-from hsakd_jax.core.console import note, table
+from hsakd_jax.core.console import Progress, note, table
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import expand
-from hsakd_jax.core.sharding import Devices
+from hsakd_jax.core.sharding import Devices, is_first_process
 from hsakd_jax.data import datasets
 from hsakd_jax.data.augment import prepare
 from hsakd_jax.data.dataset import Dataset
@@ -26,6 +26,8 @@ from hsakd_jax.runs.config import Config
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.restore import build_network, network_variables
 from hsakd_jax.runs.results import Accuracies
+
+PATIENCE = 10.0  # seconds of an evaluation before its first line of progress
 
 
 class Measured(NamedTuple):
@@ -51,7 +53,7 @@ def make_evaluate(
 def make_measure(
     network: Any, devices: Devices, config: Config, batch: int
 ) -> Callable[[Any, Dataset | Photos], Measured]:
-    """Makes `measure(variables, dataset)`.
+    """Makes `measure(variables, dataset)`, which shows its progress where it takes more than `PATIENCE` seconds.
 
     Networks with branches see all four rotations of each image, others the upright one. Accuracies of `Peers` have
     the network's name in front: 'peer1/top1'.
@@ -77,11 +79,15 @@ def make_measure(
 
     def measure(variables, dataset):
         totals, right = None, []
-        for rows in batches_of(config, dataset, batch, local_slice):
-            rows = devices.shard(rows)
-            counts, top1 = count(variables, rows["image"], rows["label"], rows["mask"])
-            right.append(top1)
-            totals = counts if totals is None else jax.tree.map(jnp.add, totals, counts)
+        with Progress("Evaluating", len(dataset.labels), patience=PATIENCE) as progress:
+            for done, rows in enumerate(batches_of(config, dataset, batch, local_slice)):
+                rows = devices.shard(rows)
+                counts, top1 = count(variables, rows["image"], rows["label"], rows["mask"])
+                right.append(top1)
+                if done and is_first_process():
+                    jax.block_until_ready(totals)  # while the device computes this batch
+                    progress.update(done * batch)
+                totals = counts if totals is None else jax.tree.map(jnp.add, totals, counts)
         accuracies = metrics.percentages(jax.device_get(totals), len(dataset.labels))
         # Only the last batch is padded, at its end.
         correct = None if None in right else np.concatenate(jax.device_get(right))[: len(dataset.labels)]

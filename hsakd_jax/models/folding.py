@@ -31,7 +31,7 @@ result and each BatchNorm's input passed through `checkpoint_name`, an identity 
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -66,6 +66,10 @@ class Folded:
     def branches(self) -> bool:
         """Whether the network has auxiliary classifiers."""
         return self.network.branches
+
+    def clone(self, **changes: Any) -> "Folded":
+        """A copy whose network has other attributes, as `clone` of Linen modules."""
+        return replace(self, network=self.network.clone(**changes))
 
     def fold(self, variables: Any, images: Any) -> dict[str, Any]:
         """Folds the variables of the network.

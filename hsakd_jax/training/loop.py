@@ -146,7 +146,8 @@ def _report_teacher(session: Session) -> None:
     if teacher is None or built.taught_by is None:
         return
     dataset, split = session.selection
-    evaluate = make_evaluate(built.program.teacher, session.devices, session.config, session.config.eval_batch)
+    network = built.program.teacher.clone(branches=False)  # which take most of the time, before the first step
+    evaluate = make_evaluate(network, session.devices, session.config, session.config.eval_batch)
     found = evaluate(session.devices.replicate(built.teacher_variables), dataset)
     unfinished = "" if built.taught_by.is_finished() else " (its run is not finished)"
     peers = built.taught_by.config().network.peers

@@ -1,7 +1,7 @@
 """The network that teaches: restored from its run, in the form that the student's objective needs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,6 +58,10 @@ class Preprocessed:
     def branches(self) -> bool:
         """Whether the network has auxiliary classifiers."""
         return self.network.branches
+
+    def clone(self, **changes: Any) -> "Preprocessed":
+        """A copy whose network has other attributes, as `clone` of Linen modules."""
+        return replace(self, network=self.network.clone(**changes))
 
     def init(self, key: Any, images: Any) -> Any:
         """Variables of the untrained network, for the student's images [B, H, W, C]."""

@@ -7,7 +7,7 @@ from run_configs import run_config
 from hsakd_jax import create
 from hsakd_jax.core.sharding import Devices
 from hsakd_jax.data.dataset import Dataset
-from hsakd_jax.evaluation import metrics
+from hsakd_jax.evaluation import accuracy, metrics
 from hsakd_jax.evaluation.accuracy import make_measure, report
 from hsakd_jax.models.network import Outputs
 from hsakd_jax.runs.restore import initialise
@@ -62,6 +62,18 @@ def test_every_image_counts_once_whatever_the_batch(batch):
     assert found.accuracies["top5"] == 100
     np.testing.assert_array_equal(found.correct, right)
     assert len(jax.devices()) == 8
+
+
+def test_a_long_evaluation_shows_its_progress(monkeypatch, capsys):
+    network, devices = create("resnet8_quarter", 4, branches=False), Devices()
+    variables = devices.replicate(initialise(network, (8, 8, 1), 0))
+    measure = make_measure(network, devices, run_config(data__mean=(0.3,), data__std=(0.4,)), 16)
+    dataset = Dataset(np.zeros((37, 8, 8, 1), np.uint8), np.zeros(37, np.int32))
+    measure(variables, dataset)
+    assert not capsys.readouterr().err
+    monkeypatch.setattr(accuracy, "PATIENCE", 0.0)
+    measure(variables, dataset)
+    assert capsys.readouterr().err.startswith("Evaluating: 43 %, 16 of 37 images, ")
 
 
 def test_report_leaves_out_what_says_nothing():

@@ -67,6 +67,9 @@ def test_a_teacher_sees_its_own_normalisation(folded, network, variables):
     theirs = rotate(normalise(images(), STUDENT.data.mean, STUDENT.data.std))
     assert_close(jax.jit(teacher.apply)(given, theirs), expected)
     assert teacher == teachers.preprocessed(STUDENT, form, teacher_config())  # so that it is traced once
+    upright = jax.jit(teacher.clone(branches=False).apply)(given, theirs)
+    assert not upright.aux_logits
+    assert_close(upright.logits, expected.logits)
 
 
 def test_equal_preprocessing_costs_nothing(network):
@@ -228,9 +231,11 @@ def test_peers_are_reordered_too():
 def test_another_accuracy_than_its_own_is_said(own, images, split, warns, tmp_path, monkeypatch, capsys):
     results = SimpleNamespace(last={"top1": own}, best={"top1": 1.0}, test_images=images)
     taught_by = SimpleNamespace(path=tmp_path, is_finished=lambda: True, results=lambda: results, config=teacher_config)
-    monkeypatch.setattr(loop, "make_evaluate", lambda *_: lambda *_: {"top1": 35.0})
+    # It is evaluated without its branches.
+    teacher = SimpleNamespace(clone=lambda branches: "all" if branches else "backbone")
+    monkeypatch.setattr(loop, "make_evaluate", lambda network, *_: lambda *_: {"top1": {"backbone": 35.0}[network]})
     session = SimpleNamespace(
-        built=SimpleNamespace(program=SimpleNamespace(teacher=None), taught_by=taught_by, teacher_variables={}),
+        built=SimpleNamespace(program=SimpleNamespace(teacher=teacher), taught_by=taught_by, teacher_variables={}),
         config=STUDENT, console=Console(), devices=Devices(),
         selection=(SimpleNamespace(labels=np.zeros(896)), split),
     )  # fmt: skip
