@@ -1,16 +1,25 @@
 #!/usr/bin/env bash
 # Train the rows of results/cifar100.md one after the other, at the lowest priority, and resume where the last call ended.
 #
-#   results/cifar100/queue.sh DATA        DATA: the folder that holds cifar100/3.0.2
+#   results/cifar100/queue.sh DATA [ROW...]        DATA: the folder that holds cifar100/3.0.2; ROW: by default all
 #
+# Where two cores share no cache, two queues with different rows, each on one core (`taskset`), do the most.
 # It uses a clone and an environment of its own in .evidence/, at the commit in results/cifar100/commit, so that work on
 # the code does not change a run. `results/cifar100/keep.sh` copies the run in progress into the repository.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(git -C "$here" rev-parse --show-toplevel)
 data=$(cd "$1" && pwd)
-evidence=$root/.evidence
-mkdir -p "$evidence/runs"
+shift
+rows=$*
+# A run's config contains its paths. They are the same in all checkouts, so that one goes on with another's runs.
+evidence=/tmp/hsakd_evidence
+mkdir -p "$root/.evidence/runs"
+ln -sfn "$root/.evidence" "$evidence"
+ln -sfn "$data" "$evidence/data"
+data=$evidence/data
+exec 9> "$evidence/.setup"
+flock 9  # of two queues that start together
 if [ ! -d "$evidence/clone" ]; then
   git clone -q "$root" "$evidence/clone"
   git -C "$evidence/clone" checkout -q "$(cat "$here/commit")"
@@ -29,6 +38,7 @@ cd "$evidence/clone"
 row() {  # NAME RECIPE FLAGS...: train one row, or skip it if it is done
   local name=$1 recipe=$2
   shift 2
+  [ -z "$rows" ] || [[ " $rows " == *" $name "* ]] || return 0
   local run=$evidence/runs/$name
   [ -e "$run/results.json" ] || [ -e "$here/$name.json" ] && return
   printf '%s\t%s\tstart\n' "$(date -Is)" "$name" >> "$evidence/times.tsv"
@@ -48,6 +58,7 @@ if [ ! -d "$teacher" ]; then
   nice -n 19 ../env/bin/python -m hsakd_jax.convert "$data"/checkpoints/cifar100_resnet56-*.pt --data=cifar100 \
     --output="$teacher" > "$evidence/convert.log" 2>&1
 fi
+flock -u 9
 row baseline baseline/resnet20
 row baseline_short baseline/resnet20 "${short[@]}"
 row kd_short kd/resnet56/resnet20 "${short[@]}" "${kd[@]}"
