@@ -146,15 +146,15 @@ def final_results(session: Session, state: State) -> Results:
     """Measures the last and the best epoch on the test images, and writes results.json."""
     config, directory, splits = session.config, session.directory, session.splits
     best_step = broadcast_from_first(session.checkpoints.best() if is_first_process() else 0)
-    best_variables = state.variables
+    last = best = session.measure(state.variables, splits.test)
     if best_step != int(state.step):
         saved = session.checkpoints.restore(best_step)
-        best_variables = session.devices.replicate({name: saved[name] for name in best_variables})
+        variables = session.devices.replicate({name: saved[name] for name in state.variables})
+        best = session.measure(variables, splits.test)
     session.checkpoints.close()
     metric = {"joint": "greatest branch joint accuracy", "top1": "top-1"}[config.evaluation.select_by]
     rates = [rate for entry in directory.metrics.read() if (rate := entry.values.get("images_per_s"))]
     sizes = profile.sizes(session.built.program.network, config.network.image_shape)
-    last, best = session.measure(state.variables, splits.test), session.measure(best_variables, splits.test)
     results = Results(
         last={"epoch": config.training.epochs, **last.accuracies},
         best={"epoch": round(best_step / session.steps_per_epoch), **best.accuracies},

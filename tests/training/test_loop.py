@@ -64,6 +64,21 @@ def test_results_are_of_the_variables_and_statistics_of_their_epochs(tmp_path, m
     assert all(best[name] != last[name] for name in best)
 
 
+def test_a_best_epoch_that_is_the_last_is_measured_once(tmp_path, monkeypatch):
+    measured = []
+
+    def measure(variables, _):
+        measured.append(fingerprint(variables))
+        return Measured(measured[-1], None)
+
+    rising = itertools.count(1)
+    monkeypatch.setattr(loop, "make_measure", lambda *_: measure)
+    monkeypatch.setattr(accuracies, "mean_top1", lambda _: float(next(rising)))
+    _, results = train(tmp_path / "run")
+    assert results.best == results.last == {"epoch": EPOCHS, **measured[-1]}
+    assert len(measured) == EPOCHS + 1  # to select the best one after each epoch, then on the test images
+
+
 def stop_at(step):
     """`make_multi_step` whose process gets SIGTERM after a step."""
 
