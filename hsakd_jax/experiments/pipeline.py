@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ from hsakd_jax.experiments.validate import check, check_types
 from hsakd_jax.runs.compare import normalisation_difference
 from hsakd_jax.runs.config import Config, RunConfig
 from hsakd_jax.runs.directory import RunDirectory, resolve_path, runs_inside, seed_folder
-from hsakd_jax.runs.results import Results
+from hsakd_jax.runs.results import Accuracies, Results
 from hsakd_jax.training import loop
 from hsakd_jax.training.build import Program
 from hsakd_jax.training.build import dry_run as trace
@@ -78,8 +78,9 @@ def execute(
         console.line("\n" + plan_table(plans, console))
         return {}
     results: dict[int, dict[str, Results]] = {}
+    measured: dict[Hashable, Accuracies] = {}  # of teachers
     for seed, plan in plans.items():
-        results[seed] = {name: _train(plan.pop(name), console) for name in names}
+        results[seed] = {name: _train(plan.pop(name), console, measured) for name in names}
         if seed in shared and is_first_process():
             _write_results(shared[seed], results[seed])
     console.line("\n" + summary(results))
@@ -129,8 +130,8 @@ def plan_table(plans: Mapping[int, Mapping[str, _Planned]], console: Console) ->
     return "\n\n".join(lines)
 
 
-def _train(run: _Planned, console: Console) -> Results:
-    return loop.run(run.config, run.path, run.splits, console, run.traced)
+def _train(run: _Planned, console: Console, measured: dict[Hashable, Accuracies]) -> Results:
+    return loop.run(run.config, run.path, run.splits, console, run.traced, measured)
 
 
 def _folders(root: Path, config: dict[str, Any]) -> dict[int, Path]:

@@ -1,6 +1,7 @@
 """The training loop of one run: config, directory and data in, trained network and results out."""
 
 import hashlib
+from collections.abc import Hashable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from hsakd_jax.evaluation.accuracy import make_evaluate, make_measure
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.config import RunConfig, Teacher
 from hsakd_jax.runs.directory import RunDirectory
-from hsakd_jax.runs.results import Results
+from hsakd_jax.runs.results import Accuracies, Results
 from hsakd_jax.training import profiling, tracking
 from hsakd_jax.training.build import Program, build
 from hsakd_jax.training.class_costs import with_class_costs
@@ -37,7 +38,12 @@ TOLERANCE = 1.0
 
 
 def run(
-    config: RunConfig, workdir: str | Path, splits: Splits, console: Console, traced: Program | None = None
+    config: RunConfig,
+    workdir: str | Path,
+    splits: Splits,
+    console: Console,
+    traced: Program | None = None,
+    measured: dict[Hashable, Accuracies] | None = None,
 ) -> Results:
     """Trains one network, resumes where an earlier call ended, or returns the results of a finished run.
 
@@ -47,6 +53,7 @@ def run(
       splits: its data.
       console: where progress is shown.
       traced: the program that `build.dry_run` returned for the same config, images and devices.
+      measured: accuracies of teachers that earlier runs of the command measured; this run adds its own.
 
     Returns:
       The content of results.json.
@@ -79,7 +86,7 @@ def run(
     per_epoch = config.training.steps_per_epoch(len(splits.train.labels))
     clock = Clock(config.training.batch, config.training.epochs * per_epoch, config.evaluation.every * per_epoch)
     session = Session(config, directory, devices, splits, console, built, checkpoints, measure, select, clock)
-    _report_teacher(session)
+    _report_teacher(session, sources.get("teacher"), {} if measured is None else measured)
     state, teacher_variables = _resume(session)
     with (
         catch_stop_signals() as requests,
@@ -140,15 +147,25 @@ def _finished(directory: RunDirectory, config: RunConfig, console: Console) -> R
     return results
 
 
-def _report_teacher(session: Session) -> None:
-    """Prints the teacher's accuracy on the images that select the best epoch; warns if its own results differ."""
-    built, teacher = session.built, session.config.teacher
+def _report_teacher(session: Session, content: str | None, measured: dict[Hashable, Accuracies]) -> None:
+    """Prints the teacher's accuracy on the images that select the best epoch; warns if its own results differ.
+
+    Args:
+      session: of the run.
+      content: of the teacher's checkpoint, see `RunDirectory.sources`.
+      measured: see `run`.
+    """
+    built, config, teacher = session.built, session.config, session.config.teacher
     if teacher is None or built.taught_by is None:
         return
     dataset, split = session.selection
-    network = built.program.teacher.clone(branches=False)  # which take most of the time, before the first step
-    evaluate = make_evaluate(network, session.devices, session.config, session.config.eval_batch)
-    found = evaluate(session.devices.replicate(built.teacher_variables), dataset)
+    seed = config.seed if split == "validation" else None  # which selects these images
+    key = (content, teacher.peer, teacher.dtype, config.data, config.network.image_shape, config.classes, split, seed)
+    if key not in measured:
+        network = built.program.teacher.clone(branches=False)  # which take most of the time, before the first step
+        evaluate = make_evaluate(network, session.devices, config, config.eval_batch)
+        measured[key] = evaluate(session.devices.replicate(built.teacher_variables), dataset)
+    found = measured[key]
     unfinished = "" if built.taught_by.is_finished() else " (its run is not finished)"
     peers = built.taught_by.config().network.peers
     which = f" (network {teacher.peer} of {len(peers)})" if peers else ""

@@ -233,15 +233,30 @@ def test_another_accuracy_than_its_own_is_said(own, images, split, warns, tmp_pa
     taught_by = SimpleNamespace(path=tmp_path, is_finished=lambda: True, results=lambda: results, config=teacher_config)
     # It is evaluated without its branches.
     teacher = SimpleNamespace(clone=lambda branches: "all" if branches else "backbone")
-    monkeypatch.setattr(loop, "make_evaluate", lambda network, *_: lambda *_: {"top1": {"backbone": 35.0}[network]})
+    made = []
+    monkeypatch.setattr(loop, "make_evaluate", lambda *given: made.append(given[0]) or (lambda *_: {"top1": 35.0}))
     session = SimpleNamespace(
         built=SimpleNamespace(program=SimpleNamespace(teacher=teacher), taught_by=taught_by, teacher_variables={}),
         config=STUDENT, console=Console(), devices=Devices(),
         selection=(SimpleNamespace(labels=np.zeros(896)), split),
     )  # fmt: skip
-    loop._report_teacher(session)
+    measured = {}
+    loop._report_teacher(session, "12ab", measured)
     shown = capsys.readouterr().out
     assert f"teacher on {split}: top-1 35.00 %" in shown
     assert ("warning: " in shown) == warns
     if warns:
         assert "the teacher reaches 35.00 % here and 72.60 % in its own results: compare data, data.mean" in shown
+    # The next run of a command does not measure it again, unless something that changes its accuracy is another.
+    session.config = structs.replace(STUDENT, seed=STUDENT.seed + 1)
+    loop._report_teacher(session, "12ab", measured)
+    assert capsys.readouterr().out == shown
+    assert made == ["backbone"] * (2 if split == "validation" else 1)
+    for config, content in (
+        (STUDENT, "34cd"),
+        (structs.replace(STUDENT, data=structs.replace(STUDENT.data, mean=(0.5,))), "12ab"),
+        (structs.replace(STUDENT, teacher=structs.replace(STUDENT.teacher, dtype="bfloat16")), "12ab"),
+    ):
+        session.config, made[:] = config, []
+        loop._report_teacher(session, content, measured)
+        assert made == ["backbone"]
