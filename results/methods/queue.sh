@@ -23,6 +23,8 @@ flock 9  # two queues with different parts may start together
 if [ ! -d "$clone" ]; then
   git clone -q "$root" "$clone"
   git -C "$clone" checkout -q "$(cat "$here/commit")"
+  # The teacher is measured once a command and without its branches, the best epoch once if it is the last. No step changes.
+  git -C "$clone" apply "$here/faster_evaluation.patch"
 fi
 if [ ! -x "$python" ]; then
   python3 -m venv "$env"
@@ -32,17 +34,8 @@ if [ ! -e "$runs/plain" ] && [ -e "$here/runs.tar.xz" ]; then  # runs of an earl
   tar -C "$runs" -xf "$here/runs.tar.xz"
   find "$runs" -name config.json -exec sed -i -e "s#@EVIDENCE@#$evidence#g" -e "s#@DATA@#$data#g" {} +
 fi
-code=$clone
-if [ "$parts" != plain ]; then
-  # The other parts measure the teacher without its branches, and the best epoch once if it is the last: no step changes.
-  code=$evidence/methods_patched
-  if [ ! -d "$code" ]; then
-    cp -r "$clone" "$code"
-    git -C "$code" apply "$here/faster_evaluation.patch"
-  fi
-fi
-cd "$code"
-export PYTHONPATH=$code
+cd "$clone"
+export PYTHONPATH=$clone
 
 # A tenth of the training images; 3 epochs that end with a learning rate of 0, as 240 published ones nearly do.
 small=(--config.data.dir="$data" --config.data.fraction=0.1 --config.eval_every=3 --config.log_every=39)
