@@ -13,6 +13,7 @@ trap 'rm -rf "$draft"' EXIT
 cd "$evidence/methods"
 for results in $(find plain search sskd hsakd -name results.json 2> /dev/null | sort); do
   run=$(dirname "$results")
+  [ -e "$run/config.json" ] || continue  # the results of a seed together
   mkdir -p "$draft/$run"
   cp "$results" "$run/metrics.jsonl" "$draft/$run/"
   sed -e "s#$evidence#@EVIDENCE@#g" -e "s#$data#@DATA@#g" "$run/config.json" > "$draft/$run/config.json"
