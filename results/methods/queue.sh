@@ -68,10 +68,10 @@ search() {  # NAME RECIPE FLAGS...
 kls() { echo "--config.objective.$1.kl_aux.$2=$3 --config.objective.$1.kl_final.$2=$3"; }
 if [[ " $parts " == *" search "* ]]; then
   search student student
-  for weight in 1 3 9; do
-    search "ls_$weight" student_ls $(kls student_ls weight "$weight.0")
+  for weight in 0.3 1 3 9; do
+    search "ls_$weight" student_ls $(kls student_ls weight "$weight")
   done
-  for weight in 0.5 1 2; do
+  for weight in 0.25 0.5 1 2; do
     search "dist_$weight" student_dist --config.objective.student_dist.dist.weight="$weight" \
       --config.objective.student_dist.dist_aux.weight="$weight"
   done
