@@ -71,7 +71,7 @@ if [[ " $parts " == *" search "* ]]; then
   for weight in 0.3 1 3 9; do
     search "ls_$weight" student_ls $(kls student_ls weight "$weight")
   done
-  for weight in 0.25 0.5 1 2; do
+  for weight in 0.06 0.125 0.25 0.5 1 2; do
     search "dist_$weight" student_dist --config.objective.student_dist.dist.weight="$weight" \
       --config.objective.student_dist.dist_aux.weight="$weight"
   done
