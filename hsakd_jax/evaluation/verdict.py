@@ -45,14 +45,21 @@ class Verdict(NamedTuple):
             return f"{kind}: {_zero(self.difference):+.2f}"
         return f"{'better' if self.difference > 0 else 'worse'} by {abs(self.difference):.2f}"
 
-    def __str__(self) -> str:
+    @property
+    def bounds(self) -> str:
+        """The interval of the amount in `words`, '0.45 to 2.01'; '' where no test is possible."""
         if self.interval is None or self.difference is None:
-            return f"{self.words} ({self.reason})"
+            return ""
         low, high = self.interval
         if self.is_shown and self.difference < 0:  # of the amount by which it is worse
             low, high = -high, -low
+        return f"{_zero(low):.2f} to {_zero(high):.2f}"
+
+    def __str__(self) -> str:
+        if not self.bounds:
+            return f"{self.words} ({self.reason})"
         seeds = f"{self.seeds} seed{'s' * (self.seeds > 1)}"
-        found = f"{self.words} ({LEVEL * 100:g} % interval {_zero(low):.2f} to {_zero(high):.2f}, {seeds})"
+        found = f"{self.words} ({LEVEL * 100:g} % interval {self.bounds}, {seeds})"
         return found if self.seeds > 1 else f"{found} (test images only; another seed may differ)"
 
 

@@ -8,6 +8,8 @@ Bold: shown even if each of the column's comparisons is tested at 0.05 divided b
 import json
 import sys
 
+from hsakd_jax.evaluation.verdict import LEVEL, Verdict
+
 REFERENCES = {"baseline": "against the baseline", "kd": "against KD"}
 
 
@@ -15,13 +17,9 @@ def verdict(found: dict | None, comparisons: int) -> str:
     """A cell: the difference in points, with its 95 % interval."""
     if found is None:
         return ""
-    if found["p"] is None:
-        return f"not tested: {found['reason']}"
-    low, high = found["interval"]
-    cell = f"{found['difference']:+.2f} ({low:.2f} to {high:.2f})"
-    if found["p"] >= 0.05:
-        return f"not shown: {cell}"
-    return f"**{cell}**" if found["p"] < 0.05 / comparisons else cell
+    one = Verdict(**found)
+    cell = f"{one.words} ({one.bounds or one.reason})"
+    return f"**{cell}**" if one.p is not None and one.p < (1 - LEVEL) / comparisons else cell
 
 
 def main(records: list[dict]) -> None:
