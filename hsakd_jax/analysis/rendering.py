@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from hsakd_jax.analysis.departures import Agreement
 from hsakd_jax.analysis.paper import Column, Number
-from hsakd_jax.analysis.run_index import Agreement
 from hsakd_jax.analysis.tables import Comparison, Entry
 from hsakd_jax.core.console import table
 from hsakd_jax.experiments.recipes import RECIPES

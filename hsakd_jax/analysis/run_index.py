@@ -1,20 +1,17 @@
-"""Finds finished runs in folders, and compares their settings with the paper's."""
+"""Finds finished runs in folders, and describes each by the settings that decide it."""
 
 import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from enum import Enum, auto
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from hsakd_jax.analysis.paper import SETTINGS, SLOW_LR
+from hsakd_jax.analysis.departures import Agreement, Departures, own_choice, published_settings
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import expand
 from hsakd_jax.evaluation.accuracies import mean, mean_top1
-from hsakd_jax.experiments import published
-from hsakd_jax.experiments.make_config import SLOW
 from hsakd_jax.experiments.recipes import GIVEN, RECIPES
 from hsakd_jax.runs.compare import MAY_DIFFER, differences, flatten
 from hsakd_jax.runs.config import AnyConfig, RunConfig
@@ -30,28 +27,6 @@ SAME = {"backbone": "baseline", "teacher_online": "mutual", "joint": "teacher"}
 UNKNOWN = "?"
 NOT_FOUND, NOT_FINISHED = "not found", "not finished"
 FIRST_IMAGENET_CLASS = "n01440764"
-
-
-class Agreement(Enum):
-    """Whether a run has the published settings."""
-
-    UNPUBLISHED = auto()  # there are no published settings for such runs
-    EQUAL = auto()
-    DIFFERENT = auto()
-
-
-class Departures(NamedTuple):
-    """The differences between a run's settings and the published ones: the paper's, or those of a method's authors.
-
-    Attributes:
-      agreement: whether they differ.
-      settings: those that differ, by key: (the run's, the published one). Empty unless `agreement` is DIFFERENT.
-      own_choice: settings of its objective without a published value for its pair of networks, by key.
-    """
-
-    agreement: Agreement
-    settings: Mapping[str, tuple[Any, Any]] = {}
-    own_choice: Mapping[str, Any] = MappingProxyType({})
 
 
 class Run(NamedTuple):
@@ -239,9 +214,9 @@ def _describe(path: Path, config: AnyConfig, stored: TaughtBy | None = None) -> 
     settings = {key: value for key, value in everything.items() if key not in IGNORED}
     if not isinstance(config, RunConfig):
         return _Description(settings, None, ())
-    reference = _reference(config, _teacher(path, config, stored))
+    reference = published_settings(config, _dataset(config), _teacher(path, config, stored))
     differing = None if reference is None else differences({key: settings.get(key) for key in reference}, reference)
-    own_choice = {} if reference is None else _own_choice(config, settings, reference)
+    chosen = {} if reference is None else own_choice(config, settings, reference)
     seeds = (config.seed,)
     others = {"teacher": config.teacher and config.teacher.workdir, "init": config.training.init}
     for role, where in others.items():
@@ -251,19 +226,7 @@ def _describe(path: Path, config: AnyConfig, stored: TaughtBy | None = None) -> 
             settings |= other.settings
             differing = None if differing is None else differing | (other.differing or {})
             seeds += other.seeds
-    return _Description(settings, differing, seeds, own_choice)
-
-
-def _own_choice(config: RunConfig, settings: Mapping[str, Any], reference: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of the terms that a run uses, without those that are published."""
-    used = [f"objective.{name}." for name, term in config.objective.terms.items() if term.weight]
-    # A weight that is constant is no setting of its own.
-    constant = {f"{prefix}{key}" for prefix in used for key in ("warmup", "decay") if not settings.get(prefix + key)}
-    return {
-        key.removeprefix("objective."): value
-        for key, value in settings.items()
-        if key.startswith(tuple(used)) and key not in reference and key not in constant
-    }
+    return _Description(settings, differing, seeds, chosen)
 
 
 def _describe_other(role: str, path: Path, expected: str) -> _Description:
@@ -292,38 +255,3 @@ def _describe_other(role: str, path: Path, expected: str) -> _Description:
 
 def _prefixed(role: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{role}.{key}": value for key, value in values.items()}
-
-
-def _reference(config: RunConfig, teacher: str | None) -> dict[str, Any] | None:
-    """The published settings for a run, by flat key; None where the paper has none for such runs.
-
-    Those of HSAKD's own terms are the paper's. Those of other methods are their authors', where `published` has them.
-
-    Args:
-      config: of the run.
-      teacher: the network of its teacher. None without one; `UNKNOWN` leaves out the settings published by pair.
-    """
-    recipe, arch, dataset = RECIPES.get(config.recipe), config.network.arch, _dataset(config)
-    if recipe is None:
-        return None
-    schedule = "probe" if config.recipe == "probe" else recipe.schedule or "full"
-    if (dataset, schedule) not in SETTINGS:
-        return None
-    reference = {
-        **SETTINGS[dataset, schedule],
-        "data.fraction": recipe.fraction,
-        "training.trainable": recipe.trainable or None,
-    }
-    if recipe.objective in ("methods", "kd") or config.recipe in published.OURS:
-        values = published.values(config.recipe, dataset, teacher or "", arch)
-        reference |= {f"objective.{key}": value for key, value in values.items()}
-    else:
-        for term, options in recipe.terms.items():
-            reference |= {f"objective.{term}.{key}": value for key, value in options.items()}
-    if dataset == "cifar100" and arch.startswith(SLOW) and schedule == "full":
-        reference["training.lr"] = SLOW_LR
-    if recipe.objective == "mutual":
-        reference["network.peers"] = [arch, arch]
-    if config.teacher and config.teacher.dtype:  # without one, the teacher keeps the dtype of its training
-        reference["teacher.dtype"] = "float32"
-    return json.loads(json.dumps(reference))  # lists for tuples, as in a config that was read

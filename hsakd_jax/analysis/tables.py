@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hsakd_jax.analysis.comparing import Compared, compare_groups
+from hsakd_jax.analysis.departures import Agreement, Departures
 from hsakd_jax.analysis.paper import TABLES, Column, Number
-from hsakd_jax.analysis.run_index import UNKNOWN, Agreement, Departures, Run, by_settings, same
+from hsakd_jax.analysis.run_index import UNKNOWN, Run, by_settings, same
 from hsakd_jax.experiments.recipes import RECIPES, parents
 from hsakd_jax.runs.compare import differences
 

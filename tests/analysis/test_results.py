@@ -16,8 +16,8 @@ import pytest
 from conftest import ROOT
 
 from hsakd_jax.analysis import rendering, run_index, tables
+from hsakd_jax.analysis.departures import Agreement, Departures
 from hsakd_jax.analysis.paper import TABLES, Column, Number
-from hsakd_jax.analysis.run_index import Agreement, Departures
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import read_json, read_sealed, write_json, write_sealed
 from hsakd_jax.experiments.recipes import RECIPES, needed
