@@ -60,7 +60,7 @@ STUDENT = {"task": TASK, "joint": {**JOINT, "weight": 0.0}, "kl_aux": KL_AUX, "k
 # KL with logit standardisation, and DIST, with the weights of their authors' code.
 STANDARDISED = {"weight": 9.0, "temperature": 2.0, "standardise": True}
 DIST = {"weight": 2.0, "beta": 1.0, "gamma": 1.0, "temperature": 4.0}
-# The same beside HSAKD's other terms.
+# The same, with HSAKD's other terms.
 HSAKD_STANDARDISED = {**STANDARDISED, "weight": 1.0}
 HSAKD_DIST = {**DIST, "weight": 0.25}
 MUTUAL = {"task": TASK, "joint": JOINT, "kl_aux": KL_AUX, "kl_final": KL_FINAL}
