@@ -44,7 +44,7 @@ def main(root: Path, flags: bool) -> None:
         recipe = KEYS[kind][0] if kind in KEYS else name
         mark = "**" if name in best.values() else ""
         gain = top1 - scores["student"] if "student" in scores else float("nan")
-        print(f"| `{recipe}` | {mark}{weight or '1'}{mark} | {top1:.2f} | {gain:+.2f} |")
+        print(f"| `{recipe}` | {mark}{weight}{mark} | {top1:.2f} | {gain:+.2f} |")
 
 
 if __name__ == "__main__":

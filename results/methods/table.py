@@ -1,4 +1,4 @@
-"""The table of results/methods.md, from what `results` prints for the runs.
+"""The table of results/methods.md, from what `results` prints for the runs, whose paths must be absolute.
 
     python -m hsakd_jax.results RUNS --json | python results/methods/table.py
 
@@ -7,10 +7,13 @@ Bold: shown even if each of the column's comparisons is tested at 0.05 divided b
 
 import json
 import sys
+from pathlib import Path
 
-from hsakd_jax.evaluation.verdict import LEVEL, Verdict
+from hsakd_jax.evaluation.verdict import LEVEL, Verdict, compare
+from hsakd_jax.runs.directory import RunDirectory
 
-REFERENCES = {"baseline": "against the baseline", "kd": "against KD"}
+REFERENCES = {"baseline": "against the baseline", "kd": "against KD", "student_frozen": "against HSAKD"}
+COMBINATIONS = ("student_ls", "student_dist", "student_strong")
 
 
 def verdict(found: dict | None, comparisons: int) -> str:
@@ -22,9 +25,19 @@ def verdict(found: dict | None, comparisons: int) -> str:
     return f"**{cell}**" if one.p is not None and one.p < (1 - LEVEL) / comparisons else cell
 
 
+def by_seed(record: dict) -> dict:
+    """The results of a method's runs, by seed."""
+    return {seed: RunDirectory(Path(run)).results() for seed, run in zip(record["seeds"], record["runs"], strict=True)}
+
+
 def main(records: list[dict]) -> None:
     """Prints the table, best method first."""
     rows = sorted((one for one in records if one["runs"]), key=lambda one: -one["last_top1"])
+    trained = {one["recipe"]: one for one in rows}
+    if "student_frozen" in trained:
+        for name in trained.keys() & set(COMBINATIONS):
+            found = compare(by_seed(trained[name]), by_seed(trained["student_frozen"]))
+            trained[name]["compared"]["student_frozen"] = found._asdict()
     counts = {name: sum(name in one["compared"] for one in rows) for name in REFERENCES}
     print(f"| method | seeds | top-1 % | {' | '.join(REFERENCES.values())} |")
     print("|---" * (3 + len(REFERENCES)) + "|")
