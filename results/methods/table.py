@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 from hsakd_jax.evaluation.verdict import LEVEL, Verdict, compare
+from hsakd_jax.experiments.published import OURS
 from hsakd_jax.runs.directory import RunDirectory
 
 REFERENCES = {"baseline": "against the baseline", "kd": "against KD", "student_frozen": "against HSAKD"}
-COMBINATIONS = ("student_ls", "student_dist", "student_strong")
 
 
 def verdict(found: dict | None, comparisons: int) -> str:
@@ -35,7 +35,7 @@ def main(records: list[dict]) -> None:
     rows = sorted((one for one in records if one["runs"]), key=lambda one: -one["last_top1"])
     trained = {one["recipe"]: one for one in rows}
     if "student_frozen" in trained:
-        for name in trained.keys() & set(COMBINATIONS):
+        for name in trained.keys() & set(OURS):
             found = compare(by_seed(trained[name]), by_seed(trained["student_frozen"]))
             trained[name]["compared"]["student_frozen"] = found._asdict()
     counts = {name: sum(name in one["compared"] for one in rows) for name in REFERENCES}

@@ -582,8 +582,8 @@ def test_every_term_has_a_recipe_with_its_published_weight():
 
 
 def test_hsakd_with_later_losses():
-    """The two divergences of `student` standardised, or replaced by DIST; everything else is that of `student`."""
-    student, ls, dist = (RECIPES[name] for name in ("student", "student_ls", "student_dist"))
+    """The two divergences of `student` standardised, or replaced by DIST, or a strong view; all else is `student`'s."""
+    student, ls, dist, strong = (RECIPES[name] for name in ("student", *OURS))
     for term in ("kl_aux", "kl_final"):
         changed = {**student.terms[term], "weight": 1.0, "temperature": 2.0, "standardise": True}
         assert ls.terms[term] == changed
@@ -592,7 +592,8 @@ def test_hsakd_with_later_losses():
     assert dist.terms.keys() == {"task", "dist", "dist_aux"}
     assert dist.terms["dist_aux"] == {**dist.terms["dist"], "branches": ()}
     assert dist.terms["dist"] == {**RECIPES["dist"].terms["dist"], "weight": 0.25}
-    for found in (ls, dist):
+    assert strong.terms == {**student.terms, "strong_task": {"weight": 0.3}}
+    for found in (ls, dist, strong):
         assert (found.branches, found.rotated, found.teacher) == (True, True, "teacher")
 
 
