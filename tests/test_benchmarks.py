@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -15,8 +16,22 @@ import pytest
 from conftest import ROOT, environment
 from PIL import Image
 
-from benchmarks import cores, exports, families, int8, loop, methods, programs, scale, step, warn_if_busy
+from benchmarks import (
+    accelerator,
+    cores,
+    exports,
+    families,
+    golden,
+    int8,
+    loop,
+    methods,
+    programs,
+    scale,
+    step,
+    warn_if_busy,
+)
 from benchmarks import input as photographs
+from hsakd_jax.experiments.recipes import RECIPES
 from hsakd_jax.interop.model_files import Measured
 from hsakd_jax.models import create
 
@@ -282,6 +297,10 @@ def test_each_side_of_a_step_has_a_process_of_its_own(monkeypatch):
         (["programs", "--target", "h201"], "h201 is not known: take h200, h100"),
         *([(["programs", "--target", "v5e:2x2"], "it needs pip install 'jax[tpu]==")] if WITHOUT_LIBTPU else []),
         (["input", "--images", "nowhere"], "no images in nowhere"),
+        (["golden", "--pair", "resnet56"], "argument --pair: invalid choice"),
+        (["accelerator", "--output", "x"], "--data=None: contains no folder cifar100"),
+        (["accelerator", "--output", "x", "--parts", "loop", "--minutes", "0"], "--minutes must be at least 1"),
+        (["accelerator", "--output", "x", "--parts", "loop", "--earlier", "x"], "contains no runs.tar.00"),
     ],
 )
 def test_mistakes_are_told_in_a_line(words, reason):
@@ -300,6 +319,72 @@ def test_a_device_that_is_not_there_is_told_in_a_line():
     assert found.returncode == 2, found.stderr
     assert found.stderr.startswith("error: --device: JAX finds no device on this machine (")
     assert found.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """The working folder of a visit, with a run that has two checkpoints and one that is done."""
+    monkeypatch.setattr(accelerator, "WORK", tmp_path / "work")
+    for name, steps in (("first", ("7", "12")), ("second", ("9",))):
+        for number in steps:
+            (tmp_path / "work" / "runs" / name / "checkpoints" / number).mkdir(parents=True)
+            (tmp_path / "work" / "runs" / name / "checkpoints" / number / "arrays").write_bytes(os.urandom(3000))
+        (tmp_path / "work" / "runs" / name / "config.json").write_text("{}")
+        log = '{"step": 7, "epoch": 0.5, "images_per_s": 3.0}\n{"step": 12, "epoch": 1, "top1": 4.0}\n'
+        (tmp_path / "work" / "runs" / name / "metrics.jsonl").write_text(log)
+    (tmp_path / "work" / "runs" / "second" / "results.json").write_text('{"recipe": "student"}')
+    return tmp_path / "work"
+
+
+def test_runs_of_a_visit_go_on_in_the_next_one(work, tmp_path, monkeypatch):
+    """Its files are small enough to be brought back, and contain the newest checkpoint of each run."""
+    monkeypatch.setattr(accelerator, "PART_BYTES", 4096)
+    (tmp_path / "output").mkdir()
+    files = accelerator.pack(tmp_path / "output")
+    assert len(files) > 2
+    assert all((tmp_path / "output" / name).stat().st_size <= 4096 for name in files)
+    content = (work / "runs" / "first" / "checkpoints" / "12" / "arrays").read_bytes()
+    shutil.rmtree(work / "runs")
+    accelerator.unpack(tmp_path / "output")
+    assert (work / "runs" / "first" / "checkpoints" / "12" / "arrays").read_bytes() == content
+    assert not (work / "runs" / "first" / "checkpoints" / "7").exists()
+    found = accelerator.progress(work / "runs" / "second")
+    assert found == {
+        "run": "second", "step": 7, "epoch": 0.5, "images_per_s": 3.0, "results": {"recipe": "student"}
+    }  # fmt: skip
+
+
+def test_a_part_of_a_visit_ends_with_its_share(tmp_path, capsys):
+    """One that has ended by itself, one that is stopped, one that fails, and one for which no time is left."""
+    visit = accelerator.Visit(1, tmp_path)
+    assert visit.run("done", ["timeit", "-n1", "-r1", "pass"], 60)
+    assert not visit.run("long", ["timeit", "-n1", "-r1", "-s", "import time", "time.sleep(600)"], 5)
+    assert not visit.run("failing", ["timeit", "-n1", "-r1", "1 / 0"], 60)
+    visit.seconds = 0
+    assert not visit.run("late", ["timeit", "pass"], 60)
+    visit.log.close()
+    assert [part["ended"] for part in visit.parts] == ["status 0", "stopped", "status 1", "no time was left"]
+    assert "ZeroDivisionError" in (tmp_path / "log.txt").read_text()
+    assert "long: stopped after" in capsys.readouterr().out
+
+
+def test_rows_of_a_visit_are_recipes_at_full_length(work):
+    """The branches on the published ResNet-56, and HSAKD's student from them."""
+    for words in accelerator.rows(quick=False).values():
+        recipe = words[1].removeprefix("--config=configs/cifar100.py:")
+        assert recipe.partition("/")[0] in RECIPES
+        assert not [word for word in words if "epochs" in word or "fraction" in word]
+    assert f"--config.teacher.workdir={work / 'runs' / 'teacher_frozen'}" in words
+
+
+@pytest.mark.parametrize(("error", "status"), [(1e-6, 0), (1e-1, 1)])
+def test_a_golden_figure_outside_its_tolerance_fails(error, status, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["golden", "--pair", golden.PAIRS[1]])
+    monkeypatch.setattr(golden, "compare", lambda *given: {"outputs": error, "grad_norm": 0.0})
+    assert golden.main() == status
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[-1] == f"6 comparisons, {3 * status} outside their tolerance"
+    assert shown.count("**outside**") == 3 * status
 
 
 @pytest.fixture

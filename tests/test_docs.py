@@ -70,6 +70,7 @@ ELSEWHERE = [
     "srun ",
     "ImageNet's archives: --config.data.dir=DIR",
     "a GPU: --device gpu",
+    "a GPU and CIFAR-100: --minutes",
     "packages for an accelerator: --target",
     "photographs: --images DIR",
     "a download: convert --timm=",

@@ -95,6 +95,8 @@ def describe(run: Run) -> str:
     if run.recipe == "probe":
         return "trains a new last layer on a trained backbone"
     kind = run.config.objective.kind
+    if kind == "methods" and run.config.network.branches:  # HSAKD with another method's term
+        kind = "student"
     return DESCRIPTIONS.get(kind, f"has the objective {kind}")
 
 

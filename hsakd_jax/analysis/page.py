@@ -14,7 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from hsakd_jax.analysis import misclassified, plots, sections
-from hsakd_jax.analysis.comparing import Compared
+from hsakd_jax.analysis.comparing import REFERENCES, Compared
 from hsakd_jax.analysis.grouping import describe, group, title_of
 from hsakd_jax.analysis.run_index import Run
 from hsakd_jax.analysis.sections import Section
@@ -22,6 +22,7 @@ from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import read_names
 from hsakd_jax.evaluation.accuracies import mean
 from hsakd_jax.evaluation.predictions import Checkpoint, predict_all
+from hsakd_jax.evaluation.verdict import Verdict
 from hsakd_jax.runs.directory import RunDirectory, resolve_path
 from hsakd_jax.runs.metrics_log import Record
 
@@ -162,11 +163,14 @@ class Dataset:
         return [{name: row[name] for name in row if any(other[name] for other in rows)} for row in rows]
 
     def verdicts(self) -> list[dict[str, str]]:
-        """A row of cells by column for each comparison of two groups."""
+        """A row of cells by column for each group that is compared: a verdict against each reference."""
+        compared = [{other.reference: other.verdict for other in one.compared} for one in self.groups]
+        references = [name for name in REFERENCES if any(name in row for row in compared)]
         return [
-            {"run": one.label, "compared with": compared.name, "top-1 last, points": str(compared.verdict)}
-            for one in self.groups
-            for compared in one.compared
+            {"run": one.label}
+            | {f"against {REFERENCES[name]}": _verdict(row[name]) if name in row else "" for name in references}
+            for one, row in zip(self.groups, compared, strict=True)
+            if row
         ]
 
     def notes(self) -> list[str]:
@@ -259,6 +263,12 @@ def _headline(baseline: Compared) -> str:
     if verdict.is_shown:
         return f"{_compare(verdict.difference, 'points more than', 'points less than')} the baseline"
     return f"not shown to differ from the baseline ({verdict.difference:+.2f} points)"
+
+
+def _verdict(verdict: Verdict) -> str:
+    """A cell: the difference in points of top-1, its interval and the number of seeds."""
+    seeds = f"{verdict.seeds} seed{'s' * (verdict.seeds > 1)}"
+    return f"{verdict.words} ({f'{verdict.bounds}, {seeds}' if verdict.bounds else verdict.reason})"
 
 
 def _compare(points: float, more: str, less: str) -> str:

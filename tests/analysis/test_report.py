@@ -177,7 +177,7 @@ def test_a_pipeline_of_two_seeds(tmp_path):
     said = text(page)
     # Differences of 10 and 12 points, and t(0.975, 1) = 12.706.
     assert "HSAKD*: resnet8_quarter reaches 91.50 % top-1 on digits, not shown to differ from the baseline" in said
-    assert "HSAKD* the baseline not shown: +11.00 (95 % interval -1.71 to 23.71, 2 seeds)" in said
+    assert "HSAKD* not shown: +11.00 (-1.71 to 23.71, 2 seeds)" in said
     assert "HSAKD* KD" not in said  # whose teacher is not found, and may be another network
     assert "teacher* the baseline" not in said
     assert "2.50 below its teacher resnet8 (mean of 2 seeds)" in said
@@ -288,9 +288,20 @@ def test_the_baseline_with_the_most_settings_in_common(tmp_path):
     assert [run.path for run in kd.with_baseline.runs] == [tmp_path / "elsewhere" / "b"]
     assert kd.with_baseline.verdict.difference == 5.0
     make(tmp_path / "kd1", "kd", 80.0, seed=1)
-    assert "KD the baseline not tested: +5.00 (one seed, and results.json does not store" in text(page_of(tmp_path)[0])
+    assert "KD not tested: +5.00 (one seed, and results.json does not store" in text(page_of(tmp_path)[0])
     make(tmp_path / "elsewhere" / "c", "baseline", 76.0, seed=1)
-    assert "KD the baseline not shown: +4.50 (95 % interval -1.85 to 10.85, 2 seeds)" in text(page_of(tmp_path)[0])
+    assert "KD not shown: +4.50 (-1.85 to 10.85, 2 seeds)" in text(page_of(tmp_path)[0])
+
+
+def test_a_row_of_comparisons_has_a_column_for_each_reference(tmp_path):
+    for seed in (0, 1):
+        make(tmp_path / f"baseline{seed}", "baseline", 70.0 + seed, seed=seed)
+        make(tmp_path / f"kd{seed}", "kd", 72.0 + 2 * seed, seed=seed)
+        make(tmp_path / f"dist{seed}", "student_dist", 75.0 + 1.1 * seed, seed=seed)
+    said = text(page_of(tmp_path)[0])
+    assert "Comparisons run against the baseline against KD KD not shown: +2.50 (-3.85 to 8.85, 2 seeds) HSAKD*" in said
+    assert "HSAKD* with DIST better by 5.05 (4.41 to 5.69, 2 seeds) not shown: +2.55 (-3.17 to 8.27, 2 seeds)" in said
+    assert "HSAKD* with DIST : learns from the labels and from its teacher's classes and branches" in said
 
 
 def test_a_log_that_was_cut_does_not_cut_the_others(tmp_path):
@@ -438,11 +449,11 @@ def test_one_seed_is_tested_on_the_test_images(tmp_path):
     first, second = 21 / 898, 3 / 898
     half = 1.959964 * ((first + second - (first - second) ** 2) / 898) ** 0.5
     interval = f"{100 * (first - second - half):.2f} to {100 * (first - second + half):.2f}"
-    note = "(test images only; another seed may differ)"
-    assert f"KD the baseline better by 2.01 (95 % interval {interval}, 1 seed) {note}" in said
-    assert re.search(r"HSAKD\* the baseline not shown: \+0\.33 \(95 % interval -0\.\d\d to 0\.\d\d, 1 seed\)", said)
-    assert "HSAKD* KD worse by 1.67" in said
-    assert "joint labels the baseline not tested: -1.00 (one seed, and results.json does not store" in said
+    assert f"KD better by 2.01 ({interval}, 1 seed)" in said
+    assert "which holds for these test images only: another seed may differ" in said
+    assert re.search(r"HSAKD\* not shown: \+0\.33 \(-0\.\d\d to 0\.\d\d, 1 seed\)", said)
+    assert re.search(r"1 seed\) worse by 1\.67", said)
+    assert "joint labels not tested: -1.00 (one seed, and results.json does not store" in said
     assert "KD: resnet8_quarter reaches 82.00 % top-1 on digits, 2.01 points more than the baseline 4 runs" in said
 
 

@@ -1,0 +1,249 @@
+"""One visit to a GPU that is lent for minutes: golden figures, steps, an epoch, then the full rows of HSAKD.
+
+    python -m benchmarks.accelerator --minutes 9 --data DIR --teacher FILE --output DIR [--earlier DIR]
+        [--parts golden step loop rows] [--device gpu|cpu] [--quick]
+
+golden  benchmarks.golden: the reference's figures on this device, in three precisions
+step    benchmarks.step: two pairs in bfloat16, against PyTorch with channels_last, autocast and compile
+loop    benchmarks.loop: whole epochs of 50,000 random images, with evaluation and checkpoint
+rows    CIFAR-100, ResNet-56 -> ResNet-20, at full length: branches on the published ResNet-56, then HSAKD's student.
+        The minutes that are left are for them. A run that is not done saves its state, and the next visit resumes it.
+
+Each part has a share of the minutes and is stopped at its end. --data is the folder that contains cifar100/3.0.2, and
+--teacher the file of the published ResNet-56; `rows` needs both. --output gets summary.json, log.txt, the tables, and
+the runs as runs.tar in files of at most 15 MiB (runs.tar.00, ...). --earlier is the --output of an earlier visit. A run
+stores the path of its data, so all visits use the same working folder, /tmp/hsakd_accelerator.
+
+--quick is a rehearsal on a CPU: few images, one epoch a row. `benchmarks/carry.sh` packs what a machine without network
+needs. Exit status: 0, or 1 if a part failed; being stopped is no failure.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import Parser
+
+ROOT = Path(__file__).resolve().parent.parent
+WORK = Path("/tmp/hsakd_accelerator")
+# Of the minutes, the greatest share of each part.
+SHARES = {"golden": 0.2, "step": 0.45, "loop": 0.2, "rows": 1.0}
+PAIRS = ("resnet56:resnet20", "wrn_40_2:wrn_16_2")
+SAVE_S = 40  # seconds that a run has to save its state, and this process to pack it
+PART_BYTES = 15 * 2**20
+QUICK_ROW = ["--config.data.fraction=0.01", "--config.eval_every=1", "--config.log_every=1"]
+
+
+class Visit:
+    """The minutes, and the log of what ran in them.
+
+    Args:
+      minutes: until the end of the visit.
+      output: folder of the log and the summary.
+    """
+
+    def __init__(self, minutes: float, output: Path):
+        self.began = time.monotonic()
+        self.seconds = 60 * minutes
+        self.log = (output / "log.txt").open("w")
+        self.parts: list[dict] = []
+
+    def left(self) -> float:
+        """Seconds until the end, less those of saving."""
+        return self.seconds - SAVE_S - (time.monotonic() - self.began)
+
+    def run(self, name: str, words: Sequence[str], limit: float, grace: float = 5) -> bool:
+        """Runs `python -m WORDS` for at most `limit` seconds; whether it ended by itself with status 0."""
+        limit, began = min(limit, self.left()), time.monotonic()
+        print(f"{name}: up to {max(limit, 0):.0f} s: {' '.join(words)}", flush=True)
+        if limit < 5:
+            self.parts.append({"part": name, "seconds": 0, "ended": "no time was left"})
+            return False
+        line = [sys.executable, "-m", *words]
+        process = subprocess.Popen(
+            line, cwd=ROOT, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True, env=environment()
+        )
+        try:
+            ended = f"status {process.wait(limit)}"
+        except subprocess.TimeoutExpired:
+            # Its children have pipes to it and end with it.
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(grace)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            ended = "stopped"
+        self.parts.append({"part": name, "seconds": round(time.monotonic() - began, 1), "ended": ended})
+        print(f"{name}: {ended} after {self.parts[-1]['seconds']} s", flush=True)
+        return ended == "status 0"
+
+
+def environment() -> dict[str, str]:
+    """The variables of each part: memory on demand, since two processes share the device, and one compilation cache."""
+    return {
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "JAX_COMPILATION_CACHE_DIR": str(WORK / "cache"),
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def benchmark_words(part: str, quick: bool, device: str) -> list[str]:
+    """The command of a part, whose tables get the name `accelerator-PART`."""
+    words = [f"benchmarks.{part}", "--output", f"accelerator-{part}"]
+    if part == "golden":
+        return words + (["--pair", PAIRS[1]] if quick else [])
+    if part == "loop":
+        size = ["--images", "128", "--test-images", "128"] if quick else ["--images", "50000", "--test-images", "10000"]
+        return [*words, *size, "--epochs", "2", "--against", "none"]
+    pairs = [word for pair in (PAIRS[:1] if quick else PAIRS) for word in ("--pair", pair)]
+    size = ["--batch", "4", "--rounds", "1"] if quick else ["--dtype", "bfloat16", "--steps", "50", "--rounds", "5"]
+    against = "channels_last" if device == "cpu" else "channels_last+compile+bfloat16"
+    return [*words, *pairs, *size, "--device", device, "--processes", "1", "--against", against]
+
+
+def run_benchmark(visit: Visit, part: str, args: argparse.Namespace) -> None:
+    """Runs a part and moves its tables, also those of a part that was stopped, into the output."""
+    visit.run(part, benchmark_words(part, args.quick, args.device), SHARES[part] * visit.seconds)
+    for file in (ROOT / "benchmarks" / "results").glob(f"accelerator-{part}.*"):
+        shutil.move(file, args.output / file.name)
+
+
+def rows(quick: bool) -> dict[str, list[str]]:
+    """The words of each row, in order."""
+    runs, data = WORK / "runs", WORK / "data"
+
+    def row(name: str, recipe: str, *flags: str) -> list[str]:
+        words = ["hsakd_jax.main", f"--config=configs/cifar100.py:{recipe}", f"--workdir={runs / name}"]
+        return [*words, f"--config.data.dir={data}", *(QUICK_ROW if quick else ["--config.eval_every=10"]), *flags]
+
+    def short(section: str) -> list[str]:
+        return [f"--config.{section}.epochs=1", f"--config.{section}.milestones=()"] if quick else []
+
+    return {
+        "teacher_frozen": row(
+            "teacher_frozen", "teacher_frozen/resnet56", f"--config.frozen.init={runs / 'resnet56'}", *short("frozen")
+        ),
+        "student_frozen": row(
+            "student_frozen",
+            "student_frozen/resnet56/resnet20",
+            f"--config.teacher.workdir={runs / 'teacher_frozen'}",
+            *short("student"),
+        ),
+    }
+
+
+def run_rows(visit: Visit, args: argparse.Namespace) -> list[dict]:
+    """Trains the rows until the end of the visit; of each run, where it is."""
+    runs = WORK / "runs"
+    if not (runs / "resnet56").exists():
+        words = ["hsakd_jax.convert", str(args.teacher), "--data=cifar100", f"--output={runs / 'resnet56'}"]
+        if not visit.run("convert", words, 120):
+            return []
+    for name, words in rows(args.quick).items():
+        if not (runs / name / "results.json").exists() and not visit.run(name, words, visit.left(), SAVE_S):
+            break
+    return [progress(runs / name) for name in rows(args.quick) if (runs / name).exists()]
+
+
+def progress(run: Path) -> dict:
+    """Of a run: its last logged step, epoch and rate, and its results if it is done."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    logged = next((record for record in reversed(records) if "images_per_s" in record), {})
+    found = {"run": run.name} | {key: logged.get(key) for key in ("step", "epoch", "images_per_s")}
+    results = run / "results.json"
+    return found | ({"results": json.loads(results.read_text())} if results.exists() else {})
+
+
+def pack(output: Path) -> list[str]:
+    """Writes the runs into the output in files of at most 15 MiB: of each run its newest checkpoint."""
+    archive = WORK / "runs.tar"
+    with tarfile.open(archive, "w") as tar:
+        for run in sorted((WORK / "runs").iterdir()):
+            steps = sorted((p for p in (run / "checkpoints").glob("*") if p.name.isdigit()), key=lambda p: int(p.name))
+            files = [p for p in run.iterdir() if p.is_file() and p.name != ".lock"]
+            for path in (*files, *steps[-1:]):
+                tar.add(path, path.relative_to(WORK))
+    names = []
+    with archive.open("rb") as file:
+        while content := file.read(PART_BYTES):
+            names.append(f"runs.tar.{len(names):02d}")
+            (output / names[-1]).write_bytes(content)
+    archive.unlink()
+    return names
+
+
+def unpack(earlier: Path) -> None:
+    """Restores the runs that an earlier visit packed."""
+    archive = WORK / "runs.tar"
+    with archive.open("wb") as whole:
+        for part in sorted(earlier.glob("runs.tar.*")):
+            whole.write(part.read_bytes())
+    with tarfile.open(archive) as tar:
+        tar.extractall(WORK, filter="data")
+    archive.unlink()
+
+
+def check(parser: Parser, args: argparse.Namespace) -> None:
+    """Ends with a line where the options cannot be met, before a minute is spent."""
+    if args.minutes < 1:
+        parser.error("--minutes must be at least 1")
+    if "rows" in args.parts:
+        if not (args.data and (args.data / "cifar100").is_dir()):
+            parser.error(f"--data={args.data}: contains no folder cifar100; set it, or leave rows out of --parts")
+        if not (args.teacher and args.teacher.is_file()):
+            parser.error(f"--teacher={args.teacher}: is not a file; set it, or leave rows out of --parts")
+    if args.earlier and not any(args.earlier.glob("runs.tar.*")):
+        parser.error(f"--earlier={args.earlier}: contains no runs.tar.00; set the --output of an earlier visit")
+    if args.earlier and (WORK / "runs").exists():
+        parser.error(f"{WORK / 'runs'} exists: remove it, or leave --earlier out to go on with the runs in it")
+
+
+def main() -> int:
+    """Runs the parts; the exit status."""
+    parser = Parser(__doc__)
+    parser.add_argument("--minutes", type=float, default=9)
+    parser.add_argument("--data", type=Path, help="contains cifar100/3.0.2")
+    parser.add_argument("--teacher", type=Path, help="the published ResNet-56")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--earlier", type=Path, help="the --output of an earlier visit, whose runs go on")
+    parser.add_argument("--parts", nargs="+", choices=list(SHARES), default=list(SHARES))
+    parser.add_argument("--device", choices=["cpu", "gpu"], default="gpu")
+    parser.add_argument("--quick", action="store_true", help="a rehearsal: few images, one epoch a row")
+    args = parser.parse_args()
+    check(parser, args)
+    args.output.mkdir(parents=True, exist_ok=True)
+    (WORK / "runs").mkdir(parents=True, exist_ok=True)
+    visit = Visit(args.minutes, args.output)
+    if args.earlier:
+        unpack(args.earlier)
+    if args.data:
+        (WORK / "data").unlink(missing_ok=True)
+        (WORK / "data").symlink_to(args.data.resolve())
+    found = {"minutes": args.minutes, "command": sys.argv}
+    for part in args.parts:
+        if part == "rows":
+            found["rows"] = run_rows(visit, args)
+        else:
+            run_benchmark(visit, part, args)
+    visit.log.close()
+    found |= {"parts": visit.parts, "files": pack(args.output)}
+    (args.output / "summary.json").write_text(json.dumps(found, indent=1) + "\n")
+    for table in sorted(args.output.glob("accelerator-*.md")):
+        print(f"\n{table.read_text()}")
+    print(json.dumps({key: found[key] for key in ("parts", "rows", "files") if key in found}, indent=1))
+    failed = [p for p in visit.parts if p["ended"].startswith("status") and p["ended"] != "status 0"]
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
