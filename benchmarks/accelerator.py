@@ -10,8 +10,8 @@ rows    CIFAR-100, ResNet-56 -> ResNet-20, at full length: branches on the publi
         The minutes that are left are for them. A run that is not done saves its state, and the next visit resumes it.
 
 Each part has a share of the minutes and is stopped at its end. --data is the folder that contains cifar100/3.0.2, and
---teacher the file of the published ResNet-56; `rows` needs both. --output gets summary.json, log.txt, the tables, and
-the runs as runs.tar in files of at most 15 MiB (runs.tar.00, ...). --earlier is the --output of an earlier visit. A run
+--teacher the file of the published ResNet-56; `rows` needs both. --output gets summary.json, log.txt, and an archive of
+tables and runs in files of at most 15 MiB (visit.tar.00, ...). --earlier is the --output of an earlier visit. A run
 stores the path of its data, so all visits use the same working folder, /tmp/hsakd_accelerator.
 
 --quick is a rehearsal on a CPU: few images, one epoch a row. `benchmarks/carry.sh` packs what a machine without network
@@ -112,10 +112,11 @@ def benchmark_words(part: str, quick: bool, device: str) -> list[str]:
 
 
 def run_benchmark(visit: Visit, part: str, args: argparse.Namespace) -> None:
-    """Runs a part and moves its tables, also those of a part that was stopped, into the output."""
+    """Runs a part and collects its tables, also those of a part that was stopped."""
     visit.run(part, benchmark_words(part, args.quick, args.device), SHARES[part] * visit.seconds)
+    (WORK / "tables").mkdir(exist_ok=True)
     for file in (ROOT / "benchmarks" / "results").glob(f"accelerator-{part}.*"):
-        shutil.move(file, args.output / file.name)
+        shutil.move(file, WORK / "tables" / file.name)
 
 
 def rows(quick: bool) -> dict[str, list[str]]:
@@ -156,18 +157,20 @@ def run_rows(visit: Visit, args: argparse.Namespace) -> list[dict]:
 
 
 def progress(run: Path) -> dict:
-    """Of a run: its last logged step, epoch and rate, and its results if it is done."""
+    """Of a run: its last logged step, epoch and rate, and its accuracies if it is done."""
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     logged = next((record for record in reversed(records) if "images_per_s" in record), {})
     found = {"run": run.name} | {key: logged.get(key) for key in ("step", "epoch", "images_per_s")}
     results = run / "results.json"
-    return found | ({"results": json.loads(results.read_text())} if results.exists() else {})
+    return found | ({"last": json.loads(results.read_text())["last"]} if results.exists() else {})
 
 
 def pack(output: Path) -> list[str]:
-    """Writes the runs into the output in files of at most 15 MiB: of each run its newest checkpoint."""
-    archive = WORK / "runs.tar"
+    """Writes tables and runs into the output in files of at most 15 MiB: of each run its newest checkpoint."""
+    archive = WORK / "visit.tar"
     with tarfile.open(archive, "w") as tar:
+        if (WORK / "tables").exists():
+            tar.add(WORK / "tables", "tables")
         for run in sorted((WORK / "runs").iterdir()):
             steps = sorted((p for p in (run / "checkpoints").glob("*") if p.name.isdigit()), key=lambda p: int(p.name))
             files = [p for p in run.iterdir() if p.is_file() and p.name != ".lock"]
@@ -176,17 +179,17 @@ def pack(output: Path) -> list[str]:
     names = []
     with archive.open("rb") as file:
         while content := file.read(PART_BYTES):
-            names.append(f"runs.tar.{len(names):02d}")
+            names.append(f"visit.tar.{len(names):02d}")
             (output / names[-1]).write_bytes(content)
     archive.unlink()
     return names
 
 
 def unpack(earlier: Path) -> None:
-    """Restores the runs that an earlier visit packed."""
-    archive = WORK / "runs.tar"
+    """Restores tables and runs that an earlier visit packed."""
+    archive = WORK / "visit.tar"
     with archive.open("wb") as whole:
-        for part in sorted(earlier.glob("runs.tar.*")):
+        for part in sorted(earlier.glob("visit.tar.*")):
             whole.write(part.read_bytes())
     with tarfile.open(archive) as tar:
         tar.extractall(WORK, filter="data")
@@ -202,8 +205,8 @@ def check(parser: Parser, args: argparse.Namespace) -> None:
             parser.error(f"--data={args.data}: contains no folder cifar100; set it, or leave rows out of --parts")
         if not (args.teacher and args.teacher.is_file()):
             parser.error(f"--teacher={args.teacher}: is not a file; set it, or leave rows out of --parts")
-    if args.earlier and not any(args.earlier.glob("runs.tar.*")):
-        parser.error(f"--earlier={args.earlier}: contains no runs.tar.00; set the --output of an earlier visit")
+    if args.earlier and not any(args.earlier.glob("visit.tar.*")):
+        parser.error(f"--earlier={args.earlier}: contains no visit.tar.00; set the --output of an earlier visit")
     if args.earlier and (WORK / "runs").exists():
         parser.error(f"{WORK / 'runs'} exists: remove it, or leave --earlier out to go on with the runs in it")
 
@@ -238,7 +241,7 @@ def main() -> int:
     visit.log.close()
     found |= {"parts": visit.parts, "files": pack(args.output)}
     (args.output / "summary.json").write_text(json.dumps(found, indent=1) + "\n")
-    for table in sorted(args.output.glob("accelerator-*.md")):
+    for table in sorted((WORK / "tables").glob("*.md")):
         print(f"\n{table.read_text()}")
     print(json.dumps({key: found[key] for key in ("parts", "rows", "files") if key in found}, indent=1))
     failed = [p for p in visit.parts if p["ended"].startswith("status") and p["ended"] != "status 0"]

@@ -35,7 +35,7 @@ for wheel in "${wheels[@]}"; do
 done
 cp -r "$data/cifar100/3.0.2" "$work/data/cifar100/"
 cp "$data"/checkpoints/cifar100_resnet56-*.pt "$work/data/checkpoints/"
-if [ -n "$earlier" ]; then mkdir "$work/earlier"; cp "$earlier"/runs.tar.* "$work/earlier/"; fi
+if [ -n "$earlier" ]; then mkdir "$work/earlier"; cp "$earlier"/visit.tar.* "$work/earlier/"; fi
 rm -f "$output"/carry.*
 tar -C "$work" -cf - . | split -b 52M -d - "$output/carry."
 ls -l "$output"

@@ -300,7 +300,7 @@ def test_each_side_of_a_step_has_a_process_of_its_own(monkeypatch):
         (["golden", "--pair", "resnet56"], "argument --pair: invalid choice"),
         (["accelerator", "--output", "x"], "--data=None: contains no folder cifar100"),
         (["accelerator", "--output", "x", "--parts", "loop", "--minutes", "0"], "--minutes must be at least 1"),
-        (["accelerator", "--output", "x", "--parts", "loop", "--earlier", "x"], "contains no runs.tar.00"),
+        (["accelerator", "--output", "x", "--parts", "loop", "--earlier", "x"], "contains no visit.tar.00"),
     ],
 )
 def test_mistakes_are_told_in_a_line(words, reason):
@@ -332,7 +332,7 @@ def work(tmp_path, monkeypatch):
         (tmp_path / "work" / "runs" / name / "config.json").write_text("{}")
         log = '{"step": 7, "epoch": 0.5, "images_per_s": 3.0}\n{"step": 12, "epoch": 1, "top1": 4.0}\n'
         (tmp_path / "work" / "runs" / name / "metrics.jsonl").write_text(log)
-    (tmp_path / "work" / "runs" / "second" / "results.json").write_text('{"recipe": "student"}')
+    (tmp_path / "work" / "runs" / "second" / "results.json").write_text('{"last": {"top1": 4.0}}')
     return tmp_path / "work"
 
 
@@ -350,7 +350,7 @@ def test_runs_of_a_visit_go_on_in_the_next_one(work, tmp_path, monkeypatch):
     assert not (work / "runs" / "first" / "checkpoints" / "7").exists()
     found = accelerator.progress(work / "runs" / "second")
     assert found == {
-        "run": "second", "step": 7, "epoch": 0.5, "images_per_s": 3.0, "results": {"recipe": "student"}
+        "run": "second", "step": 7, "epoch": 0.5, "images_per_s": 3.0, "last": {"top1": 4.0}
     }  # fmt: skip
 
 
