@@ -60,6 +60,7 @@ docs/deploy
 :hidden:
 :caption: Reference
 
+docs/methods
 docs/commands
 docs/config
 docs/api

@@ -20,12 +20,12 @@ from absl.flags import EnumParser, FlagValues  # noqa: E402
 
 from hsakd_jax.__main__ import COMMANDS  # noqa: E402
 from hsakd_jax.data.builders import BUILDERS  # noqa: E402
-from hsakd_jax.experiments import make_config  # noqa: E402
+from hsakd_jax.experiments import make_config, published  # noqa: E402
 from hsakd_jax.experiments.recipes import RECIPES  # noqa: E402
 from hsakd_jax.experiments.validate import TYPES  # noqa: E402
 from hsakd_jax.runs import config as typed  # noqa: E402
 
-PAGES = ("docs/config.md", "docs/commands.md")
+PAGES = ("docs/config.md", "docs/commands.md", "docs/methods.md")
 PART = re.compile(r"(<!-- begin (.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 FILES = ("cifar100", "digits", "imagenet", "own", "stl10", "tiny_imagenet")
 SECTIONS = ("teacher", "frozen", "head")  # with the keys of `student`
@@ -129,6 +129,23 @@ def terms() -> str:
     return table(("recipe", "`objective.RECIPE.`..."), ((" ".join(names), text) for text, names in rows.items()))
 
 
+def settings() -> str:
+    """The published settings; pairs of networks with the same ones share a row."""
+    rows: dict[tuple[str, str, str, str], tuple[list[str], list[str]]] = {}
+    for line in published.SETTINGS:
+        values = " ".join(shown(f"{key}={value}") for key, value in line.values.items())
+        place, _, file = line.source.partition(" ")
+        place, file = (place, f"`{file}`") if "/" in place else (line.source, "")
+        pairs, files = rows.setdefault((f"`{line.recipe}`", line.dataset, values, place), ([], []))
+        pairs.append("all" if line.pair == published.ANY_PAIR else line.pair)
+        files += [file] if file and file not in files else []
+    order = list(RECIPES)
+    found = sorted(rows.items(), key=lambda row: order.index(row[0][0].strip("`")))
+    cells = ([recipe, data, ", ".join(pairs), values, f"{place} {', '.join(files)}".rstrip()]
+             for (recipe, data, values, place), (pairs, files) in found)  # fmt: skip
+    return table(("recipe", "dataset", "pairs", "`objective.RECIPE.`...", "source"), cells)
+
+
 def help_of(command: str) -> str:
     """The `--help` of a command, and its flags."""
     module = importlib.import_module(f"hsakd_jax.{command}")
@@ -143,7 +160,7 @@ def help_of(command: str) -> str:
     return f"```text\n{module.__doc__.strip()}\n```\n\n{table(('flag', 'default', 'meaning'), rows)}"
 
 
-MAKERS = {"keys": keys, "values": values, "terms": terms} | {
+MAKERS = {"keys": keys, "values": values, "terms": terms, "settings": settings} | {
     f"help {name}": lambda name=name: help_of(name) for name in COMMANDS
 }
 

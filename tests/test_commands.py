@@ -442,8 +442,8 @@ BAD = {
     "unknown recipe": ([f"{CONFIG}:studnet"], ["unknown recipe 'studnet'", "did you mean 'student'"]),
     "unknown tiny recipe": ([f"{CONFIG}:studnet_tiny"], ["did you mean 'student_tiny'"]),
     "mistyped tiny recipe": ([f"{CONFIG}:kd_tinny"], ["did you mean 'kd_tiny'"]),
-    "like no recipe": ([f"{CONFIG}:foo"], ["unknown recipe 'foo': there are "]),
-    "like no network": (["--config.student.arch=foo"], ["unknown network 'foo': there are "]),
+    "like no recipe": ([f"{CONFIG}:foo"], ["unknown recipe 'foo': known: "]),
+    "like no network": (["--config.student.arch=foo"], ["unknown network 'foo': known: "]),
     "unknown recipe among several": (
         ["--config.runs=('baseline','kdd')"],
         ["unknown recipe 'kdd'", "did you mean 'kd'"],
@@ -525,7 +525,7 @@ BAD = {
     ),
     "missing teacher": (
         [f"{CONFIG}:kd_tiny", "--config.teacher.workdir=/nowhere"],
-        ["/nowhere is not a run directory"],
+        ["teacher.workdir: /nowhere is not a run directory"],
     ),
     "image size": (["--config.data.image_size=32"], ["data.image_size is 32", "leave it 0"]),
     "resize": (
@@ -664,9 +664,13 @@ BAD = {
         ["--config.runs=kd,baseline"],
         ["runs is 'kd,baseline': set several recipes in brackets, --config.runs=\"('kd', 'baseline')\""],
     ),
+    "recipes in bare brackets": (
+        ["--config.runs=(kd,baseline)"],
+        ["set several recipes in brackets, --config.runs=\"('kd', 'baseline')\""],
+    ),
     "open bracket": (["--config.student.milestones=(1, 2"], ["--config.student.milestones=(1, 2: set values in brack"]),
     "folder as config": (["--config=configs"], ["the config file configs can't be loaded (it is a folder): set one"]),
-    "like no key": (["--config.student.foobar=2"], ["'student.foobar': there are accumulate, arch, "]),
+    "like no key": (["--config.student.foobar=2"], ["'student.foobar': known: accumulate, arch, "]),
     "key of a value": (["--config.seed.x=2"], ["unknown config key 'seed.x': seed is a value, not a section"]),
     "yes or no": (["--config.student.remat=maybe"], ["--config.student.remat=maybe"]),
     "no number": (["--config.student.epochs=three"], ["--config.student.epochs=three: set a whole number"]),

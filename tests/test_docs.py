@@ -21,6 +21,8 @@ from hsakd_jax import cli, create
 from hsakd_jax.__main__ import COMMANDS
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.experiments import validate
+from hsakd_jax.experiments.published import OURS
+from hsakd_jax.experiments.recipes import RECIPES
 from hsakd_jax.experiments.resolve import recipes_of, section_of
 from hsakd_jax.interop.torch_weights import to_state_dict
 from hsakd_jax.runs.restore import initialise
@@ -201,7 +203,7 @@ def edit(folder, page):
 def test_generated_parts_are_those_of_the_code():
     for page in GENERATE["PAGES"]:
         text = (ROOT / page).read_text()
-        assert text.count("<!-- begin ") == len(GENERATE["PART"].findall(text)) > 2
+        assert text.count("<!-- begin ") == len(GENERATE["PART"].findall(text)) > 0
         assert text == GENERATE["filled"](text), f"{page}: run python docs/generate.py"
 
 
@@ -291,3 +293,14 @@ def test_the_site_builds_and_needs_nothing_else(tmp_path):
         assert not [url for pair in loaded for url in pair if url.startswith(("http:", "https:", "//"))], page
     assert "Exit status: 0 done, 2 bad input" in (tmp_path / "site/docs/commands.html").read_text()
     assert 'id="first-run"' in (tmp_path / "site/index.html").read_text()
+
+
+def test_every_method_has_its_paper():
+    rows = re.findall(r"^\| (`.*?) \| .* \|$", PAGES["docs/methods.md"].partition("## Settings")[0], re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    learning = {name for name, recipe in RECIPES.items() if recipe.objective in ("kd", "methods") and recipe.teacher}
+    learning = {name for name in learning if not re.search(r"_\d\d$", name)} - {*OURS}
+    assert learning - named == set()
+    source = "".join(path.read_text() for path in (ROOT / "hsakd_jax" / "distillation").rglob("*.py"))
+    cited = re.findall(r"arxiv.org/abs/([\d.]+)", PAGES["docs/methods.md"])
+    assert {number for number in cited if f"arXiv {number}" not in source} == {"2107.13715"}  # HSAKD's

@@ -16,7 +16,7 @@ DESCRIPTIONS = {
     "teacher": "trains auxiliary branches on the joint labels of class and rotation",
     "student": "learns from the labels and from its teacher's classes and branches, in four rotations",
     "mutual": "trains several networks that teach each other; their mean is shown",
-    "methods": "learns from the labels and from its teacher by another method",
+    "methods": "learns from the labels and from its teacher, with the losses of that method",
 }
 
 

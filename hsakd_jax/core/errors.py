@@ -48,5 +48,5 @@ def unknown(kind: str, name: str, known: Iterable[str], prefix: str = "") -> str
       prefix: the section that contains the names, such as 'student.'.
     """
     known = list(known)
-    hint = did_you_mean(name, known, prefix) or f"there are {', '.join(known)}"
+    hint = did_you_mean(name, known, prefix) or f"known: {', '.join(known)}"
     return f"unknown {kind} {prefix + name!r}: {hint}"

@@ -18,7 +18,7 @@ from hsakd_jax.data.datasets import Splits, load_source
 from hsakd_jax.evaluation.accuracies import best_branch, mean_top1
 from hsakd_jax.evaluation.verdict import compare
 from hsakd_jax.experiments.recipes import RECIPES
-from hsakd_jax.experiments.resolve import recipes_of, resolve, section_of, teacher_recipe
+from hsakd_jax.experiments.resolve import recipes_of, resolve, run_config, section_of, teacher_recipe
 from hsakd_jax.experiments.validate import check, check_types
 from hsakd_jax.runs.compare import normalisation_difference
 from hsakd_jax.runs.config import Config, RunConfig
@@ -206,7 +206,7 @@ def _teacher_config(config: dict[str, Any], resolved: dict[str, RunConfig], name
     if not (teacher := teacher_recipe(config, name)):
         return None
     given = config["teacher"]["workdir"]
-    return RunDirectory(given).config() if given else resolved[teacher]
+    return run_config(given, "teacher.workdir") if given else resolved[teacher]
 
 
 def _check_run(

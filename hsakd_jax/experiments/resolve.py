@@ -12,7 +12,7 @@ from hsakd_jax.data.image_files import DECODING
 from hsakd_jax.data.statistics import NORMALISATION
 from hsakd_jax.experiments.recipes import GIVEN, RECIPES, Recipe, needed
 from hsakd_jax.models import profile
-from hsakd_jax.runs.config import Network, Objective, RunConfig, typed
+from hsakd_jax.runs.config import AnyConfig, Network, Objective, RunConfig, typed
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.restore import build_network, peer_config
 
@@ -90,7 +90,7 @@ def _network(config: dict[str, Any], recipe: Recipe, section: dict[str, Any], sp
 def _projector(config: dict[str, Any], taught_by: str, splits: Splits) -> tuple[int, ...]:
     """[H, W, C] of the last map of the run that teaches."""
     if given := config["teacher"]["workdir"]:
-        network = RunDirectory(given).config().network
+        network = run_config(given, "teacher.workdir").network
     else:
         described = _network(config, RECIPES[taught_by], section_of(config, taught_by), splits)
         network = msgspec.convert({**described, "projector": None}, Network)
@@ -99,6 +99,18 @@ def _projector(config: dict[str, Any], taught_by: str, splits: Splits) -> tuple[
         return profile.last_map_size(build_network(teacher), teacher.image_shape)
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def run_config(path: str, key: str) -> AnyConfig:
+    """The config of a run that a key of the config sets.
+
+    Raises:
+      UserError: no run, or one whose config.json is not valid; the line begins with the key.
+    """
+    try:
+        return RunDirectory(path).config()
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
 
 
 def _data(config: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
@@ -115,10 +127,9 @@ def _normalisation(config: dict[str, Any]) -> dict[str, Any]:
     """Mean and std of the config; where it sets none, those of the run that teaches or is started from."""
     if config["data"]["mean"]:
         return {key: config["data"][key] for key in ("mean", "std")}
-    teacher = config["teacher"]
-    for run in (teacher["workdir"], teacher["init"], config["frozen"]["init"], config["student"]["init"]):
-        if run:
-            data = RunDirectory(run).config().data
+    for section, key in (("teacher", "workdir"), ("teacher", "init"), ("frozen", "init"), ("student", "init")):
+        if run := config[section][key]:
+            data = run_config(run, f"{section}.{key}").data
             return {"mean": data.mean, "std": data.std}
     return dict(NORMALISATION["imagenet2012"])
 
@@ -181,7 +192,7 @@ def recipes_of(config: dict[str, Any]) -> list[str]:
     for name in (*config["runs"], *filter(None, [config["teacher"]["run"]])):
         if name not in RECIPES:
             if "," in name:
-                listed = ", ".join(repr(one.strip()) for one in name.split(","))
+                listed = ", ".join(repr(one.strip("() '\"")) for one in name.split(","))
                 raise UserError(f'runs is {name!r}: set several recipes in brackets, --config.runs="({listed})"')
             # The tiny forms are those of a command's recipe only.
             similar = did_you_mean(name, [*RECIPES, *(f"{known}_tiny" for known in RECIPES)]).replace("_tiny'", "'")
