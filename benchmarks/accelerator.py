@@ -1,24 +1,25 @@
-"""One visit to a GPU that is lent for minutes: golden figures, steps, an epoch, then the full rows of HSAKD.
+"""One visit to a GPU that is lent for minutes: golden figures and step times first, then HSAKD at full length.
 
-    python -m benchmarks.accelerator --minutes 9 --data DIR --teacher FILE --output DIR [--earlier DIR]
-        [--parts golden step loop rows] [--device gpu|cpu] [--quick]
+    python -m benchmarks.accelerator --minutes 9 --output DIR [--parts golden step]
+    python -m benchmarks.accelerator --minutes 9 --output DIR --parts rows --data DIR --teacher FILE [--earlier DIR]
 
 golden  benchmarks.golden: the reference's figures on this device, in three precisions
 step    benchmarks.step: two pairs in bfloat16, against PyTorch with channels_last, autocast and compile
-loop    benchmarks.loop: whole epochs of 50,000 random images, with evaluation and checkpoint
-rows    CIFAR-100, ResNet-56 -> ResNet-20, at full length: branches on the published ResNet-56, then HSAKD's student.
-        The minutes that are left are for them. A run that is not done saves its state, and the next visit resumes it.
+rows    CIFAR-100, ResNet-56 -> ResNet-20: branches on the published ResNet-56, then HSAKD's student. A run that is not
+        done when the minutes end saves its state, and the next visit resumes it. Its log has the rate of the whole
+        loop. Runs evaluate every tenth epoch, so their best epoch is one of those.
 
 Each part has a share of the minutes and is stopped at its end. --data is the folder that contains cifar100/3.0.2, and
---teacher the file of the published ResNet-56; `rows` needs both. --output gets summary.json, log.txt, and an archive of
-tables and runs in files of at most 15 MiB (visit.tar.00, ...). --earlier is the --output of an earlier visit. A run
-stores the path of its data, so all visits use the same working folder, /tmp/hsakd_accelerator.
+--teacher the file of the published ResNet-56. --output gets summary.json, log.txt, and an archive of tables and runs in
+files of at most 15 MiB (visit.tar.00, ...), also if this command gets SIGTERM. --earlier is the --output of an earlier
+visit. A run stores the path of its data, so all visits use the same working folder, /tmp/hsakd_accelerator.
 
---quick is a rehearsal on a CPU: few images, one epoch a row. `benchmarks/carry.sh` packs what a machine without network
-needs. Exit status: 0, or 1 if a part failed; being stopped is no failure.
+--device cpu --quick is a rehearsal: few images, one epoch a row. `benchmarks/carry.sh` packs what a machine without
+network needs. Exit status: 0, or 1 if a part failed; the end of its minutes is no failure.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -31,80 +32,79 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import Parser
+from hsakd_jax.runs import manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = Path("/tmp/hsakd_accelerator")
 # Of the minutes, the greatest share of each part.
-SHARES = {"golden": 0.2, "step": 0.45, "loop": 0.2, "rows": 1.0}
+SHARES = {"golden": 0.35, "step": 0.6, "rows": 1.0}
 PAIRS = ("resnet56:resnet20", "wrn_40_2:wrn_16_2")
-SAVE_S = 40  # seconds that a run has to save its state, and this process to pack it
+SAVE_S = 40  # seconds that a run needs to save its state, and this process to pack it
 PART_BYTES = 15 * 2**20
 QUICK_ROW = ["--config.data.fraction=0.01", "--config.eval_every=1", "--config.log_every=1"]
 
 
 class Visit:
-    """The minutes, and the log of what ran in them.
+    """Runs commands until the minutes end, and keeps their log.
 
     Args:
       minutes: until the end of the visit.
-      output: folder of the log and the summary.
+      output: folder of the log.
+      device: 'gpu' or 'cpu'.
     """
 
-    def __init__(self, minutes: float, output: Path):
+    def __init__(self, minutes: float, output: Path, device: str):
         self.began = time.monotonic()
         self.seconds = 60 * minutes
         self.log = (output / "log.txt").open("w")
         self.parts: list[dict] = []
+        self.env = {
+            # Two processes of a benchmark share the device.
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+            "JAX_COMPILATION_CACHE_DIR": str(WORK / "cache"),
+            # Without it, JAX computes on the CPU if CUDA does not start.
+            "JAX_PLATFORMS": {"gpu": "cuda"}.get(device, device),
+            **os.environ,
+            "PYTHONUNBUFFERED": "1",
+        }
 
     def left(self) -> float:
-        """Seconds until the end, less those of saving."""
+        """Seconds until a run has to save its state."""
         return self.seconds - SAVE_S - (time.monotonic() - self.began)
 
-    def run(self, name: str, words: Sequence[str], limit: float, grace: float = 5) -> bool:
-        """Runs `python -m WORDS` for at most `limit` seconds; whether it ended by itself with status 0."""
-        limit, began = min(limit, self.left()), time.monotonic()
+    def run(self, name: str, words: Sequence[str], limit: float, grace: float = 10) -> bool:
+        """Runs `python -m WORDS` for at most `limit` seconds; returns whether it ended by itself with status 0."""
+        limit, began, ended = min(limit, self.left()), time.monotonic(), "stopped"
         print(f"{name}: up to {max(limit, 0):.0f} s: {' '.join(words)}", flush=True)
         if limit < 5:
             self.parts.append({"part": name, "seconds": 0, "ended": "no time was left"})
             return False
         line = [sys.executable, "-m", *words]
         process = subprocess.Popen(
-            line, cwd=ROOT, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True, env=environment()
+            line, cwd=ROOT, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True, env=self.env
         )
         try:
             ended = f"status {process.wait(limit)}"
         except subprocess.TimeoutExpired:
-            # Its children have pipes to it and end with it.
-            process.send_signal(signal.SIGTERM)
-            try:
+            pass
+        finally:
+            # A run saves its state, and a benchmark ends its processes.
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(grace)
-            except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            ended = "stopped"
-        self.parts.append({"part": name, "seconds": round(time.monotonic() - began, 1), "ended": ended})
+            process.wait()
+            self.parts.append({"part": name, "seconds": round(time.monotonic() - began, 1), "ended": ended})
         print(f"{name}: {ended} after {self.parts[-1]['seconds']} s", flush=True)
         return ended == "status 0"
-
-
-def environment() -> dict[str, str]:
-    """The variables of each part: memory on demand, since two processes share the device, and one compilation cache."""
-    return {
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-        "JAX_COMPILATION_CACHE_DIR": str(WORK / "cache"),
-        **os.environ,
-        "PYTHONUNBUFFERED": "1",
-    }
 
 
 def benchmark_words(part: str, quick: bool, device: str) -> list[str]:
     """The command of a part, whose tables get the name `accelerator-PART`."""
     words = [f"benchmarks.{part}", "--output", f"accelerator-{part}"]
     if part == "golden":
-        return words + (["--pair", PAIRS[1]] if quick else [])
-    if part == "loop":
-        size = ["--images", "128", "--test-images", "128"] if quick else ["--images", "50000", "--test-images", "10000"]
-        return [*words, *size, "--epochs", "2", "--against", "none"]
+        return [*words, "--pair", PAIRS[1 if quick else 0]]
     pairs = [word for pair in (PAIRS[:1] if quick else PAIRS) for word in ("--pair", pair)]
     size = ["--batch", "4", "--rounds", "1"] if quick else ["--dtype", "bfloat16", "--steps", "50", "--rounds", "5"]
     against = "channels_last" if device == "cpu" else "channels_last+compile+bfloat16"
@@ -113,10 +113,12 @@ def benchmark_words(part: str, quick: bool, device: str) -> list[str]:
 
 def run_benchmark(visit: Visit, part: str, args: argparse.Namespace) -> None:
     """Runs a part and collects its tables, also those of a part that was stopped."""
-    visit.run(part, benchmark_words(part, args.quick, args.device), SHARES[part] * visit.seconds)
-    (WORK / "tables").mkdir(exist_ok=True)
-    for file in (ROOT / "benchmarks" / "results").glob(f"accelerator-{part}.*"):
-        shutil.move(file, WORK / "tables" / file.name)
+    try:
+        visit.run(part, benchmark_words(part, args.quick, args.device), SHARES[part] * visit.seconds)
+    finally:
+        (WORK / "tables").mkdir(exist_ok=True)
+        for file in (ROOT / "benchmarks" / "results").glob(f"accelerator-{part}.*"):
+            shutil.move(file, WORK / "tables" / file.name)
 
 
 def rows(quick: bool) -> dict[str, list[str]]:
@@ -143,38 +145,42 @@ def rows(quick: bool) -> dict[str, list[str]]:
     }
 
 
-def run_rows(visit: Visit, args: argparse.Namespace) -> list[dict]:
-    """Trains the rows until the end of the visit; of each run, where it is."""
+def run_rows(visit: Visit, args: argparse.Namespace) -> None:
+    """Trains the rows, one after the other, until the end of the visit."""
     runs = WORK / "runs"
-    if not (runs / "resnet56").exists():
-        words = ["hsakd_jax.convert", str(args.teacher), "--data=cifar100", f"--output={runs / 'resnet56'}"]
+    if not manifest.steps(runs / "resnet56" / "checkpoints"):
+        words = ["hsakd_jax.convert", str(args.teacher.resolve()), "--data=cifar100", f"--output={runs / 'resnet56'}"]
         if not visit.run("convert", words, 120):
-            return []
+            return
     for name, words in rows(args.quick).items():
         if not (runs / name / "results.json").exists() and not visit.run(name, words, visit.left(), SAVE_S):
-            break
-    return [progress(runs / name) for name in rows(args.quick) if (runs / name).exists()]
+            return
 
 
 def progress(run: Path) -> dict:
-    """Of a run: its last logged step, epoch and rate, and its accuracies if it is done."""
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    logged = next((record for record in reversed(records) if "images_per_s" in record), {})
+    """The last logged step, epoch and rate of a run, and its accuracies if it is done."""
+    logged = {}
+    with contextlib.suppress(FileNotFoundError):
+        for line in (run / "metrics.jsonl").read_text().splitlines():
+            with contextlib.suppress(ValueError):  # a line that was cut
+                record = json.loads(line)
+                logged = record if "images_per_s" in record else logged
     found = {"run": run.name} | {key: logged.get(key) for key in ("step", "epoch", "images_per_s")}
     results = run / "results.json"
     return found | ({"last": json.loads(results.read_text())["last"]} if results.exists() else {})
 
 
 def pack(output: Path) -> list[str]:
-    """Writes tables and runs into the output in files of at most 15 MiB: of each run its newest checkpoint."""
+    """Writes tables and runs into the output in files of at most 15 MiB: the newest and the best checkpoint of each."""
     archive = WORK / "visit.tar"
     with tarfile.open(archive, "w") as tar:
         if (WORK / "tables").exists():
             tar.add(WORK / "tables", "tables")
         for run in sorted((WORK / "runs").iterdir()):
-            steps = sorted((p for p in (run / "checkpoints").glob("*") if p.name.isdigit()), key=lambda p: int(p.name))
-            files = [p for p in run.iterdir() if p.is_file() and p.name != ".lock"]
-            for path in (*files, *steps[-1:]):
+            checkpoints = run / "checkpoints"
+            kept = {*manifest.steps(checkpoints)[-1:], manifest.best(checkpoints)} - {None}
+            files = [path for path in run.iterdir() if path.is_file() and path.name != ".lock"]
+            for path in (*files, *(checkpoints / str(step) for step in sorted(kept))):
                 tar.add(path, path.relative_to(WORK))
     names = []
     with archive.open("rb") as file:
@@ -211,6 +217,17 @@ def check(parser: Parser, args: argparse.Namespace) -> None:
         parser.error(f"{WORK / 'runs'} exists: remove it, or leave --earlier out to go on with the runs in it")
 
 
+def prepare(args: argparse.Namespace) -> None:
+    """Makes the folders, with the runs of an earlier visit."""
+    args.output.mkdir(parents=True, exist_ok=True)
+    (WORK / "runs").mkdir(parents=True, exist_ok=True)
+    if args.earlier:
+        unpack(args.earlier)
+    if args.data:
+        (WORK / "data").unlink(missing_ok=True)
+        (WORK / "data").symlink_to(args.data.resolve())
+
+
 def main() -> int:
     """Runs the parts; the exit status."""
     parser = Parser(__doc__)
@@ -219,31 +236,31 @@ def main() -> int:
     parser.add_argument("--teacher", type=Path, help="the published ResNet-56")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--earlier", type=Path, help="the --output of an earlier visit, whose runs go on")
-    parser.add_argument("--parts", nargs="+", choices=list(SHARES), default=list(SHARES))
+    parser.add_argument("--parts", nargs="+", choices=list(SHARES), default=["golden", "step"])
     parser.add_argument("--device", choices=["cpu", "gpu"], default="gpu")
     parser.add_argument("--quick", action="store_true", help="a rehearsal: few images, one epoch a row")
     args = parser.parse_args()
     check(parser, args)
-    args.output.mkdir(parents=True, exist_ok=True)
-    (WORK / "runs").mkdir(parents=True, exist_ok=True)
-    visit = Visit(args.minutes, args.output)
-    if args.earlier:
-        unpack(args.earlier)
-    if args.data:
-        (WORK / "data").unlink(missing_ok=True)
-        (WORK / "data").symlink_to(args.data.resolve())
-    found = {"minutes": args.minutes, "command": sys.argv}
-    for part in args.parts:
-        if part == "rows":
-            found["rows"] = run_rows(visit, args)
-        else:
-            run_benchmark(visit, part, args)
-    visit.log.close()
-    found |= {"parts": visit.parts, "files": pack(args.output)}
-    (args.output / "summary.json").write_text(json.dumps(found, indent=1) + "\n")
+    prepare(args)
+    visit = Visit(args.minutes, args.output, args.device)
+    found: dict = {"command": sys.argv}
+    if args.data and (commit := args.data / "commit").exists():  # of carry.sh, since a copied tree has no history
+        found["commit"] = commit.read_text().strip()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        for part in args.parts:
+            if part == "rows":
+                run_rows(visit, args)
+            else:
+                run_benchmark(visit, part, args)
+    finally:
+        visit.log.close()
+        found |= {"parts": visit.parts, "runs": [progress(run) for run in sorted((WORK / "runs").iterdir())]}
+        found["files"] = pack(args.output)
+        (args.output / "summary.json").write_text(json.dumps(found, indent=1) + "\n")
     for table in sorted((WORK / "tables").glob("*.md")):
         print(f"\n{table.read_text()}")
-    print(json.dumps({key: found[key] for key in ("parts", "rows", "files") if key in found}, indent=1))
+    print(json.dumps(found, indent=1))
     failed = [p for p in visit.parts if p["ended"].startswith("status") and p["ended"] != "status 0"]
     return int(bool(failed))
 

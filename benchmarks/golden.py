@@ -14,12 +14,16 @@ kind and its tolerance. The exit status is 1 if an error exceeds its tolerance. 
 benchmarks/results/NAME.
 """
 
+import contextlib
 import sys
+from pathlib import Path
 
 from hsakd_jax.core import runtime
 
 runtime.configure_runtime()
 runtime.configure_compilation()
+
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +36,10 @@ from hsakd_jax.models.rotations import rotate
 from hsakd_jax.runs import provenance
 from hsakd_jax.training import optim
 from hsakd_jax.training.step import Batch, TrainStep
-from tests import reference
+
+# Not `from tests import`: a package with this name, which another project may have installed, would come first.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+import reference
 
 PAIRS = ("resnet56:resnet20", "wrn_40_2:wrn_16_2")
 # Of each precision: dtype of the networks, precision of products, tolerance of each kind of figure. The tests have
@@ -45,6 +52,11 @@ PRECISIONS = {
 }
 
 
+def greatest(errors: Iterable[float]) -> float:
+    """The greatest error; NaN if one is NaN, which Python's `max` may pass over."""
+    return float(np.max(np.array(list(errors), np.float64)))
+
+
 def output_error(name: str, dtype: str) -> float:
     """The greatest error of a network's logits and auxiliary logits in inference."""
     arch, network = reference.create(name, dtype=dtype)
@@ -53,7 +65,7 @@ def output_error(name: str, dtype: str) -> float:
     outputs = jax.jit(network.apply)(reference.variables(arch, dtype=np.float32), images.astype(np.float32))
     found = {"logits": outputs.logits, **{f"aux_{l}": q for l, q in enumerate(outputs.aux_logits, 1)}}
     golden = {key: expected[f"{name}/{key}"] for key in found}
-    return max(float(abs(found[key] - golden[key]).max() / abs(golden[key]).max()) for key in found)
+    return greatest(abs(found[key] - golden[key]).max() / abs(golden[key]).max() for key in found)
 
 
 def step_errors(teacher_name: str, student_name: str, dtype: str) -> dict[str, float]:
@@ -71,8 +83,8 @@ def step_errors(teacher_name: str, student_name: str, dtype: str) -> dict[str, f
     sums = jax.jit(step)(step.init(variables), taught, batch).metrics.sums
     errors = {name: abs(float(sums[name]) - value) / value for name, value in record["log"][0].items()}
     return {
-        "task, loss": max(errors["task"], errors["loss"]),
-        "KL terms": max(errors["kl_aux"], errors["kl_final"]),
+        "task, loss": greatest((errors["task"], errors["loss"])),
+        "KL terms": greatest((errors["kl_aux"], errors["kl_final"])),
         "grad_norm": errors["grad_norm"],
     }
 
@@ -81,10 +93,9 @@ def compare(pair: str, precision: str) -> dict[str, float]:
     """The greatest error of each kind."""
     dtype, products, _ = PRECISIONS[precision]
     teacher, student = (f"{name}_aux" for name in pair.split(":"))
-    with jax.default_matmul_precision(products) if products else jax.numpy_dtype_promotion("standard"):
-        return {"outputs": max(output_error(name, dtype) for name in (teacher, student))} | step_errors(
-            teacher, student, dtype
-        )
+    with jax.default_matmul_precision(products) if products else contextlib.nullcontext():
+        errors = step_errors(teacher, student, dtype)
+        return errors | {"outputs": greatest(output_error(name, dtype) for name in (teacher, student))}
 
 
 def main() -> int:
@@ -114,10 +125,11 @@ def main() -> int:
                     f"| {pair} | {precision} | {figures} | {error:.1e} | {tolerances[figures]:.0e} | {verdict} |"
                 )
                 print(lines[-1], flush=True)
-    lines += ["", f"{sum(len(r['errors']) for r in results)} comparisons, {failures} outside their tolerance"]
-    print("\n".join(lines[-2:]))
-    if args.output:
-        save("golden", args.output, {"environment": environment, "results": results}, lines)
+            count = sum(len(result["errors"]) for result in results)
+            total = f"{count} comparisons, {failures} outside their tolerance"
+            if args.output:
+                save("golden", args.output, {"environment": environment, "results": results}, [*lines, "", total])
+    print(f"\n{total}")
     return int(failures > 0)
 
 

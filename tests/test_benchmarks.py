@@ -31,7 +31,7 @@ from benchmarks import (
     warn_if_busy,
 )
 from benchmarks import input as photographs
-from hsakd_jax.experiments.recipes import RECIPES
+from configs import cifar100
 from hsakd_jax.interop.model_files import Measured
 from hsakd_jax.models import create
 
@@ -298,9 +298,9 @@ def test_each_side_of_a_step_has_a_process_of_its_own(monkeypatch):
         *([(["programs", "--target", "v5e:2x2"], "it needs pip install 'jax[tpu]==")] if WITHOUT_LIBTPU else []),
         (["input", "--images", "nowhere"], "no images in nowhere"),
         (["golden", "--pair", "resnet56"], "argument --pair: invalid choice"),
-        (["accelerator", "--output", "x"], "--data=None: contains no folder cifar100"),
-        (["accelerator", "--output", "x", "--parts", "loop", "--minutes", "0"], "--minutes must be at least 1"),
-        (["accelerator", "--output", "x", "--parts", "loop", "--earlier", "x"], "contains no visit.tar.00"),
+        (["accelerator", "--output", "x", "--parts", "rows"], "--data=None: contains no folder cifar100"),
+        (["accelerator", "--output", "x", "--parts", "step", "--minutes", "0"], "--minutes must be at least 1"),
+        (["accelerator", "--output", "x", "--parts", "step", "--earlier", "x"], "contains no visit.tar.00"),
     ],
 )
 def test_mistakes_are_told_in_a_line(words, reason):
@@ -325,7 +325,7 @@ def test_a_device_that_is_not_there_is_told_in_a_line():
 def work(tmp_path, monkeypatch):
     """The working folder of a visit, with a run that has two checkpoints and one that is done."""
     monkeypatch.setattr(accelerator, "WORK", tmp_path / "work")
-    for name, steps in (("first", ("7", "12")), ("second", ("9",))):
+    for name, steps in (("first", ("7", "12", "20")), ("second", ("9",))):
         for number in steps:
             (tmp_path / "work" / "runs" / name / "checkpoints" / number).mkdir(parents=True)
             (tmp_path / "work" / "runs" / name / "checkpoints" / number / "arrays").write_bytes(os.urandom(3000))
@@ -337,28 +337,42 @@ def work(tmp_path, monkeypatch):
 
 
 def test_runs_of_a_visit_go_on_in_the_next_one(work, tmp_path, monkeypatch):
-    """Its files are small enough to be brought back, and contain the newest checkpoint of each run."""
+    """Its files are small enough to be brought back, and contain the newest and the best checkpoint of each run."""
     monkeypatch.setattr(accelerator, "PART_BYTES", 4096)
     (tmp_path / "output").mkdir()
+    monkeypatch.setattr(accelerator.manifest, "best", lambda folder: 12 if folder.parent.name == "first" else None)
     files = accelerator.pack(tmp_path / "output")
-    assert len(files) > 2
+    assert len(files) > 3
     assert all((tmp_path / "output" / name).stat().st_size <= 4096 for name in files)
-    content = (work / "runs" / "first" / "checkpoints" / "12" / "arrays").read_bytes()
+    content = {step: (work / f"runs/first/checkpoints/{step}/arrays").read_bytes() for step in (12, 20)}
     shutil.rmtree(work / "runs")
     accelerator.unpack(tmp_path / "output")
-    assert (work / "runs" / "first" / "checkpoints" / "12" / "arrays").read_bytes() == content
-    assert not (work / "runs" / "first" / "checkpoints" / "7").exists()
-    found = accelerator.progress(work / "runs" / "second")
-    assert found == {
-        "run": "second", "step": 7, "epoch": 0.5, "images_per_s": 3.0, "last": {"top1": 4.0}
-    }  # fmt: skip
+    assert sorted(path.name for path in (work / "runs/first/checkpoints").iterdir()) == ["12", "20"]
+    assert content == {step: (work / f"runs/first/checkpoints/{step}/arrays").read_bytes() for step in (12, 20)}
+
+
+def test_progress_of_a_run(work):
+    """Also of one without a log, and of one whose last line was cut."""
+    found = {"run": "second", "step": 7, "epoch": 0.5, "images_per_s": 3.0, "last": {"top1": 4.0}}
+    assert accelerator.progress(work / "runs" / "second") == found
+    (work / "runs" / "first" / "metrics.jsonl").unlink()
+    empty = {"step": None, "epoch": None, "images_per_s": None}
+    assert accelerator.progress(work / "runs" / "first") == {"run": "first", **empty}
+    (work / "runs" / "first" / "metrics.jsonl").write_text('{"step": 7, "ima')
+    assert accelerator.progress(work / "runs" / "first") == {"run": "first", **empty}
 
 
 def test_a_part_of_a_visit_ends_with_its_share(tmp_path, capsys):
     """One that has ended by itself, one that is stopped, one that fails, and one for which no time is left."""
-    visit = accelerator.Visit(1, tmp_path)
+    visit = accelerator.Visit(1, tmp_path, "cpu")
+    assert visit.env["JAX_PLATFORMS"] == os.environ.get("JAX_PLATFORMS", "cpu")
     assert visit.run("done", ["timeit", "-n1", "-r1", "pass"], 60)
-    assert not visit.run("long", ["timeit", "-n1", "-r1", "-s", "import time", "time.sleep(600)"], 5)
+    # Its child ignores SIGTERM, as a compiler may.
+    ignoring = "import signal, subprocess, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    child = f"p = subprocess.Popen(['sleep', '600']); open({str(tmp_path / 'pid')!r}, 'w').write(str(p.pid))"
+    assert not visit.run("long", ["timeit", "-n1", "-r1", "-s", ignoring, f"{child}; time.sleep(600)"], 5, grace=1)
+    found = subprocess.run(["ps", "-o", "stat=", (tmp_path / "pid").read_text()], capture_output=True, text=True)
+    assert found.stdout.strip() in ("", "Z")  # gone, or not yet reaped
     assert not visit.run("failing", ["timeit", "-n1", "-r1", "1 / 0"], 60)
     visit.seconds = 0
     assert not visit.run("late", ["timeit", "pass"], 60)
@@ -370,14 +384,27 @@ def test_a_part_of_a_visit_ends_with_its_share(tmp_path, capsys):
 
 def test_rows_of_a_visit_are_recipes_at_full_length(work):
     """The branches on the published ResNet-56, and HSAKD's student from them."""
-    for words in accelerator.rows(quick=False).values():
+    for name, words in accelerator.rows(quick=False).items():
         recipe = words[1].removeprefix("--config=configs/cifar100.py:")
-        assert recipe.partition("/")[0] in RECIPES
+        config = cifar100.get_config(recipe)
+        for word in words[2:]:
+            *sections, key = word.partition("=")[0].removeprefix("--config.").split(".")
+            assert key == "--workdir" or key in (config[sections[0]] if sections else config)
+        assert list(config.runs) == [name]
         assert not [word for word in words if "epochs" in word or "fraction" in word]
     assert f"--config.teacher.workdir={work / 'runs' / 'teacher_frozen'}" in words
 
 
-@pytest.mark.parametrize(("error", "status"), [(1e-6, 0), (1e-1, 1)])
+@pytest.mark.slow
+def test_golden_figures_of_a_pair():
+    errors = golden.compare(golden.PAIRS[1], "float32")
+    assert {name: error <= golden.PRECISIONS["float32"][2][name] for name, error in errors.items()} == dict.fromkeys(
+        ("task, loss", "KL terms", "grad_norm", "outputs"), True
+    )
+    assert np.isnan(golden.greatest((1e-7, float("nan"), 1e-8)))
+
+
+@pytest.mark.parametrize(("error", "status"), [(1e-6, 0), (1e-1, 1), (float("nan"), 1)])
 def test_a_golden_figure_outside_its_tolerance_fails(error, status, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["golden", "--pair", golden.PAIRS[1]])
     monkeypatch.setattr(golden, "compare", lambda *given: {"outputs": error, "grad_norm": 0.0})

@@ -131,7 +131,7 @@ RECIPES = {
     "crd": _method("CRD", crd={"weight": 0.8, "negatives": 16384, "temperature": 0.07}),
     # Methods since 2022, without plain KD, each with the weights of its authors' code. `published.SETTINGS` has those
     # by pair. Other pairs have those of resnet32x4/resnet8x4 (WKD), vgg13/vgg8 (TTM, and WTTM, which its authors add to
-    # CRD) and ResNet34/ResNet18 (NKD).
+    # CRD), and OpenMMLab's ResNet-34/ResNet-18 on CIFAR-100 (NKD).
     "kd_ls": Recipe(
         "KD + LS",
         "student",
