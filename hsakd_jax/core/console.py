@@ -224,7 +224,9 @@ class Clock:
         return f"{steps * (self._step_seconds() + self._evaluation / self._eval_steps):.3g} s"
 
     def skip(self, done: int) -> None:
-        """Counts the time since the last call of `rate` as an evaluation at step `done`."""
+        """Counts the time since the last call of `rate` as an evaluation at step `done`, if there was a step."""
+        if not self.started:
+            return
         seconds = time.monotonic() - self._last[1]
         self._evaluation = seconds if self._skipped else 0.0
         self._skipped += seconds

@@ -30,6 +30,10 @@ from hsakd_jax.runs.results import Accuracies
 PATIENCE = 10.0  # seconds of an evaluation before its first line of progress
 
 
+class Interrupted(Exception):
+    """An evaluation ended before its last image, since `stop` returned True."""
+
+
 class Measured(NamedTuple):
     """Accuracies of a network on a dataset.
 
@@ -50,13 +54,12 @@ def make_evaluate(
     return lambda variables, dataset: measure(variables, dataset).accuracies
 
 
-def make_measure(
-    network: Any, devices: Devices, config: Config, batch: int
-) -> Callable[[Any, Dataset | Photos], Measured]:
-    """Makes `measure(variables, dataset)`, which shows its progress where it takes more than `PATIENCE` seconds.
+def make_measure(network: Any, devices: Devices, config: Config, batch: int) -> Callable[..., Measured]:
+    """Makes `measure(variables, dataset, stop)`, which shows its progress where it takes more than `PATIENCE` seconds.
 
-    Networks with branches see all four rotations of each image, others the upright one. Accuracies of `Peers` have
-    the network's name in front: 'peer1/top1'.
+    Before each batch it calls `stop`, and raises `Interrupted` if that returns True. Networks with branches see all
+    four rotations of each image, others the upright one. Accuracies of `Peers` have the network's name in front:
+    'peer1/top1'.
 
     Args:
       network: Linen module.
@@ -77,10 +80,12 @@ def make_measure(
 
     count = devices.jit(count, 1)
 
-    def measure(variables, dataset):
+    def measure(variables, dataset, stop: Callable[[], bool] = lambda: False):
         totals, right = None, []
         with Progress("Evaluating", len(dataset.labels), patience=PATIENCE) as progress:
             for done, rows in enumerate(batches_of(config, dataset, batch, local_slice)):
+                if stop():
+                    raise Interrupted
                 rows = devices.shard(rows)
                 counts, top1 = count(variables, rows["image"], rows["label"], rows["mask"])
                 right.append(top1)

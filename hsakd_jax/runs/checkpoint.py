@@ -20,7 +20,7 @@ from flax import serialization
 
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import sync_folder
-from hsakd_jax.core.sharding import run_in_first_process
+from hsakd_jax.core.sharding import broadcast_from_first, run_in_first_process
 from hsakd_jax.runs import manifest
 from hsakd_jax.runs.config import AnyConfig
 from hsakd_jax.runs.manifest import Manifest
@@ -77,6 +77,11 @@ class Checkpoints:
     def best(self) -> int:
         """The step with the greatest score, see `manifest.select`."""
         return manifest.select(self._directory, "best")
+
+    def is_scored(self, step: int) -> bool:
+        """Whether a checkpoint has a score, the same answer in all processes; False if it is absent or damaged."""
+        found = manifest.read(self._directory, step)
+        return bool(broadcast_from_first(found is not None and found.score is not None))
 
     def save(self, step: int, state: Any, score: float | None = None) -> None:
         """Saves a pytree of arrays, which every process has whole.

@@ -112,6 +112,10 @@ def _train(
     eval_steps = config.evaluation.every * session.steps_per_epoch
     program, train, size = session.built.program, session.splits.train, config.network.image_shape[0]
     multi_step = make_multi_step(program.step, train, session.devices, config.training.batch, config.seed, size=size)
+    if done and (done % eval_steps == 0 or done == total) and not session.checkpoints.is_scored(done):
+        evaluate_and_save(session, state, done, requests)  # the call before this one was stopped in the evaluation
+        if requests:
+            _save_and_stop(session, state, done, requests[0], saved=True)
     if done < total:
         session.console.line(f"{session.directory.path}: compiling the step, or loading it from the compilation cache")
     while done < total:
@@ -127,7 +131,7 @@ def _train(
         if at_log:
             state = record_metrics(session, state, done)
         if at_eval:
-            evaluate_and_save(session, state, done)
+            evaluate_and_save(session, state, done, requests)
         # Several processes exchange their requests at the lines of the log only.
         if (at_log or jax.process_count() == 1) and (signal := all_reduce_max(requests[0] if requests else 0)):
             _save_and_stop(session, state, done, signal, saved=at_eval)

@@ -13,7 +13,7 @@ from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.sharding import Devices, broadcast_from_first, is_first_process
 from hsakd_jax.data.datasets import Splits
 from hsakd_jax.evaluation import accuracies
-from hsakd_jax.evaluation.accuracy import Measured
+from hsakd_jax.evaluation.accuracy import Interrupted, Measured
 from hsakd_jax.models import profile
 from hsakd_jax.runs import provenance
 from hsakd_jax.runs.checkpoint import Checkpoints
@@ -25,7 +25,7 @@ from hsakd_jax.runs.results import Correct, Results, Sizes, TaughtBy
 from hsakd_jax.training.build import Built
 from hsakd_jax.training.step import NEVER, MetricAccumulator, State
 
-Measure = Callable[[Any, Any], Measured]
+Measure = Callable[..., Measured]  # see `make_measure`
 
 
 @dataclass(frozen=True)
@@ -106,11 +106,24 @@ def progress_line(config: RunConfig, steps: int, entry: Record, left: str) -> st
     )
 
 
-def evaluate_and_save(session: Session, state: State, done: int) -> None:
-    """Measures the network on the images that select the best epoch, and saves a checkpoint."""
+def evaluate_and_save(session: Session, state: State, done: int, requests: list[int]) -> None:
+    """Measures the network on the images that select the best epoch, and saves a checkpoint.
+
+    A stop signal ends the measurement, which may take longer than the time until the process is killed. Then the
+    checkpoint has no score, and the run measures the network when it resumes.
+
+    Args:
+      session: of the run.
+      state: after step `done`.
+      done: the step.
+      requests: the stop signals, see `catch_stop_signals`.
+    """
     (dataset, split), clock = session.selection, session.clock
+    single = jax.process_count() == 1  # several processes compute each batch together
     try:
-        found = session.measure_selection(state.variables, dataset).accuracies
+        found = session.measure_selection(state.variables, dataset, lambda: single and bool(requests)).accuracies
+    except Interrupted:
+        return session.checkpoints.save(done, state)
     except UserError:  # such as an image that can't be read: the epoch is saved first
         session.checkpoints.save(done, state)
         raise

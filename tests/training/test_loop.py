@@ -1,5 +1,6 @@
 """The training loop in process: which variables give the results, and records of a run that is stopped and resumed."""
 
+import contextlib
 import itertools
 import os
 import signal
@@ -17,6 +18,7 @@ from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.data.datasets import Splits
 from hsakd_jax.evaluation import accuracies
 from hsakd_jax.evaluation.accuracy import Measured
+from hsakd_jax.runs import manifest
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.training import loop
@@ -54,7 +56,7 @@ def fingerprint(variables):
 def test_results_are_of_the_variables_and_statistics_of_their_epochs(tmp_path, monkeypatch):
     """The first epoch is the best one; neither its parameters nor its running statistics are those of the last."""
     falling = itertools.count(100, -1)
-    monkeypatch.setattr(loop, "make_measure", lambda *_: lambda variables, _: Measured(fingerprint(variables), None))
+    monkeypatch.setattr(loop, "make_measure", lambda *_: lambda variables, *_: Measured(fingerprint(variables), None))
     monkeypatch.setattr(accuracies, "mean_top1", lambda _: float(next(falling)))
     directory, results = train(tmp_path / "run")
     checkpoints = Checkpoints(directory.checkpoints, write=False)
@@ -67,7 +69,7 @@ def test_results_are_of_the_variables_and_statistics_of_their_epochs(tmp_path, m
 def test_a_best_epoch_that_is_the_last_is_measured_once(tmp_path, monkeypatch):
     measured = []
 
-    def measure(variables, _):
+    def measure(variables, *_):
         measured.append(fingerprint(variables))
         return Measured(measured[-1], None)
 
@@ -108,6 +110,46 @@ def test_means_of_a_run_that_is_stopped_between_records_are_those_of_one_that_is
     assert timeless(RunDirectory(tmp_path / "run"))[-1].step == 4
     directory, _ = train(tmp_path / "run", log_every=3)
     assert timeless(directory) == expected
+
+
+@pytest.mark.parametrize("epoch", range(1, EPOCHS + 1))
+def test_a_run_that_is_stopped_in_an_evaluation_repeats_it(epoch, tmp_path, monkeypatch):
+    """Records, scores and results are those of a run that is not stopped; the last epoch has its evaluation too."""
+    directory, expected = train(tmp_path / "whole")
+    step, evaluations = epoch * STEPS_PER_EPOCH, itertools.count(1)
+
+    def make(*args, made=loop.make_measure):
+        measure = made(*args)
+
+        def stopping(variables, dataset, stop=lambda: False):
+            if next(evaluations) == epoch:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return measure(variables, dataset, stop)
+
+        return stopping
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "make_measure", make)
+        with pytest.raises(Stopped, match=f"saved at step {step} of 8"):
+            train(tmp_path / "run")
+    stopped = RunDirectory(tmp_path / "run")
+    assert not Checkpoints(stopped.checkpoints, write=False).is_scored(step)
+    assert [record.step for record in stopped.metrics.read() if record.split] == [4] * (epoch - 1)
+    _, results = train(tmp_path / "run")
+    assert timeless(stopped) == timeless(directory)
+    assert (results.last, results.best) == (expected.last, expected.best)
+    scores = [[manifest.read(one.checkpoints, step).score for step in (4, 8)] for one in (stopped, directory)]
+    assert scores[0] == scores[1]
+
+
+def test_a_run_that_is_stopped_in_the_repeated_evaluation_stops(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "make_multi_step", stop_at(4))
+        with pytest.raises(Stopped, match="saved at step 4 of 8"):
+            train(tmp_path / "run")
+    monkeypatch.setattr(loop, "catch_stop_signals", lambda: contextlib.nullcontext([signal.SIGTERM]))
+    with pytest.raises(Stopped, match="saved at step 4 of 8"):
+        train(tmp_path / "run")
 
 
 def timeless(directory):
