@@ -5,7 +5,8 @@
 #
 # Where two cores share no cache, two queues with different rows, each on one core (`taskset`), do the most.
 # It uses a clone and an environment of its own in .evidence/, at the commit in results/cifar100/commit, so that work on
-# the code does not change a run. `results/cifar100/keep.sh` copies the run in progress into the repository.
+# the code does not change a run. `results/cifar100/keep.sh` copies runs in progress into the repository, and `finish.py` the
+# weights and results of finished ones.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(git -C "$here" rev-parse --show-toplevel)
