@@ -82,8 +82,12 @@ class MetricsLog:
             warn(f"{self._path} has {_lines(damaged)}, which {'is' if len(damaged) == 1 else 'are'} left out")
         return records
 
-    def rewind(self, step: int) -> None:
-        """Drops the records after `step`, which a resumed run writes again, and moves damaged lines away.
+    def rewind(self, step: int, evaluated: bool = True) -> None:
+        """Drops the records that a resumed run writes again, and moves damaged lines away.
+
+        Args:
+          step: of the checkpoint from which it resumes.
+          evaluated: False if the run repeats the evaluation after this step.
 
         Raises:
           UserError: see `write_or_explain`.
@@ -94,7 +98,8 @@ class MetricsLog:
         if damaged:
             write_or_explain(_append, self._damaged, b"".join(damaged))
             warn(f"{self._path} has {_lines(damaged)}, moved to {self._damaged.name}")
-        kept = (record.to_json() + "\n" for record in records if record.step <= step)
+        last = (step, evaluated)  # an evaluation comes after the means of its step
+        kept = (record.to_json() + "\n" for record in records if (record.step, record.split is not None) <= last)
         write_or_explain(write_text, self._path, "".join(kept))
 
     def delete(self) -> None:

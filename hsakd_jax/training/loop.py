@@ -114,8 +114,7 @@ def _train(
     multi_step = make_multi_step(program.step, train, session.devices, config.training.batch, config.seed, size=size)
     if done and (done % eval_steps == 0 or done == total) and not session.checkpoints.is_scored(done):
         evaluate_and_save(session, state, done, requests)  # the call before this one was stopped in the evaluation
-        if requests:
-            _save_and_stop(session, state, done, requests[0], saved=True)
+        _stop_if_requested(session, state, done, requests, saved=True)
     if done < total:
         session.console.line(f"{session.directory.path}: compiling the step, or loading it from the compilation cache")
     while done < total:
@@ -133,8 +132,8 @@ def _train(
         if at_eval:
             evaluate_and_save(session, state, done, requests)
         # Several processes exchange their requests at the lines of the log only.
-        if (at_log or jax.process_count() == 1) and (signal := all_reduce_max(requests[0] if requests else 0)):
-            _save_and_stop(session, state, done, signal, saved=at_eval)
+        if at_log or jax.process_count() == 1:
+            _stop_if_requested(session, state, done, requests, saved=at_eval)
     return state
 
 
@@ -210,16 +209,18 @@ def _resume(session: Session) -> tuple[State, Any]:
             session.console.line(f"{directory.path}: no whole checkpoint is left, starting from the beginning")
         teacher, train = built.program.teacher, session.splits.train
         state = with_class_costs(state, session.config, teacher, built.teacher_variables, train, session.devices)
-    directory.metrics.rewind(done)
+    directory.metrics.rewind(done, session.checkpoints.is_scored(done))
     return session.devices.replicate((state, built.teacher_variables))
 
 
-def _save_and_stop(session: Session, state: State, done: int, signal: int, saved: bool) -> None:
-    """Saves the state unless that is done, and ends the run.
+def _stop_if_requested(session: Session, state: State, done: int, requests: list[int], saved: bool) -> None:
+    """Saves the state unless that is done, and ends the run, if a process received a stop signal.
 
     Raises:
-      Stopped: always.
+      Stopped: one did.
     """
+    if not (signal := all_reduce_max(requests[0] if requests else 0)):
+        return
     if not saved:
         check_finite(jax.device_get(state.metrics))
         session.checkpoints.save(done, state)

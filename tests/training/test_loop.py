@@ -135,6 +135,8 @@ def test_a_run_that_is_stopped_in_an_evaluation_repeats_it(epoch, tmp_path, monk
     stopped = RunDirectory(tmp_path / "run")
     assert not Checkpoints(stopped.checkpoints, write=False).is_scored(step)
     assert [record.step for record in stopped.metrics.read() if record.split] == [4] * (epoch - 1)
+    # As if the process was killed after the record of the repeated evaluation, and before its checkpoint.
+    stopped.metrics.append(timeless(directory)[2 * epoch - 1])
     _, results = train(tmp_path / "run")
     assert timeless(stopped) == timeless(directory)
     assert (results.last, results.best) == (expected.last, expected.best)
