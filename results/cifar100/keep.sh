@@ -8,7 +8,8 @@ rm -rf "$here/in_progress"
 for run in "$runs"/*/; do
   name=$(basename "$run")
   newest=$(ls "$run/checkpoints" 2>/dev/null | grep -E '^[0-9]+$' | sort -n | tail -n 1 || true)
-  if [ -e "$run/results.json" ] || [ -z "$newest" ]; then continue; fi
+  # A converted network has step 0; queue.sh converts it again.
+  if [ -e "$run/results.json" ] || [ "${newest:-0}" = 0 ]; then continue; fi
   mkdir -p "$here/in_progress/$name/checkpoints"
   cp "$run"/config.json "$run"/metrics.jsonl "$run"/.identity "$here/in_progress/$name/" 2>/dev/null || true
   cp -r "$run/checkpoints/$newest" "$here/in_progress/$name/checkpoints/"
