@@ -33,6 +33,7 @@ from pathlib import Path
 
 from benchmarks import Parser
 from hsakd_jax.runs import manifest
+from hsakd_jax.runs.metrics_log import MetricsLog
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = Path("/tmp/hsakd_accelerator")
@@ -159,13 +160,14 @@ def run_rows(visit: Visit, args: argparse.Namespace) -> None:
 
 def progress(run: Path) -> dict:
     """The last logged step, epoch and rate of a run, and its accuracies if it is done."""
-    logged = {}
-    with contextlib.suppress(FileNotFoundError):
-        for line in (run / "metrics.jsonl").read_text().splitlines():
-            with contextlib.suppress(ValueError):  # a line that was cut
-                record = json.loads(line)
-                logged = record if "images_per_s" in record else logged
-    found = {"run": run.name} | {key: logged.get(key) for key in ("step", "epoch", "images_per_s")}
+    records = MetricsLog(run / "metrics.jsonl", write=False).read()
+    logged = next((record for record in reversed(records) if "images_per_s" in record.values), None)
+    found = {
+        "run": run.name,
+        "step": logged and logged.step,
+        "epoch": logged and logged.epoch,
+        "images_per_s": logged and logged.values["images_per_s"],
+    }
     results = run / "results.json"
     return found | ({"last": json.loads(results.read_text())["last"]} if results.exists() else {})
 

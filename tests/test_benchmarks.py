@@ -34,6 +34,7 @@ from benchmarks import input as photographs
 from configs import cifar100
 from hsakd_jax.interop.model_files import Measured
 from hsakd_jax.models import create
+from hsakd_jax.runs.metrics_log import MetricsLog, Record
 
 WITHOUT_TORCH, WITHOUT_TIMM, WITHOUT_LIBTPU = (
     importlib.util.find_spec(name) is None for name in ("torch", "timm", "libtpu")
@@ -330,8 +331,9 @@ def work(tmp_path, monkeypatch):
             (tmp_path / "work" / "runs" / name / "checkpoints" / number).mkdir(parents=True)
             (tmp_path / "work" / "runs" / name / "checkpoints" / number / "arrays").write_bytes(os.urandom(3000))
         (tmp_path / "work" / "runs" / name / "config.json").write_text("{}")
-        log = '{"step": 7, "epoch": 0.5, "images_per_s": 3.0}\n{"step": 12, "epoch": 1, "top1": 4.0}\n'
-        (tmp_path / "work" / "runs" / name / "metrics.jsonl").write_text(log)
+        log = MetricsLog(tmp_path / "work" / "runs" / name / "metrics.jsonl")
+        log.append(Record(step=7, epoch=0.5, values={"images_per_s": 3.0}))
+        log.append(Record(step=12, epoch=1, values={"top1": 4.0}, split="test"))
     (tmp_path / "work" / "runs" / "second" / "results.json").write_text('{"last": {"top1": 4.0}}')
     return tmp_path / "work"
 

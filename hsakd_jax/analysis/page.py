@@ -22,7 +22,6 @@ from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import read_names
 from hsakd_jax.evaluation.accuracies import mean
 from hsakd_jax.evaluation.predictions import Checkpoint, predict_all
-from hsakd_jax.evaluation.verdict import Verdict
 from hsakd_jax.runs.directory import RunDirectory, resolve_path
 from hsakd_jax.runs.metrics_log import Record
 
@@ -168,7 +167,7 @@ class Dataset:
         references = [name for name in REFERENCES if any(name in row for row in compared)]
         return [
             {"run": one.label}
-            | {f"against {REFERENCES[name]}": _verdict(row[name]) if name in row else "" for name in references}
+            | {f"against {REFERENCES[name]}": row[name].brief() if name in row else "" for name in references}
             for one, row in zip(self.groups, compared, strict=True)
             if row
         ]
@@ -263,12 +262,6 @@ def _headline(baseline: Compared) -> str:
     if verdict.is_shown:
         return f"{_compare(verdict.difference, 'points more than', 'points less than')} the baseline"
     return f"not shown to differ from the baseline ({verdict.difference:+.2f} points)"
-
-
-def _verdict(verdict: Verdict) -> str:
-    """A cell: the difference in points of top-1, its interval and the number of seeds."""
-    seeds = f"{verdict.seeds} seed{'s' * (verdict.seeds > 1)}"
-    return f"{verdict.words} ({f'{verdict.bounds}, {seeds}' if verdict.bounds else verdict.reason})"
 
 
 def _compare(points: float, more: str, less: str) -> str:

@@ -55,12 +55,16 @@ class Verdict(NamedTuple):
             low, high = -high, -low
         return f"{_zero(low):.2f} to {_zero(high):.2f}"
 
-    def __str__(self) -> str:
+    def brief(self, level: str = "") -> str:
+        """With the interval, and `level` in front of it: 'better by 1.23 (0.45 to 2.01, 3 seeds)'."""
         if not self.bounds:
             return f"{self.words} ({self.reason})"
-        seeds = f"{self.seeds} seed{'s' * (self.seeds > 1)}"
-        found = f"{self.words} ({LEVEL * 100:g} % interval {self.bounds}, {seeds})"
-        return found if self.seeds > 1 else f"{found} (test images only; another seed may differ)"
+        return f"{self.words} ({level}{self.bounds}, {self.seeds} seed{'s' * (self.seeds > 1)})"
+
+    def __str__(self) -> str:
+        found = self.brief(f"{LEVEL * 100:g} % interval ")
+        caution = bool(self.bounds) and self.seeds == 1
+        return f"{found} (test images only; another seed may differ)" if caution else found
 
 
 def _zero(points: float) -> float:

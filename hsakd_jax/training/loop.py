@@ -113,7 +113,9 @@ def _train(
     program, train, size = session.built.program, session.splits.train, config.network.image_shape[0]
     multi_step = make_multi_step(program.step, train, session.devices, config.training.batch, config.seed, size=size)
     if done and (done % eval_steps == 0 or done == total) and not session.checkpoints.is_scored(done):
-        evaluate_and_save(session, state, done, requests)  # the call before this one was stopped in the evaluation
+        # The call before this one was stopped in the evaluation, or killed between its record and its checkpoint.
+        session.directory.metrics.rewind(done, evaluated=False)
+        evaluate_and_save(session, state, done, requests)
         _stop_if_requested(session, state, done, requests, saved=True)
     if done < total:
         session.console.line(f"{session.directory.path}: compiling the step, or loading it from the compilation cache")
@@ -209,7 +211,7 @@ def _resume(session: Session) -> tuple[State, Any]:
             session.console.line(f"{directory.path}: no whole checkpoint is left, starting from the beginning")
         teacher, train = built.program.teacher, session.splits.train
         state = with_class_costs(state, session.config, teacher, built.teacher_variables, train, session.devices)
-    directory.metrics.rewind(done, session.checkpoints.is_scored(done))
+    directory.metrics.rewind(done)
     return session.devices.replicate((state, built.teacher_variables))
 
 

@@ -17,6 +17,7 @@ HERE = Path(__file__).resolve().parent
 
 def describe(run: Path, calls: int) -> dict:
     """The content of NAME.json."""
+    # Read as they are: the code that wrote them may be older than this one.
     config, results = (json.loads((run / f"{name}.json").read_text()) for name in ("config", "results"))
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     epochs = config["training"]["epochs"]

@@ -6,17 +6,17 @@ python results/cifar100/table.py
 import json
 from pathlib import Path
 
-from hsakd_jax.analysis.paper import CIFAR, TABLES
+from hsakd_jax.analysis.paper import TABLES, Column
 from hsakd_jax.experiments.recipes import RECIPES
 
 HERE = Path(__file__).resolve().parent
 FULL = 240  # epochs of the paper
-PAIR = next(column for column in CIFAR if (column.teacher, column.student) == ("resnet56", "resnet20"))
+PAIR = Column("cifar100", "resnet56", "resnet20")
 
 
 def published(recipe: str) -> str:
     """The paper's top-1 at the best epoch, with its standard deviation; '' where it has none."""
-    number = next((t.numbers[recipe][PAIR] for t in TABLES.values() if PAIR in t.numbers.get(recipe, {})), None)
+    number = TABLES["cifar100"].numbers.get(recipe, {}).get(PAIR)
     if number is None:
         return ""
     return f"{number.top1:.2f}" + (f" ({number.std:.2f})" if number.std is not None else "")
