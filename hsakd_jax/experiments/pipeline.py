@@ -18,7 +18,14 @@ from hsakd_jax.data.datasets import Splits, load_source
 from hsakd_jax.evaluation.accuracies import best_branch, mean_top1
 from hsakd_jax.evaluation.verdict import compare
 from hsakd_jax.experiments.recipes import RECIPES
-from hsakd_jax.experiments.resolve import recipes_of, resolve, run_config, section_of, teacher_recipe
+from hsakd_jax.experiments.resolve import (
+    recipes_of,
+    resolve,
+    run_config,
+    section_of,
+    settings_of_other_networks,
+    teacher_recipe,
+)
 from hsakd_jax.experiments.validate import check, check_types
 from hsakd_jax.runs.compare import normalisation_difference
 from hsakd_jax.runs.config import Config, RunConfig
@@ -190,6 +197,9 @@ def _plan(
     for name, run in resolved.items():
         traced = _check_run(run, paths, name, _teacher_config(config, resolved, name), parts[name], console)
         plan[name] = _Planned(run, paths[name], parts[name], traced)
+        if traced is not None:
+            for line in settings_of_other_networks(config, name, command or ()):
+                console.line(f"warning: {paths[name]}: {line}")
     return plan
 
 

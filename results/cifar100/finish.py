@@ -9,8 +9,11 @@ it is. Anyone checks a row without training: `convert NAME.safetensors --data=ci
 
 import argparse
 import json
+import math
 import subprocess
+from collections import defaultdict
 from pathlib import Path
+from statistics import mean
 
 HERE = Path(__file__).resolve().parent
 
@@ -21,11 +24,17 @@ def describe(run: Path, calls: int) -> dict:
     config, results = (json.loads((run / f"{name}.json").read_text()) for name in ("config", "results"))
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     epochs = config["training"]["epochs"]
+    training = defaultdict(list)
+    for one in records:
+        if "loss" in one:
+            training[math.ceil(one["epoch"])].append(100 * one["top1"])
+    del results["crc32"]  # of a file that it was in
     return {
         "command": ["python", "-m", "hsakd_jax.main", *config["command"]],
         "calls": calls,
         "hours": round(epochs * results["train_images"] / results["images_per_s"] / 3600, 2),
         "top1_by_epoch": {f"{one['epoch']:g}": one["top1"] for one in records if one.get("split") == "test"},
+        "training_top1_by_epoch": {str(epoch): round(mean(values), 2) for epoch, values in training.items()},
         "results": results,
     }
 

@@ -1,13 +1,22 @@
-"""Prints the table of results/cifar100.md: the rows in this folder, with the published numbers of full-length ones.
+"""Prints the table of results/cifar100.md, of the rows in this folder, and draws its figure.
 
-python results/cifar100/table.py
+    python results/cifar100/table.py [--figure FILE.png]
+
+The table has the paper's numbers for rows of full length. A row is compared with the baseline of the same schedule and
+seed, by McNemar's test on the test images.
 """
 
+import argparse
 import json
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from hsakd_jax.analysis.paper import TABLES, Column
+from hsakd_jax.evaluation.verdict import compare
 from hsakd_jax.experiments.recipes import RECIPES
+from hsakd_jax.runs.results import Results
 
 HERE = Path(__file__).resolve().parent
 FULL = 240  # epochs of the paper
@@ -22,20 +31,51 @@ def published(recipe: str) -> str:
     return f"{number.top1:.2f}" + (f" ({number.std:.2f})" if number.std is not None else "")
 
 
+def schedule(one: Results) -> tuple[int, int]:
+    """Epochs and seed, which a row and its baseline have in common."""
+    return round(one.last.epoch), one.seed
+
+
+def draw(rows: dict[str, Any], path: Path) -> None:
+    """Top-1 over epochs: each test, and the mean of an epoch's training images, which are augmented."""
+    from hsakd_jax.analysis import plots
+
+    panels = []
+    for epochs in sorted({row["results"]["last"]["epoch"] for row in rows.values()}):
+        chosen = [row for row in rows.values() if row["results"]["last"]["epoch"] == epochs]
+        for images, key in (("test", "top1_by_epoch"), ("training", "training_top1_by_epoch")):
+            curves = []
+            for i, row in enumerate(chosen):
+                title, top1 = RECIPES[row["results"]["recipe"]].title, row[key]
+                curves.append(plots.Curve(title, f"c{i}", [float(epoch) for epoch in top1], list(top1.values())))
+            panels.append((f"{epochs:g} epochs, {images} images", curves))
+    path.write_bytes(plots.png(plots.curves(panels, "epoch", "top-1 %", columns=2, height=3.4)))
+
+
 def main() -> None:
-    """Prints the rows, the longest runs first."""
-    found = [json.loads(path.read_text()) for path in sorted(HERE.glob("*.json"))]
-    print("| row | epochs | seed | top-1 %, last | best | published, best of full length | hours |")
+    """Prints the rows, the longest runs first, and writes the figure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--figure", type=Path)
+    args = parser.parse_args()
+    rows = {path.stem: json.loads(path.read_text()) for path in HERE.glob("*.json")}
+    results = {name: msgspec.convert(row["results"], Results) for name, row in rows.items()}
+    order = sorted(results, key=lambda name: (-results[name].last.epoch, results[name].recipe != "baseline", name))
+    baselines = {schedule(one): one for one in results.values() if one.recipe == "baseline"}
+    print("| row | epochs | top-1 %, last | best | against the baseline | published, best of full length | hours |")
     print("|---|---|---|---|---|---|---|")
-    for row in sorted(found, key=lambda one: -one["results"]["last"]["epoch"]):
-        results = row["results"]
-        last, best, epochs = results["last"], results["best"], round(results["last"]["epoch"])
-        theirs = published(results["recipe"]) if epochs == FULL else ""
-        title = RECIPES[results["recipe"]].title
+    for name in order:
+        one, title = results[name], RECIPES[results[name].recipe].title
+        verdict = ""
+        if one.recipe != "baseline" and schedule(one) in baselines:
+            found = compare({one.seed: one}, {one.seed: baselines[schedule(one)]})
+            verdict = f"{found.words} ({found.bounds or found.reason})"
+        theirs = published(one.recipe) if round(one.last.epoch) == FULL else ""
         print(
-            f"| {title} | {epochs} | {results['seed']} | {last['top1']:.2f} | {best['top1']:.2f} | {theirs} "
-            f"| {row['hours']} |"
+            f"| [{title}](cifar100/{name}.json) | {one.last.epoch:g} | {one.last.top1:.2f} | {one.best.top1:.2f} "
+            f"| {verdict} | {theirs} | {rows[name]['hours']} |"
         )
+    if args.figure:
+        draw({name: rows[name] for name in order}, args.figure)
 
 
 if __name__ == "__main__":
