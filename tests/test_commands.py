@@ -532,6 +532,15 @@ BAD = {
         ["--config.data.crop=resized", "--config.data.image_size=8", "--config.data.resize=7"],
         ["data.resize is 7"],
     ),
+    "resize of an image folder": (
+        [
+            "--config.data.name=image_folder",
+            "--config.data.crop=resized",
+            "--config.data.image_size=8",
+            "--config.data.resize=9",
+        ],
+        ["data.resize is 9, and an image_folder has whole squares", "--config.data.name=image_tree"],
+    ),
     "peers of before": ([f"{CONFIG}:mutual_tiny", "--config.peers=2"], ["peers"]),
     "network of a probe": ([f"{CONFIG}:probe/resnet20"], ["a probe has the network of"]),
     "term of a student": (

@@ -113,13 +113,14 @@ class Dataset:
         return line + (f" (mean of {len(subject.runs)} seeds)" if len(subject.runs) > 1 else "")
 
     def _teacher_top1(self, run: Run) -> float | None:
-        """Top-1 of the checkpoint and the network that taught a run; None without one."""
+        """Top-1 of the checkpoint and the network that taught a run; None without one, or if it is not known."""
         teacher, stored = run.config.teacher, run.results.teacher
         if teacher is None:
             return None
         where = Path(os.path.realpath(resolve_path(run.path, teacher.workdir)))
         shown = next((other for other in self._runs if other.path.resolve() == where), None)
-        accuracies = shown.accuracies(teacher.checkpoint) if shown else stored and stored.last
+        accuracies = stored.last if stored and teacher.checkpoint == "last" else None
+        accuracies = shown.accuracies(teacher.checkpoint) if shown else accuracies
         return accuracies.get(f"peer{teacher.peer}/top1", mean(accuracies, "top1")) if accuracies else None
 
     def setup(self) -> str:

@@ -153,6 +153,8 @@ def _run(path: Path, config: RunConfig, results: Results) -> Run:
         if not {"epoch", "top1"} <= {name.rpartition("/")[2] for name in accuracies}:
             raise UserError(f"{path}/results.json has no top-1 accuracy or no epoch: leave the run out, or repeat it")
     found = _describe(path, config, results.teacher)
+    # Folders of images have one name, and may have other images.
+    found.settings.update(train_images=results.train_images, test_images=results.test_images)
     if found.settings.get("teacher") == NOT_FOUND and results.teacher:
         found.settings["teacher.recipe"] = same(results.teacher.recipe)
     method, teacher = config.recipe, _teacher(path, config, results.teacher)
@@ -223,6 +225,8 @@ def _describe(path: Path, config: AnyConfig, stored: TaughtBy | None = None) -> 
         if where:
             expected = getattr(RECIPES.get(config.recipe), role, None) or "none"
             other = _describe_other(role, resolve_path(path, where), expected)
+            if NOT_FOUND in other.settings.values():  # two that are not there need not be the same
+                other.settings[f"{role}.workdir"] = where
             settings |= other.settings
             differing = None if differing is None else differing | (other.differing or {})
             seeds += other.seeds

@@ -138,6 +138,28 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_file(path: Path) -> None:
+    """Waits until the content of a file is on the disk.
+
+    Raises:
+      OSError: the disk fails.
+    """
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_tree(folder: Path) -> None:
+    """Waits until all files in a folder are on the disk, and their names, at any depth.
+
+    Raises:
+      OSError: the disk fails.
+    """
+    for where, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            sync_file(Path(where) / name)
+        sync_folder(Path(where))
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes one text atomically, in UTF-8; raises as `write_files`."""
     write_files({path: text.encode()})

@@ -225,7 +225,14 @@ def _check_run(
     """Refuses a run that can't train, or returns its traced program; None of a finished run."""
     directory = RunDirectory(paths[name])
     directory.check(config)
-    if directory.results():
+    if results := directory.results():
+        then = (results.train_images, results.test_images)
+        now = (len(splits.train.labels), len(splits.test.labels))
+        if then != now:
+            raise UserError(
+                f"{directory.path} was trained on {then[0]} images and tested on {then[1]}, and the data has {now[0]} "
+                f"and {now[1]} now: restore the data, or choose another directory"
+            )
         return None
     training, images = config.training, len(splits.train.labels)
     section = RECIPES[name].schedule or RECIPES[name].network

@@ -136,6 +136,11 @@ def _check_data(data: dict[str, Any]) -> None:
         raise UserError(f"data.image_size is {side}: set the side of the crops")
     if crop == "pad" and side and data["name"] != "image_folder":
         raise UserError(f"data.image_size is {side}, which is for data.crop=resized and image_folder: leave it 0")
+    if resize > side and data["name"] == "image_folder":
+        raise UserError(
+            f"data.resize is {resize}, and an image_folder has whole squares of data.image_size: leave it 0, or set "
+            "--config.data.name=image_tree for crops"
+        )
     if 0 < resize < side:
         raise UserError(f"data.resize is {resize}: set at least data.image_size, {side}, or 0")
 

@@ -15,7 +15,7 @@ from hsakd_jax.evaluation.accuracies import describe as describe_accuracies
 from hsakd_jax.evaluation.accuracies import mean_top1
 from hsakd_jax.evaluation.accuracy import preprocessing
 from hsakd_jax.interop import model_files, torch_files
-from hsakd_jax.models import profile
+from hsakd_jax.models import architecture, profile
 from hsakd_jax.models.network import Network
 from hsakd_jax.runs.config import AnyConfig, RunConfig
 from hsakd_jax.runs.directory import RunDirectory
@@ -142,7 +142,9 @@ def _results(results: Results | None, checkpoint: str, measured: Sequence[model_
     if results:
         found = results.last if checkpoint == "last" else results.best
         epoch = f"Epoch {found['epoch']:g} ({checkpoint}): " if "epoch" in found else ""
-        parts.append(f"{epoch}top-1 {mean_top1(found):.2f} % on {results.test_images:,} test images.")
+        # Of networks that teach one another, the first one is exported.
+        top1 = found.get("peer1/top1", mean_top1(found))
+        parts.append(f"{epoch}top-1 {top1:.2f} % on {results.test_images:,} test images.")
     if measured:
         parts.append(
             f"This file, measured after its export:\n\n```text\n{model_files.as_table([*measured], classes)}\n```"
@@ -188,7 +190,10 @@ def _use(config: AnyConfig) -> str:
     data = ["--data", config.data.name] if config.data.name else []
     numbers = [f"--{key}={','.join(f'{x}' for x in settings[key])}" for key in ("mean", "std")]
     side = config.network.image_shape[0]
-    crop = [f"--{key}={settings[key]}" for key in ("resize", "interpolation")] if config.data.crop == "resized" else []
+    # Without --resize, `convert` crops for a network of ImageNet, and does not for the others.
+    crops = config.data.crop == "resized" or architecture(config.network.arch).for_imagenet
+    crop = [f"--resize={settings['resize']}"] if crops else []
+    crop.append(f"--interpolation={settings['interpolation']}")
     words = [f"--arch={config.network.arch}", *data, f"--image-size={side}", *crop, *numbers, "--classes=labels.txt"]
     convert = ["python", "-m", "hsakd_jax.convert", torch_files.WEIGHTS, "--output=run", *words]
     return f"""\

@@ -47,8 +47,8 @@ def convert(
       data: name of its dataset; '' uses the one with that many classes that published networks are trained on.
       data_dir: folder of the data, see `datasets.load`.
       image_size: side of its images; 0 for that of the package or of published results, such as 224 of ImageNet.
-      resize: length to which the shorter side of an image is scaled before the central crop, for networks of ImageNet.
-        0 for that of the package, or of published results in proportion to `image_size`.
+      resize: length to which the shorter side of an image is scaled before the central crop. For networks of ImageNet,
+        0 is that of the package, or of published results in proportion to `image_size`. For others, 0 does not crop.
       interpolation: see `runs.config.Data`; '' for that of the package or of published results.
       mean: of the normalisation, one number per channel; () uses that of the package, of `data`, or else of CIFAR-100
         or ImageNet.
@@ -70,14 +70,20 @@ def convert(
     _check_classes(data, data_dir, found.num_classes)
     usual = weights.pretrained.preprocessing if weights.pretrained else published(found.name, data)
     prepared = _changed(usual, Preprocessing(image_size, resize, interpolation, mean, std))
-    parameters = _parameters(found, prepared, resize, weights.label)
+    parameters = _parameters(found, prepared, weights.label)
+    crops = bool(resize) or architecture(found.name).for_imagenet
+    if crops and data == "image_folder" and prepared.resize > prepared.image_size:
+        raise UserError(
+            f"{found.name} uses the middle of images scaled to {prepared.resize}, and an image_folder has whole "
+            f"squares: set --data={IMAGE_TREE}, or --resize={prepared.image_size}"
+        )
     values = {
         "source": weights.source,
         "sha256": weights.sha256,
         "part": part or None,
         "network": _network(found, prepared.image_size),
         "classes": read_names(classes, found.num_classes) if classes else weights.classes,
-        "data": _data(data or None, data_dir or None, architecture(found.name).for_imagenet, prepared),
+        "data": _data(data or None, data_dir or None, crops, prepared),
         "eval_batch": 500,
     }
     flags = "--data, --mean, --std, --image_size, --resize, --interpolation"
@@ -173,14 +179,12 @@ def _changed(usual: Preprocessing, given: Preprocessing) -> Preprocessing:
     return in_proportion._replace(**{key: value for key, value in given._asdict().items() if value})
 
 
-def _parameters(found: torch_weights.Found, prepared: Preprocessing, resize: int, label: str) -> int:
+def _parameters(found: torch_weights.Found, prepared: Preprocessing, label: str) -> int:
     """The number of parameters of a network that takes images prepared so.
 
     Raises:
       UserError: it can't take them.
     """
-    if resize and not architecture(found.name).for_imagenet:
-        raise UserError(f"{found.name} uses images unchanged: leave --resize out")
     if len(prepared.mean) not in (1, found.channels):
         raise UserError(
             f"{label} takes images of {found.channels} channels: set --data, such as --data=digits of 1, or "
@@ -210,15 +214,15 @@ def _network(found: torch_weights.Found, side: int) -> dict[str, Any]:
     }
 
 
-def _data(name: str | None, folder: str | None, big: bool, prepared: Preprocessing) -> dict[str, Any]:
-    """The section 'data': images have the network's size or, for networks of ImageNet, are scaled and cropped."""
+def _data(name: str | None, folder: str | None, crops: bool, prepared: Preprocessing) -> dict[str, Any]:
+    """The section 'data': images have the network's size, or are scaled and cropped."""
     return {
         "name": name,
         "dir": folder,
-        "image_size": prepared.image_size if big or name == "image_folder" else None,
-        "resize": prepared.resize if big else None,
+        "image_size": prepared.image_size if crops or name == "image_folder" else None,
+        "resize": prepared.resize if crops else None,
         "interpolation": prepared.interpolation,
-        "crop": "resized" if big else "pad",
+        "crop": "resized" if crops else "pad",
         "pad": 0,
         "flip": False,
         "fraction": 1.0,

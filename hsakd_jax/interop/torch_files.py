@@ -220,7 +220,9 @@ def _check_legacy(path: Path) -> None:
 
 
 def _check_pickle(stream: Any, path: Path) -> None:
-    """Refuses a pickle of too many operations, or with too deep tuples; executes nothing.
+    """Refuses a pickle of too many operations, with too deep tuples or with `bytearray`; executes nothing.
+
+    `torch` permits `bytearray(N)`, which is N bytes of memory for a few bytes of the file. No tensor needs it.
 
     Lists and dicts have no hash, so the depth of tuples inside them does not matter once they are memoised.
     """
@@ -228,6 +230,8 @@ def _check_pickle(stream: Any, path: Path) -> None:
     marks: list[int] = []
     memo: dict[Any, int] = {}
     for count, (operation, argument, _) in enumerate(pickletools.genops(stream)):
+        if isinstance(argument, str) and argument.split()[-1:] == ["bytearray"]:
+            raise UserError(f"{path} asks for memory that is not in the file, so it was not loaded: save tensors alone")
         name, before = operation.name, operation.stack_before
         if name == "MARK":
             marks.append(len(stack))
@@ -288,6 +292,8 @@ def is_bookkeeping(key: str) -> bool:
 def _arrays(tensors: Mapping[str, Any], label: str) -> StateDict:
     """NumPy arrays without BatchNorm's counters; half precision as float32."""
     arrays = {}
+    stored: dict[int, int] = {}  # bytes, by address: tensors may share a storage, but not arbitrarily many
+    used = 0
     for key, value in tensors.items():
         if key.endswith("num_batches_tracked"):
             continue
@@ -295,6 +301,10 @@ def _arrays(tensors: Mapping[str, Any], label: str) -> StateDict:
             value = value.detach().cpu()
             if value.numel() * value.element_size() > value.untyped_storage().nbytes():
                 raise UserError(f"{label}: {key} has more numbers than the file: save the state dict again")
+            stored[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+            used += value.numel() * value.element_size()
+            if used > MAX_UNPACKED * sum(stored.values()):
+                raise UserError(f"{label}: its tensors share their numbers too often: save the state dict again")
             value = (value.float() if value.is_floating_point() and value.dtype.itemsize < 4 else value).numpy()
         value = np.asarray(value)
         if not jnp.issubdtype(value.dtype, jnp.floating) and not is_bookkeeping(key):

@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 from flax import serialization
 
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.files import sync_folder
+from hsakd_jax.core.files import sync_folder, sync_tree
 from hsakd_jax.core.sharding import broadcast_from_first, run_in_first_process
 from hsakd_jax.runs import manifest
 from hsakd_jax.runs.config import AnyConfig
@@ -205,16 +205,20 @@ class Checkpoints:
         """Renames a whole checkpoint to its step, then deletes those that are no longer kept."""
         if step in self.steps():
             self._delete(step)
-        sync_folder(draft)
+        sync_tree(draft)  # Orbax leaves its own file to the system
         os.rename(draft, self._directory / str(step))
         sync_folder(self._directory)
         self._delete_old()
 
     def _delete_old(self) -> None:
-        """Deletes the checkpoints that are neither among the latest nor the best."""
-        best = manifest.best(self._directory)
-        for old in self.steps()[:-LATEST]:
-            if old != best:
+        """Deletes the checkpoints that are neither among the latest nor the best.
+
+        One whose manifest can't be read now may be the best: it stays until `_clean` sets it aside.
+        """
+        saved = {step: manifest.read(self._directory, step) for step in self.steps()}
+        best = manifest.best_of(saved.values())
+        for old in list(saved)[:-LATEST]:
+            if old != best and saved[old] is not None:
                 self._delete(old)
 
     def _delete(self, step: int) -> None:

@@ -105,7 +105,7 @@ def match_classes(config: Config, path: Path, count: int, names: Sequence[str], 
         return ClassMatch(note=note)
     if tuple(names) == ours:
         return ClassMatch()
-    if _is_imagenet(names) != _is_imagenet(ours) and count == IMAGENET:
+    if any(_are_imagenet(a) and not _are_ids(b) for a, b in ((names, ours), (ours, names))):
         # Such as torchvision's 'tench' for n01440764. Published networks have the order of the sorted ids.
         note = f"{path} or {other} has words for ImageNet's WordNet ids: both are taken to be in the order of the ids"
         return ClassMatch(note=note)
@@ -120,9 +120,14 @@ def match_classes(config: Config, path: Path, count: int, names: Sequence[str], 
     return ClassMatch(order=order, note=f"{path} has the classes of {other} in another order: matched by name")
 
 
-def _is_imagenet(names: Sequence[str]) -> bool:
+def _are_imagenet(names: Sequence[str]) -> bool:
     """Whether these are the 1000 WordNet ids of ImageNet in their order, such as n01440764."""
-    return len(names) == IMAGENET and list(names) == sorted(names) and all(WORDNET_ID.fullmatch(one) for one in names)
+    return len(names) == IMAGENET and list(names) == sorted(names) and _are_ids(names)
+
+
+def _are_ids(names: Sequence[str]) -> bool:
+    """Whether these are WordNet ids, which have an order only by their names."""
+    return all(WORDNET_ID.fullmatch(one) for one in names)
 
 
 def in_words(found: Mapping[str, tuple[Any, Any]], first: str, second: str) -> list[str]:

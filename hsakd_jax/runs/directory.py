@@ -188,6 +188,8 @@ class RunDirectory:
     def check_sources(self, sources: Mapping[str, str]) -> None:
         """Refuses to go on with a teacher, a start or training images other than those that the run began with.
 
+        Of other images for the selection of the best epoch, it only warns: the training does not depend on them.
+
         Args:
           sources: as in `manifest.Manifest`.
 
@@ -197,6 +199,12 @@ class RunDirectory:
         saved = manifest.newest(self.checkpoints)
         for role, content in sources.items():
             if saved and saved.sources.get(role, content) != content:
+                if role == "selection":
+                    warn(
+                        f"{self.path}: the images that select the best epoch have changed, in number or labels: scores "
+                        "before and after this resume are of other images"
+                    )
+                    continue
                 if role == "data":
                     raise UserError(
                         f"{self.path} began with other training images: their number or their labels have changed; "

@@ -2,6 +2,7 @@
 
 import os
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -23,7 +24,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
       score: the accuracy by which the best checkpoint is selected; None takes no part.
       content: SHA-256 of the arrays, in hexadecimal: the identity of a network, wherever its run is.
       sources: `content` of the checkpoints that the run depends on, by role: 'teacher' and 'init'. The SHA-256 of the
-        training labels, in their order, under 'data'.
+        training labels, in their order, under 'data'; that of the labels that select the best epoch under 'selection'.
       config: of the run when the checkpoint was written; None where it was not stored.
       files: CRC-32 of each file, by its path in the folder.
     """
@@ -44,14 +45,22 @@ class _Sealed(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def steps(folder: Path) -> list[int]:
-    """The names of all checkpoints in a folder, whole or damaged, ascending; none where there is no such folder."""
+    """The names of all checkpoints in a folder, whole or damaged, ascending; none where there is no such folder.
+
+    Raises:
+      UserError: the folder can't be read. Such a run is not one without checkpoints.
+    """
     try:
         with os.scandir(folder) as entries:
             # A folder of such a name is complete: it gets the name when everything is in it.
             named = [e.name for e in entries if e.name.isdecimal() and e.is_dir()]
         return sorted(int(name) for name in named if str(int(name)) == name)
-    except OSError:
-        return []
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not folder.is_symlink():
+            return []
+        raise UserError(
+            f"{folder} can't be read: {error.strerror}; make the folder readable, then run the same command again"
+        ) from error
 
 
 def read(folder: Path, step: int) -> Manifest | None:
@@ -108,8 +117,13 @@ def select(folder: Path, checkpoint: str) -> int:
 
 def best(folder: Path) -> int | None:
     """The checkpoint with the greatest score, the latest of equal ones; None if none has a score."""
-    manifests = filter(None, (read(folder, step) for step in steps(folder)))
-    return max(((one.score, one.step) for one in manifests if one.score is not None), default=(0.0, None))[1]
+    return best_of(read(folder, step) for step in steps(folder))
+
+
+def best_of(manifests: Iterable[Manifest | None]) -> int | None:
+    """The step of the one with the greatest score, the latest of equal ones; None if none has a score."""
+    scored = ((one.score, one.step) for one in manifests if one is not None and one.score is not None)
+    return max(scored, default=(0.0, None))[1]
 
 
 def write(path: Path, manifest: Manifest) -> None:

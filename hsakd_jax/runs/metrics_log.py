@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from hsakd_jax.core.console import warn
-from hsakd_jax.core.files import NOT_VALID, read_regular, write_text
+from hsakd_jax.core.files import NOT_VALID, read_regular, sync_file, write_text
 from hsakd_jax.runs.writing import write_or_explain
 
 SEAL = b',"crc32":'  # in front of the checksum of a line
@@ -67,13 +67,14 @@ class MetricsLog:
         self._damaged = path.with_name("metrics.damaged.jsonl")
 
     def append(self, record: Record) -> None:
-        """Writes a line.
+        """Writes a line; that of an evaluation is on the disk before the checkpoint that it belongs to.
 
         Raises:
           UserError: see `write_or_explain`.
         """
         if self._writes:
-            write_or_explain(_append, self._path, record.to_json().encode() + b"\n")
+            line = record.to_json().encode() + b"\n"
+            write_or_explain(_append if record.split is None else _append_now, self._path, line)
 
     def read(self) -> list[Record]:
         """All records. A line that a kill cut off is left out, and a damaged one with a warning."""
@@ -124,6 +125,12 @@ class MetricsLog:
 def _append(path: Path, content: bytes) -> None:
     with path.open("ab") as file:
         file.write(content)
+
+
+def _append_now(path: Path, content: bytes) -> None:
+    """Appends, and waits until the file is on the disk."""
+    _append(path, content)
+    sync_file(path)
 
 
 def _lines(damaged: list[bytes]) -> str:

@@ -19,7 +19,9 @@ from hsakd_jax.core.sharding import (
     is_first_process,
     run_in_first_process,
 )
+from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.data.datasets import Splits
+from hsakd_jax.data.streaming import Photos
 from hsakd_jax.evaluation import accuracies
 from hsakd_jax.evaluation.accuracy import make_evaluate, make_measure
 from hsakd_jax.runs.checkpoint import Checkpoints
@@ -66,7 +68,9 @@ def run(
     if results := _finished(directory, config, console):
         return results
     devices = Devices()
+    used = directory.sources(config)
     built = build(config, directory.path, splits.train, devices, traced)
+    _check_read(directory, config, used)
     run_in_first_process(lambda: directory.acquire(config), str(directory.path))
     for line in built.notes:
         console.line(f"{directory.path}: {line}")
@@ -76,8 +80,8 @@ def run(
     if config.evaluation.select_by == "top1":  # without branches, which take most of the time
         select = make_measure(network.clone(branches=False), devices, config, config.eval_batch)
     # Each step draws its images by position: with other images, a resumed run could not be repeated.
-    data = hashlib.sha256(splits.train.labels.tobytes()).hexdigest()
-    sources = {**directory.sources(config), "data": data}
+    selection = splits.test if splits.validation is None else splits.validation
+    sources = {**used, "data": _digest(splits.train), "selection": _digest(selection)}
     checkpoints = Checkpoints(directory.checkpoints, config=config, sources=sources)
     for line in checkpoints.damaged:
         console.line(f"warning: {line}")
@@ -88,13 +92,34 @@ def run(
     session = Session(config, directory, devices, splits, console, built, checkpoints, measure, select, clock)
     _report_teacher(session, sources.get("teacher"), {} if measured is None else measured)
     state, teacher_variables = _resume(session)
-    with (
-        catch_stop_signals() as requests,
-        tracking.follow(config.logging.tracking, directory, console.line) as track,
-        profiling.follow(config.logging.profile, directory, console) as trace,
-    ):
-        state = _train(replace(session, track=track), state, teacher_variables, requests, trace)
+    with catch_stop_signals() as requests:
+        with (
+            tracking.follow(config.logging.tracking, directory, console.line) as track,
+            profiling.follow(config.logging.profile, directory, console) as trace,
+        ):
+            state = _train(replace(session, track=track), state, teacher_variables, requests, trace)
+        # A signal may have come while the trackers ended.
+        _stop_if_requested(session, state, session.steps, requests, saved=True)
     return final_results(session, state)
+
+
+def _digest(images: Dataset | Photos) -> str:
+    """Of the labels of images in their order, which another number of images or another order changes."""
+    return hashlib.sha256(images.labels.tobytes()).hexdigest()
+
+
+def _check_read(directory: RunDirectory, config: RunConfig, used: dict[str, str]) -> None:
+    """Refuses a teacher or a start that saved a checkpoint while this run read it, or that processes read differently.
+
+    Raises:
+      UserError: in all processes.
+    """
+    number = int(hashlib.sha256(repr(used).encode()).hexdigest()[:7], 16)
+    greatest, least = all_reduce_max(number), -all_reduce_max(-number)
+    if all_reduce_max(greatest != least or directory.sources(config) != used):
+        raise UserError(
+            f"{directory.path}: a run that it needs saved a checkpoint while it was read: run the same command again"
+        )
 
 
 def _check(directory: RunDirectory, config: RunConfig, sources: dict[str, str]) -> None:

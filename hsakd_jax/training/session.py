@@ -125,7 +125,8 @@ def evaluate_and_save(session: Session, state: State, done: int, requests: list[
     except Interrupted:
         return session.checkpoints.save(done, state)
     except UserError:  # such as an image that can't be read: the epoch is saved first
-        session.checkpoints.save(done, state)
+        if single:  # the others wait for this process in the computation, and not for a checkpoint
+            session.checkpoints.save(done, state)
         raise
     joint = session.config.evaluation.select_by == "joint"
     score = accuracies.best_branch(found) if joint else accuracies.mean_top1(found)

@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import jax
+import msgspec
 import numpy as np
 import pytest
 from conftest import ROOT
@@ -23,7 +24,7 @@ from hsakd_jax import create, restore
 from hsakd_jax.analysis import grouping, plots, run_index, sections
 from hsakd_jax.analysis import page as report
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.files import write_json, write_sealed
+from hsakd_jax.core.files import read_sealed, write_json, write_sealed
 from hsakd_jax.data import datasets
 from hsakd_jax.data.augment import normalise
 from hsakd_jax.evaluation import predictions
@@ -33,7 +34,7 @@ from hsakd_jax.models.network import Network, Peers
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.metrics_log import Record
 from hsakd_jax.runs.restore import build_network, initialise
-from hsakd_jax.runs.results import Correct, Results, Sizes
+from hsakd_jax.runs.results import Correct, Results, Sizes, TaughtBy
 
 CLASSES = [str(i) for i in range(10)]
 FIGURES = {"results", "accuracy", "branches", "losses", "schedule", "throughput", "speed"}  # without predictions
@@ -324,6 +325,11 @@ def test_the_teacher_is_the_network_that_taught(tmp_path):
     make(tmp_path / "student", "student_online", 85.0, teacher__checkpoint="best", teacher__peer=2)
     said = text(page_of(tmp_path)[0])
     assert "8.00 below its teacher" in said
+    shutil.rmtree(tmp_path / "teacher_online")
+    path = tmp_path / "student/results.json"
+    taught = TaughtBy(arch="resnet8", recipe="teacher_online", last={"epoch": 4, "top1": 91.0})
+    write_sealed(path, msgspec.structs.replace(read_sealed(path, Results), teacher=taught))
+    assert "below its teacher" not in text(page_of(tmp_path)[0])  # its best epoch taught, which is not stored
     assert "Sizes are those of the network without branches; of several networks, the first one's." in said
 
 

@@ -306,6 +306,40 @@ def test_a_seed_counts_once(tmp_path, run_tables):
     assert "left out, since another run has the same seed and settings" in rendering.as_markdown([table])
 
 
+def test_runs_of_other_images_are_not_averaged(tmp_path, run_tables):
+    """Folders of images have one name, also when images were added."""
+    pair(tmp_path, (0, 1))
+    for name in ("teacher", "student"):
+        path = tmp_path / f"seed1/{name}/results.json"
+        write_sealed(path, msgspec.structs.replace(read_sealed(path, Results), train_images=49000))
+    assert [len(entry.runs) for entry in entries(run_tables()["cifar100"], "student")] == [1, 1]
+
+
+def test_runs_of_teachers_that_are_gone_are_not_averaged(tmp_path, run_tables):
+    """They may be different ones; those of a pipeline's seeds have one path."""
+    gone = {"teacher__workdir": "/gone/a"}
+    make(tmp_path / "a", "student/resnet56/resnet20", 73.0, **gone)
+    make(tmp_path / "b", "student/resnet56/resnet20", 75.0, seed=1, **gone)
+    make(tmp_path / "c", "student/resnet56/resnet20", 70.0, teacher__workdir="/gone/b")
+    table = run_tables()["cifar100"]
+    assert sorted(len(entry.runs) for entry in entries(table, "student")) == [1, 2]
+    assert not table.repeated
+
+
+@pytest.mark.parametrize(
+    ("config", "words", "key", "value"),
+    [
+        ("imagenet", "baseline", "data.interpolation", "bicubic"),
+        ("cifar100", "baseline/resnet20", "training.optimizer", "adamw"),
+        ("cifar100", "teacher_frozen/resnet56", "training.copy_branches", True),
+    ],
+)
+def test_other_settings_than_the_papers_are_shown(config, words, key, value, tmp_path):
+    make(tmp_path / "run", words, 70.0, config=config, **{key.replace(".", "__"): value})
+    (run,), _ = run_index.find([tmp_path / "run"])
+    assert run.departures.settings[key][0] == value
+
+
 def test_a_teacher_that_nothing_names(tmp_path, run_tables):
     """Its run is found as long as it is there, without 'teacher' in results.json."""
     pair(tmp_path, (0,))

@@ -148,6 +148,18 @@ def test_large_images_are_decoded_in_part(monkeypatch, size, mode):
     assert len(set(scales) & {2, 4, 8}) >= 2
 
 
+@pytest.mark.parametrize("size", [(65, 65), (66, 71), (257, 9), (8, 8)])
+def test_small_crops_of_jpegs_whose_sides_are_no_multiples_of_eight(size):
+    """A part that is decoded at an eighth has sides that were rounded up."""
+    content = encoded(noise(*size, grain=64))
+    whole = Image.open(io.BytesIO(content)).convert("RGB")
+    for step in range(20):
+        left, top, w, h = crop_box(np.random.default_rng((0, step, 0)), *size)
+        expected = np.asarray(whole.resize((8, 8), Image.Resampling.BILINEAR, box=(left, top, left + w, top + h)))
+        (found,) = random_crops(of(content), np.array([0]), 0, step, 8)
+        assert abs(found.astype(int) - expected).mean() < 2
+
+
 def test_crops_depend_on_seed_step_and_image_only():
     dataset = many()
     whole = random_crops(dataset, np.arange(23), 1, 2, 16)

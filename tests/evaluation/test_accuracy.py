@@ -79,6 +79,9 @@ def test_words_for_the_ids_of_imagenet_are_in_their_order():
         unsorted = [*ids[1:], ids[0]]
         assert match_classes(run_config(classes=words), Path("run"), 1000, unsorted, "photos").difference
     assert match_classes(run_config(classes=words[:9]), Path("run"), 9, ids[:9], "photos").difference
+    # Ids in another order, such as that of a challenge, have names to match by.
+    turned = match_classes(run_config(classes=ids), Path("run"), 1000, ids[::-1], "photos")
+    assert turned.order == tuple(reversed(range(1000)))
 
 
 def test_other_classes_are_refused(variables, tmp_path):

@@ -4,6 +4,7 @@ import json
 import shlex
 import shutil
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -365,10 +366,20 @@ def test_a_folder_for_the_hub_describes_crop_and_filter():
     assert (described["size"], described["resample"]) == ({"shortest_edge": 36}, 3)  # Pillow's number of bicubic
     assert hub._preprocessing_json(run_config(**crop))["resample"] == 2
     assert "--image-size=32 --resize=36 --interpolation=bicubic --mean" in hub._use(config)
+    assert "--image-size=8 --interpolation=bilinear --mean" in hub._use(run_config())
+    # Without --resize, `convert` crops for a network of ImageNet.
+    big = run_config(student__arch="resnet18_imagenet", shape=(64, 64, 1))
+    assert "--image-size=64 --resize=64 --interpolation=bilinear --mean" in hub._use(big)
     folder = run_config(data__name="image_folder", **crop)
     assert "(a folder of images of the person who trained it)" in hub._card(
         folder, None, create("resnet8", 10), "last", "", []
     )
+
+
+def test_a_card_has_the_accuracy_of_the_network_that_is_exported():
+    """Of networks that teach one another, that is the first one."""
+    results = SimpleNamespace(last={"epoch": 2.0, "peer1/top1": 50.0, "peer2/top1": 90.0}, test_images=100)
+    assert hub._results(results, "last", [], 10) == "Epoch 2 (last): top-1 50.00 % on 100 test images."
 
 
 def test_a_folder_for_the_hub_describes_its_run_and_becomes_it_again(call_command, tmp_path):

@@ -195,10 +195,22 @@ def test_a_file_for_imagenet_has_the_published_preprocessing(given, expected, tm
     assert f"the middle of images scaled to {expected[1]} ({expected[2]}), mean [{expected[3]}" in said.getvalue()
 
 
-def test_the_resize_of_a_network_for_small_images_is_refused(tensors, tmp_path):
+def test_a_network_for_small_images_crops_only_what_is_scaled(tensors, tmp_path):
     torch.save(tensors, tmp_path / "x.pth")
-    with pytest.raises(UserError, match="resnet8 uses images unchanged: leave --resize out"):
-        importing.convert(tmp_path / "x.pth", tmp_path / "run", Console(io.StringIO()), resize=36)
+    for resize, expected in ((0, ("pad", None, None)), (36, ("resized", 32, 36))):
+        importing.convert(tmp_path / "x.pth", tmp_path / f"{resize}", Console(io.StringIO()), resize=resize)
+        data = RunDirectory(tmp_path / f"{resize}").config().data
+        assert (data.crop, data.image_size, data.resize) == expected
+
+
+def test_an_image_folder_has_no_margin_to_crop(tmp_path):
+    tensors = reference.state_dict(reference.torchvision()["efficientnet_b1"], dtype=np.float32)
+    safetensors.numpy.save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match=r"the middle of images scaled to 256, .* whole squares: set --data=image_tree"):
+        importing.convert(tmp_path / "x.safetensors", tmp_path / "run", Console(silent=True), data="image_folder")
+    importing.convert(
+        tmp_path / "x.safetensors", tmp_path / "run", Console(silent=True), data="image_folder", resize=240
+    )
 
 
 def test_safetensors_need_no_torch(tensors, expected, tmp_path, monkeypatch):
@@ -285,6 +297,27 @@ def test_a_zip_bomb_is_refused(tmp_path):
     assert (tmp_path / "x.pth").stat().st_size < 100_000
     with pytest.raises(UserError, match=r"x.pth of 0.0 MB would unpack to 50.0 MB, so it was not loaded"):
         load_torch(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_memory_that_is_not_in_the_file_is_refused(protocol, tmp_path):
+    """`bytearray(N)` is N bytes."""
+
+    class Bomb:
+        def __reduce__(self):
+            return bytearray, (2**20,)
+
+    write_zip(tmp_path / "x.pth", pickle.dumps({"a": Bomb()}, protocol))
+    with pytest.raises(UserError, match="asks for memory that is not in the file"):
+        load_torch(tmp_path / "x.pth")
+
+
+def test_tensors_that_share_their_numbers_too_often_are_refused(tensors):
+    numbers = torch.zeros(10, dtype=torch.half)
+    tied = {**tensors, "a.weight": numbers, "b.weight": numbers}
+    assert len(torch_files._arrays(tied, "x")) == len([key for key in tied if not key.endswith("tracked")])
+    with pytest.raises(UserError, match="share their numbers too often"):
+        torch_files._arrays({f"{i}.weight": numbers for i in range(20)}, "x")
 
 
 def test_tensors_of_more_numbers_than_the_file_are_refused(tensors, tmp_path):

@@ -40,6 +40,57 @@ def test_the_two_latest_and_the_best_are_kept_across_processes(tmp_path):
     assert same(Checkpoints(tmp_path / "checkpoints", write=False).restore(1), STATE)
 
 
+def test_a_best_checkpoint_that_one_read_fails_on_is_kept(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    for step, score in ((1, 90), (2, 50), (3, 40)):
+        checkpoints.save(step, STATE, score)
+    with monkeypatch.context() as patched:
+        read = manifest.read
+        patched.setattr(manifest, "read", lambda folder, step: None if step == 1 else read(folder, step))
+        checkpoints.save(4, STATE, 30)
+    assert checkpoints.steps() == [1, 3, 4] or checkpoints.steps() == [1, 2, 3, 4]
+    checkpoints.save(5, STATE, 20)
+    checkpoints.close()
+    assert checkpoints.steps() == [1, 4, 5]
+    assert checkpoints.best() == 1
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path, monkeypatch):
+    folder = pair(tmp_path)
+
+    def fail(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(UserError, match="checkpoints can't be read: Input/output error"):
+        RunDirectory(tmp_path).has_checkpoint()
+    monkeypatch.undo()
+    shutil.rmtree(folder)
+    assert not RunDirectory(tmp_path).has_checkpoint()
+    folder.symlink_to(tmp_path / "unmounted")
+    with pytest.raises(UserError, match="checkpoints can't be read: No such file"):
+        RunDirectory(tmp_path).has_checkpoint()
+
+
+def test_all_files_are_on_the_disk_before_a_checkpoint_has_its_name(tmp_path, monkeypatch):
+    checkpoints, synced, named = Checkpoints(tmp_path / "checkpoints"), set(), []
+    fsync, rename = os.fsync, os.rename
+
+    def record(descriptor):
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    def publish(source, target):
+        named.append({path.stat().st_ino for path in [source, *source.rglob("*")]} - synced)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", record)
+    monkeypatch.setattr(os, "rename", publish)
+    checkpoints.save(1, STATE)
+    checkpoints.close()
+    assert named == [set()]
+
+
 def test_a_path_through_the_folder_above(tmp_path):
     for name in ("other", "run"):
         (tmp_path / name).mkdir()

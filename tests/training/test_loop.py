@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import signal
+from types import SimpleNamespace
 
 import jax
 import msgspec
@@ -12,7 +13,7 @@ import pytest
 from run_configs import run_config
 
 from hsakd_jax.core.console import Console
-from hsakd_jax.core.errors import Stopped
+from hsakd_jax.core.errors import Stopped, UserError
 from hsakd_jax.core.sharding import Devices
 from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.data.datasets import Splits
@@ -21,7 +22,7 @@ from hsakd_jax.evaluation.accuracy import Measured
 from hsakd_jax.runs import manifest
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.directory import RunDirectory
-from hsakd_jax.training import loop
+from hsakd_jax.training import loop, session
 
 EPOCHS, STEPS_PER_EPOCH = 2, 4
 
@@ -160,3 +161,59 @@ def timeless(directory):
         msgspec.structs.replace(record, values={k: v for k, v in record.values.items() if k != "images_per_s"})
         for record in directory.metrics.read()
     ]
+
+
+def test_a_signal_while_trackers_end_stops_the_command(tmp_path, monkeypatch):
+    """A pipeline would begin its next run."""
+
+    @contextlib.contextmanager
+    def follow(*_):
+        yield lambda record: None
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop.tracking, "follow", follow)
+        with pytest.raises(Stopped, match="saved at step 8 of 8"):
+            train(tmp_path / "run")
+    _, results = train(tmp_path / "run")
+    assert results.last["epoch"] == EPOCHS
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_image_that_cannot_be_read_saves_the_epoch_of_one_process(processes, monkeypatch):
+    """With two, the other one waits in the computation: what the first would do together with it never ends."""
+
+    def measure(*_):
+        raise UserError("image 7 can't be read")
+
+    saved = []
+    fake = SimpleNamespace(
+        selection=(None, "test"),
+        clock=None,
+        measure_selection=measure,
+        checkpoints=SimpleNamespace(save=lambda done, state: saved.append(done)),
+    )
+    monkeypatch.setattr(session.jax, "process_count", lambda: processes)
+    with pytest.raises(UserError, match="image 7"):
+        session.evaluate_and_save(fake, SimpleNamespace(variables={}), 4, [])
+    assert saved == ([4] if processes == 1 else [])
+
+
+def test_a_teacher_that_trains_on_while_it_is_read(tmp_path, monkeypatch):
+    contents = iter(["a" * 64, "b" * 64])
+    monkeypatch.setattr(loop.RunDirectory, "sources", lambda *_: {"teacher": next(contents)})
+    with pytest.raises(UserError, match="a run that it needs saved a checkpoint while it was read"):
+        train(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_images_that_select_the_best_epoch_are_told(tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "make_multi_step", stop_at(5))
+        with pytest.raises(Stopped):
+            train(tmp_path / "run")
+    digest = loop._digest
+    selection = iter([digest, lambda _: "0" * 64])  # of the training images, then of the others
+    monkeypatch.setattr(loop, "_digest", lambda images: next(selection)(images))
+    train(tmp_path / "run")
+    assert "the images that select the best epoch have changed" in capsys.readouterr().err
