@@ -65,8 +65,8 @@ SUBSTITUTIONS = [
     (r"tests\.campaign .*", "tests.campaign --trials 1 --minutes 5"),
     (r"localhost:1234", lambda _: f"localhost:{free_port()}"),
 ]  # fmt: skip
-# What a `sh` block needs that an installation may lack.
-PACKAGES = {"teacher.pth": "torch", "--format=onnx": "jax2onnx"}
+# What a block needs that an installation may lack.
+PACKAGES = {"teacher.pth": "torch", "--format=onnx": "jax2onnx", "import onnxruntime": "onnxruntime"}
 # What a block fenced as `bash` needs that no test machine has.
 ELSEWHERE = [
     "srun ",
@@ -169,12 +169,11 @@ def test_a_page_does_what_it_says(page, shell, inputs, tmp_path):
         edit(folder, page)
     left_out = []
     for language, code in BLOCKS[page]:
-        if language == "sh":
-            missing = [name for mark, name in PACKAGES.items() if mark in code and not importlib.util.find_spec(name)]
-            if missing:
-                left_out += missing
-            else:
-                shell(adapt(code), folder)
+        missing = [name for mark, name in PACKAGES.items() if mark in code and not importlib.util.find_spec(name)]
+        if missing:
+            left_out += missing
+        elif language == "sh":
+            shell(adapt(code), folder)
         elif language == "python" and not PLACE.match(code):
             shell(code, folder, language)
     if left_out:

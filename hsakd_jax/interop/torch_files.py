@@ -231,7 +231,9 @@ def _check_pickle(stream: Any, path: Path) -> None:
     memo: dict[Any, int] = {}
     for count, (operation, argument, _) in enumerate(pickletools.genops(stream)):
         if isinstance(argument, str) and argument.split()[-1:] == ["bytearray"]:
-            raise UserError(f"{path} asks for memory that is not in the file, so it was not loaded: save tensors alone")
+            raise UserError(
+                f"{path} would fill memory with more than the file contains, so it was not loaded: save tensors only"
+            )
         name, before = operation.name, operation.stack_before
         if name == "MARK":
             marks.append(len(stack))

@@ -55,7 +55,7 @@ class Golden:
         return np.random.default_rng(zlib.crc32(f"{self._salt}/{tag}".encode()))
 
     def draw(self, spec: Mapping[str, Any], index: np.ndarray | None = None) -> np.ndarray:
-        """An input or a parameter, as golden/README.md draws its kind; `index` is that of the step, for negatives."""
+        """An input or a parameter, drawn by its kind; `index` is that of the step, for negatives."""
         kind, shape, g = spec["kind"], spec["shape"], self.rng(spec["tag"])
         match kind:
             case "labels":

@@ -123,7 +123,7 @@ def traced_anew():
 @pytest.mark.parametrize("backend", ["cpu", pytest.param("gpu", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("traced_anew")
 def test_first_golden_step_in_float32(monkeypatch, backend):
-    """One run through the tolerances of golden/README.md; the others are covered in float64.
+    """One run in float32 and its tolerances; the others are covered in float64.
 
     Under another backend's name, so that what accelerators compute is right too.
     """
