@@ -71,6 +71,7 @@ PACKAGES = {"teacher.pth": "torch", "--format=onnx": "jax2onnx", "import onnxrun
 ELSEWHERE = [
     "srun ",
     "ImageNet's archives: --config.data.dir=DIR",
+    "CIFAR-100: results/cifar100/",
     "a GPU: --device gpu",
     "a GPU and CIFAR-100: --minutes",
     "packages for an accelerator: --target",

@@ -33,7 +33,7 @@ def published(recipe: str) -> str:
 
 def schedule(one: Results) -> tuple[int, int]:
     """Epochs and seed, which a row and its baseline have in common."""
-    return round(one.last.epoch), one.seed
+    return round(one.last["epoch"]), one.seed
 
 
 def draw(rows: dict[str, Any], path: Path) -> None:
@@ -59,7 +59,7 @@ def main() -> None:
     args = parser.parse_args()
     rows = {path.stem: json.loads(path.read_text()) for path in HERE.glob("*.json")}
     results = {name: msgspec.convert(row["results"], Results) for name, row in rows.items()}
-    order = sorted(results, key=lambda name: (-results[name].last.epoch, results[name].recipe != "baseline", name))
+    order = sorted(results, key=lambda name: (-results[name].last["epoch"], results[name].recipe != "baseline", name))
     baselines = {schedule(one): one for one in results.values() if one.recipe == "baseline"}
     print("| row | epochs | top-1 %, last | best | against the baseline | published, best of full length | hours |")
     print("|---|---|---|---|---|---|---|")
@@ -69,11 +69,10 @@ def main() -> None:
         if one.recipe != "baseline" and schedule(one) in baselines:
             found = compare({one.seed: one}, {one.seed: baselines[schedule(one)]})
             verdict = f"{found.words} ({found.bounds or found.reason})"
-        theirs = published(one.recipe) if round(one.last.epoch) == FULL else ""
-        print(
-            f"| [{title}](cifar100/{name}.json) | {one.last.epoch:g} | {one.last.top1:.2f} | {one.best.top1:.2f} "
-            f"| {verdict} | {theirs} | {rows[name]['hours']} |"
-        )
+        theirs = published(one.recipe) if round(one.last["epoch"]) == FULL else ""
+        last, best = (f"{accuracies['top1']:.2f}" for accuracies in (one.last, one.best))
+        cells = [f"[{title}](cifar100/{name}.json)", f"{one.last['epoch']:g}", last, best, verdict, theirs]
+        print(f"| {' | '.join(cells)} | {rows[name]['hours']} |")
     if args.figure:
         draw({name: rows[name] for name in order}, args.figure)
 
