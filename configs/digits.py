@@ -19,6 +19,7 @@ def get_config(recipe="hsakd"):
         "warmup": 2,  # epochs
         "weight_decay": 5e-4,
     }
+    shared = "teacher" if recipe.split("/")[0] == "hsakd" else ""  # one teacher for both KD and HSAKD*
     return make_config(
         recipe,
         runs=("teacher", "baseline", "kd", "student"),
@@ -31,8 +32,7 @@ def get_config(recipe="hsakd"):
             "pad": 1,
             "flip": False,  # a mirrored digit has no class
         },
-        # One teacher for both KD and HSAKD*.
-        teacher={"arch": "resnet8", **training, "epochs": 60, "run": "teacher" if recipe == "hsakd" else ""},
+        teacher={"arch": "resnet8", **training, "epochs": 60, "run": shared},
         student={"arch": "resnet8_quarter", **training},
         frozen={**training, "epochs": 60},
         seed=0,

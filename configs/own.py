@@ -53,7 +53,7 @@ def get_config(recipe="hsakd"):
             "warmup": 0,
             "lr": 0.02,
             # The joint training of HSAKD* changes all of the network.
-            "trainable": "" if _trains_jointly(base) else "^head/fc",
+            "trainable": "" if _trains_jointly(base) else "^head/fc/",
             "copy_branches": _trains_jointly(base),
         },
         student={**training, "arch": "mobilenet_v3_small", "epochs": 60, "lr": 0.05},

@@ -499,6 +499,18 @@ BAD = {
         [f"{CONFIG}:baseline_tiny", "--coordinator=localhost:1"],
         ["--coordinator=HOST:PORT, --processes=N and --process=I"],
     ),
+    "layer of the teacher": (
+        [f"{CONFIG}:simkd_tiny", "--config.student.trainable=stage|head"],
+        ["simkd takes head/fc/kernel from the teacher: set a pattern that does not match it"],
+    ),
+    "head of SSKD's teacher": (
+        [f"{CONFIG}:sskd_tiny", "--config.student.trainable=objective|stage|head"],
+        ["sskd takes objective/sskd/teacher_head from the teacher"],
+    ),
+    "two networks of mutual": (
+        [f"{CONFIG}:mutual_tiny/resnet8/resnet14"],
+        ["mutual trains one network several times", "--config.peers=\"('resnet8','resnet14')\""],
+    ),
     "pattern": (["--config.student.trainable=("], ["not a regular expression"]),
     "channels": (["--config.data.mean=(0.5,0.5,0.5)"], ["data.mean is (0.5, 0.5, 0.5)", "1 channels"]),
     "mean of 0 to 255": (
@@ -539,7 +551,7 @@ BAD = {
             "--config.data.image_size=8",
             "--config.data.resize=9",
         ],
-        ["data.resize is 9, and an image_folder has whole squares", "--config.data.name=image_tree"],
+        ["data.resize is 9, and an image_folder has whole squares", "set --config.data.resize=0"],
     ),
     "peers of before": ([f"{CONFIG}:mutual_tiny", "--config.peers=2"], ["peers"]),
     "network of a probe": ([f"{CONFIG}:probe/resnet20"], ["a probe has the network of"]),

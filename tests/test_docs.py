@@ -66,7 +66,7 @@ SUBSTITUTIONS = [
     (r"localhost:1234", lambda _: f"localhost:{free_port()}"),
 ]  # fmt: skip
 # What a block needs that an installation may lack.
-PACKAGES = {"teacher.pth": "torch", "--format=onnx": "jax2onnx", "import onnxruntime": "onnxruntime"}
+PACKAGES = {"teacher.pth": "torch", "--format=onnx": "jax2onnx", "import onnxruntime": "jax2onnx"}
 # What a block fenced as `bash` needs that no test machine has.
 ELSEWHERE = [
     "srun ",

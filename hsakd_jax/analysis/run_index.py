@@ -12,6 +12,7 @@ from hsakd_jax.analysis.departures import Agreement, Departures, own_choice, pub
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import expand
 from hsakd_jax.evaluation.accuracies import mean, mean_top1
+from hsakd_jax.experiments.published import dataset_of
 from hsakd_jax.experiments.recipes import GIVEN, RECIPES
 from hsakd_jax.runs.compare import MAY_DIFFER, differences, flatten
 from hsakd_jax.runs.config import AnyConfig, RunConfig
@@ -26,7 +27,6 @@ IGNORED = MAY_DIFFER | {
 SAME = {"backbone": "baseline", "teacher_online": "mutual", "joint": "teacher"}
 UNKNOWN = "?"
 NOT_FOUND, NOT_FINISHED = "not found", "not finished"
-FIRST_IMAGENET_CLASS = "n01440764"
 
 
 class Run(NamedTuple):
@@ -178,9 +178,7 @@ def _run(path: Path, config: RunConfig, results: Results) -> Run:
 
 
 def _dataset(config: RunConfig) -> str:
-    name, classes = config.data.name or UNKNOWN, config.classes
-    imagenet = name == "image_tree" and len(classes) == 1000 and classes[0] == FIRST_IMAGENET_CLASS
-    return "imagenet2012" if imagenet else name
+    return dataset_of(config.data.name, config.classes) or UNKNOWN
 
 
 def _teacher(path: Path, config: AnyConfig, stored: TaughtBy | None = None) -> str | None:
@@ -225,7 +223,7 @@ def _describe(path: Path, config: AnyConfig, stored: TaughtBy | None = None) -> 
         if where:
             expected = getattr(RECIPES.get(config.recipe), role, None) or "none"
             other = _describe_other(role, resolve_path(path, where), expected)
-            if NOT_FOUND in other.settings.values():  # two that are not there need not be the same
+            if other.settings.get(role) == NOT_FOUND:  # two that are not there need not be the same
                 other.settings[f"{role}.workdir"] = where
             settings |= other.settings
             differing = None if differing is None else differing | (other.differing or {})

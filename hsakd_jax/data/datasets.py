@@ -63,6 +63,11 @@ class Splits(NamedTuple):
     test: Dataset | Photos
     class_names: tuple[str, ...]
 
+    @property
+    def selection(self) -> tuple[Dataset | Photos, str]:
+        """The images that select the best epoch, and the name of their split."""
+        return (self.test, "test") if self.validation is None else (self.validation, "validation")
+
 
 def load(
     name: str,

@@ -30,7 +30,10 @@ def check_name(name: str, data_dir: str = "") -> None:
     """
     known = [*BUILDERS, IMAGE_TREE]
     if name and name not in known and image_tree.contains_images(expand(name)):
-        raise UserError(f"{name} is a tree of images: set --data=image_folder --data_dir={name}")
+        raise UserError(
+            f"{name} is a tree of images: set --data=image_folder --data_dir={name}, or --data=image_tree for a "
+            "network of ImageNet"
+        )
     hint = did_you_mean(name, known)
     if hint and name not in known and not (root_of(data_dir) / name).is_dir():
         raise UserError(

@@ -111,6 +111,11 @@ def make_config(
 def _name_networks(config: dict[str, Any], base: str, networks: list[str]) -> None:
     if len(networks) > 2:
         raise ValueError(f"networks {'/'.join(networks)}: name teacher and student, or the one that is trained")
+    if len(networks) == 2 and base in RECIPES and RECIPES[base].objective == "mutual":
+        raise ValueError(
+            f"networks {'/'.join(networks)}: {base} trains one network several times; name others by "
+            f"--config.peers=\"('{networks[0]}','{networks[1]}')\""
+        )
     if networks and base == "probe":
         raise ValueError(f"networks {'/'.join(networks)}: a probe has the network of --config.student.init")
     one = RECIPES[base].network if base in RECIPES else "student"
@@ -132,5 +137,8 @@ def _make_tiny(config: dict[str, Any]) -> None:
 
 
 def _make_tiny_objective(objective: dict[str, dict[str, Any]]) -> None:
+    # Epochs, of the two that there are, and images.
+    tiny = {"negatives": 32, "warmup": 1, "decay": 1}
     for terms in objective.values():
-        terms.update({name: {**terms[name], "negatives": 32} for name in terms if "negatives" in terms[name]})
+        for options in terms.values():
+            options.update({key: value for key, value in tiny.items() if options.get(key)})

@@ -17,15 +17,9 @@ from hsakd_jax.data import sampling
 from hsakd_jax.data.datasets import Splits, load_source
 from hsakd_jax.evaluation.accuracies import best_branch, mean_top1
 from hsakd_jax.evaluation.verdict import compare
+from hsakd_jax.experiments.other_networks import settings_of_other_networks
 from hsakd_jax.experiments.recipes import RECIPES
-from hsakd_jax.experiments.resolve import (
-    recipes_of,
-    resolve,
-    run_config,
-    section_of,
-    settings_of_other_networks,
-    teacher_recipe,
-)
+from hsakd_jax.experiments.resolve import recipes_of, resolve, run_config, section_of, teacher_recipe
 from hsakd_jax.experiments.validate import check, check_types
 from hsakd_jax.runs.compare import normalisation_difference
 from hsakd_jax.runs.config import Config, RunConfig
@@ -195,10 +189,11 @@ def _plan(
     resolved = {name: resolve(config, name, splits, command) for name in paths}
     plan: dict[str, _Planned] = {}
     for name, run in resolved.items():
-        traced = _check_run(run, paths, name, _teacher_config(config, resolved, name), parts[name], console)
+        teacher = _teacher_config(config, resolved, name)
+        traced = _check_run(run, paths, name, teacher, parts[name], console)
         plan[name] = _Planned(run, paths[name], parts[name], traced)
         if traced is not None:
-            for line in settings_of_other_networks(config, name, command or ()):
+            for line in settings_of_other_networks(config, run, teacher, command or ()):
                 console.line(f"warning: {paths[name]}: {line}")
     return plan
 
@@ -257,6 +252,18 @@ def _check_run(
         raise UserError(f"{name}: {error}") from error
     late = {"milestones": [epoch for epoch in training.milestones if epoch >= training.epochs]}
     late["warmup"] = [training.warmup] if training.warmup >= training.epochs else []
+    for term, weighted in config.objective.terms.items():
+        key = f"objective.{name}.{term}"
+        if weighted.weight and weighted.warmup > training.epochs:
+            console.line(
+                f"warning: {directory.path}: {key}.warmup is {weighted.warmup} epochs, and the run ends at epoch "
+                f"{training.epochs}, before the term has its weight: set --config.{key}.warmup to less"
+            )
+        if weighted.weight and weighted.decay and weighted.decay >= training.epochs:
+            console.line(
+                f"warning: {directory.path}: {key}.decay begins at epoch {weighted.decay}, and the run ends at epoch "
+                f"{training.epochs}: set --config.{key}.decay to less"
+            )
     for key, epochs in late.items():
         if epochs:
             console.line(

@@ -1,12 +1,13 @@
 """Settings of methods by dataset and pair of networks, as their authors' code has them; each line has its source."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 # Recipes of our own, without published settings.
 OURS = ("student_ls", "student_dist", "student_strong")
 ANY_PAIR, IMAGENET_PAIR = "*", "resnet34_imagenet/resnet18_imagenet"
+FIRST_IMAGENET_CLASS = "n01440764"
 # The second pair of ImageNet. timm's MobileNetV1 has ReLU6, that of most of these authors ReLU.
 MOBILENET_PAIR = "resnet50_imagenet/mobilenetv1_100"
 
@@ -481,6 +482,24 @@ SETTINGS = (
 )
 
 
+def dataset_of(name: str | None, classes: Sequence[str]) -> str:
+    """The dataset as settings name it: 'imagenet2012' for a tree of ImageNet's images too; '' for none.
+
+    Args:
+      name: `data.name` of a run.
+      classes: their names.
+    """
+    imagenet = name == "image_tree" and len(classes) == 1000 and classes[0] == FIRST_IMAGENET_CLASS
+    return "imagenet2012" if imagenet else name or ""
+
+
+def keys(recipe: str, dataset: str) -> list[str]:
+    """The settings of a recipe, 'TERM.OPTION', that are published for some pair of networks on a dataset."""
+    recipe = _of_all_images(recipe)
+    lines = (s for s in SETTINGS if (s.recipe, s.dataset) == (recipe, dataset))
+    return list(dict.fromkeys(key for line in lines for key in line.values))
+
+
 def values(recipe: str, dataset: str, teacher: str, student: str) -> dict[str, Any]:
     """The published values of a recipe, by 'TERM.OPTION'; {} where there are none for these networks.
 
@@ -490,7 +509,12 @@ def values(recipe: str, dataset: str, teacher: str, student: str) -> dict[str, A
       teacher: a key of `models.NETWORKS`; any other name leaves only the values of all pairs.
       student: a key of `models.NETWORKS`. HSAKD's and CRD's MobileNetV2 have the same values.
     """
-    recipe = re.sub("_(25|50|75)$", "", recipe)
+    recipe = _of_all_images(recipe)
     pair = f"{teacher}/{student}".removesuffix("_crd")
     lines = (s for s in SETTINGS if (s.recipe, s.dataset) == (recipe, dataset) and s.pair in (ANY_PAIR, pair))
     return {key: value for line in lines for key, value in line.values.items()}
+
+
+def _of_all_images(recipe: str) -> str:
+    """The recipe that a few-shot one trains on a fraction of the images."""
+    return re.sub("_(25|50|75)$", "", recipe)

@@ -254,7 +254,7 @@ RECIPES = {
     ),
     "mutual": Recipe("online", "student", "mutual", MUTUAL, branches=True, rotated=True),
     # A new last layer on a backbone that is kept.
-    "probe": Recipe("linear probe", "student", "baseline", {"task": TASK}, init=GIVEN, trainable="^head/fc"),
+    "probe": Recipe("linear probe", "student", "baseline", {"task": TASK}, init=GIVEN, trainable="^head/fc/"),
     # The paper's ablations: the gain of each term and of each branch, and rotations without joint labels.
     "ablation_kl_aux": _student("task + kl_q", kl_final=OFF),
     "ablation_upright": _student("task + kl_q + kl_p, upright", kl_final={"upright_only": True}),

@@ -10,9 +10,6 @@ from hsakd_jax.core.files import expand
 from hsakd_jax.data.datasets import Splits
 from hsakd_jax.data.image_files import DECODING
 from hsakd_jax.data.statistics import NORMALISATION
-from hsakd_jax.experiments import published
-from hsakd_jax.experiments.config_file import overridden
-from hsakd_jax.experiments.make_config import SLOW
 from hsakd_jax.experiments.recipes import GIVEN, RECIPES, Recipe, needed
 from hsakd_jax.models import profile
 from hsakd_jax.runs.config import AnyConfig, Network, Objective, RunConfig, typed
@@ -238,49 +235,3 @@ def section_of(config: dict[str, Any], name: str) -> dict[str, Any]:
         network = RunDirectory(start).config().network
         section["arch"] = (*network.peers, network.arch)[0]
     return section
-
-
-def settings_of_other_networks(config: dict[str, Any], name: str, command: Sequence[str] = ()) -> list[str]:
-    """A line for each setting of a run that is published for other networks than its own.
-
-    Only networks behind the recipe select published settings and the learning rate. A flag for a network, or the
-    network of `teacher.workdir`, does not.
-
-    Args:
-      config: of the command.
-      name: recipe of the run.
-      command: arguments of the command. The user decides on the keys that they set: these have no line.
-    """
-    recipe, section, chosen = RECIPES[name], section_of(config, name), overridden(command)
-    student, dataset, taught_by = section["arch"], config["data"]["name"], teacher_recipe(config, name)
-    where = recipe.schedule or recipe.network
-    lines = []
-    if f"{recipe.network}.arch" in chosen and f"{where}.lr" not in chosen and student.startswith(SLOW):
-        lines.append(
-            f"{where}.lr is {section['lr']:g}, and networks like {student} learn at a fifth of the others' rate: "
-            f"name {student} behind the recipe, or set --config.{where}.lr"
-        )
-    if not taught_by:
-        return lines
-    teacher = _teacher_arch(config, taught_by)
-    for key, value in published.values(name, dataset, teacher, student).items():
-        term, option = key.split(".")
-        path, ours = f"objective.{name}.{key}", config["objective"][name][term][option]
-        if ours != value and path not in chosen:
-            lines.append(
-                f"{path} is {ours}, and {value} is published for {teacher} and {student}: name both behind the "
-                f"recipe, --config=FILE:{config['recipe']}/{teacher}/{student}, or set --config.{path}"
-            )
-    return lines
-
-
-def _teacher_arch(config: dict[str, Any], taught_by: str) -> str:
-    """The network of the run that teaches, whose config it reads or whose section it takes."""
-    peer = config["teacher"]["peer"] - 1
-    if given := config["teacher"]["workdir"]:
-        network = run_config(given, "teacher.workdir").network
-        peers, arch = network.peers, network.arch
-    else:
-        arch = section_of(config, taught_by)["arch"]
-        peers = [one or arch for one in config["peers"]] if RECIPES[taught_by].objective == "mutual" else []
-    return peers[peer] if peer < len(peers) else arch

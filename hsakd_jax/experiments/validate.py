@@ -12,6 +12,7 @@ from hsakd_jax.core.typed import check_section, field_types
 from hsakd_jax.distillation.methods import option_types
 from hsakd_jax.experiments.config_file import overridden
 from hsakd_jax.experiments.recipes import GIVEN, RECIPES, Recipe
+from hsakd_jax.experiments.resolve import run_config
 from hsakd_jax.models import create
 from hsakd_jax.models.layers import is_trainable
 from hsakd_jax.runs import config as typed
@@ -29,6 +30,9 @@ _DERIVED = (
 _TRAINING, _DATA = field_types(typed.Training), field_types(typed.Data)
 _SCHEDULE = {"dtype": typed.Dtype, **{key: kind for key, kind in _TRAINING.items() if key not in _DERIVED}}
 _STUDENT = {"arch": str, **_SCHEDULE}
+_BRANCHES = ("branch1/head/fc/kernel", "peer1/branch1/head/fc/kernel")
+# Layers that a recipe may take from the teacher: SimKD's last one, SSKD's head.
+_TAKEN = ("head/fc/kernel", "objective/sskd/teacher_head")
 # The first layer of a network with a stem, and of one without.
 _FIRST = ("stem/conv1/kernel", "stage1/conv1/kernel")
 _TAUGHT = {
@@ -138,8 +142,8 @@ def _check_data(data: dict[str, Any]) -> None:
         raise UserError(f"data.image_size is {side}, which is for data.crop=resized and image_folder: leave it 0")
     if resize > side and data["name"] == "image_folder":
         raise UserError(
-            f"data.resize is {resize}, and an image_folder has whole squares of data.image_size: leave it 0, or set "
-            "--config.data.name=image_tree for crops"
+            f"data.resize is {resize}, and an image_folder has whole squares of data.image_size: set "
+            "--config.data.resize=0, or --config.data.name=image_tree for crops"
         )
     if 0 < resize < side:
         raise UserError(f"data.resize is {resize}: set at least data.image_size, {side}, or 0")
@@ -163,11 +167,25 @@ def _check_networks(config: dict[str, Any], name: str, section: dict[str, Any]) 
 
 
 def _check_start(name: str, section: dict[str, Any]) -> None:
-    """Refuses a random network of which only other layers than the first are trained."""
+    """Refuses layers that would stay random, and a pattern that trains a layer of the teacher."""
     recipe = RECIPES[name]
     trainable = section["trainable"] or recipe.trainable
+    where = recipe.schedule or recipe.network
+    for layer in _TAKEN if recipe.trainable.startswith("^(?!") else ():
+        if is_trainable(trainable, layer) and not is_trainable(recipe.trainable, layer):
+            raise UserError(
+                f"{where}.trainable is {trainable!r}, and {name} takes {layer} from the teacher: set a pattern that "
+                "does not match it, or leave it out"
+            )
+    if trainable and recipe.branches and not any(is_trainable(trainable, one) for one in _BRANCHES):
+        given = section["init"] and run_config(section["init"], f"{where}.init").network.branches
+        if not given and not (recipe.init in RECIPES and RECIPES[recipe.init].branches):
+            raise UserError(
+                f"{name}: trainable is {trainable!r}, and the branches would stay random: train all layers, "
+                f"--config.{where}.trainable='' and --config.{where}.copy_branches=True, or use the recipe "
+                "teacher_frozen, which trains the branches"
+            )
     if trainable and not (section["init"] or recipe.init) and not any(is_trainable(trainable, one) for one in _FIRST):
-        where = recipe.schedule or recipe.network
         raise UserError(
             f"{name}: trainable is {trainable!r}, and the other layers would stay random: set the run that it starts "
             f"from, --config.{where}.init=RUN, or train all layers, --config.{where}.trainable=''"

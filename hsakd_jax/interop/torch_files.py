@@ -294,7 +294,8 @@ def is_bookkeeping(key: str) -> bool:
 def _arrays(tensors: Mapping[str, Any], label: str) -> StateDict:
     """NumPy arrays without BatchNorm's counters; half precision as float32."""
     arrays = {}
-    stored: dict[int, int] = {}  # bytes, by address: tensors may share a storage, but not arbitrarily many
+    storages = [value.untyped_storage() for value in tensors.values() if hasattr(value, "untyped_storage")]
+    stored = sum({one.data_ptr(): one.nbytes() for one in storages}.values())  # tensors may share one
     used = 0
     for key, value in tensors.items():
         if key.endswith("num_batches_tracked"):
@@ -303,9 +304,8 @@ def _arrays(tensors: Mapping[str, Any], label: str) -> StateDict:
             value = value.detach().cpu()
             if value.numel() * value.element_size() > value.untyped_storage().nbytes():
                 raise UserError(f"{label}: {key} has more numbers than the file: save the state dict again")
-            stored[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
             used += value.numel() * value.element_size()
-            if used > MAX_UNPACKED * sum(stored.values()):
+            if used > MAX_UNPACKED * stored:
                 raise UserError(f"{label}: its tensors share their numbers too often: save the state dict again")
             value = (value.float() if value.is_floating_point() and value.dtype.itemsize < 4 else value).numpy()
         value = np.asarray(value)

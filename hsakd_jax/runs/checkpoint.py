@@ -203,9 +203,9 @@ class Checkpoints:
 
     def _publish(self, draft: Path, step: int) -> None:
         """Renames a whole checkpoint to its step, then deletes those that are no longer kept."""
+        sync_tree(draft)  # Orbax leaves its own file to the system
         if step in self.steps():
             self._delete(step)
-        sync_tree(draft)  # Orbax leaves its own file to the system
         os.rename(draft, self._directory / str(step))
         sync_folder(self._directory)
         self._delete_old()

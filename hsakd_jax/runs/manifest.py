@@ -59,7 +59,7 @@ def steps(folder: Path) -> list[int]:
         if isinstance(error, FileNotFoundError) and not folder.is_symlink():
             return []
         raise UserError(
-            f"{folder} can't be read: {error.strerror}; make the folder readable, then run the same command again"
+            f"{folder} can't be read: {error.strerror}; make it readable or restore it, then run the same command again"
         ) from error
 
 
@@ -86,8 +86,11 @@ def read_whole(folder: Path, step: int) -> Manifest | None:
 
 
 def newest(folder: Path) -> Manifest | None:
-    """The manifest of the newest checkpoint; None if it is absent or damaged."""
-    found = steps(folder)
+    """The manifest of the newest checkpoint; None if it is absent or damaged, or the folder can't be read."""
+    try:
+        found = steps(folder)
+    except UserError:  # to read config and results of a finished run needs no checkpoint
+        return None
     return read(folder, found[-1]) if found else None
 
 

@@ -205,6 +205,10 @@ def start_from(
     directory = RunDirectory(run_dir)
     given, note = restore(run_dir)[1], None
     if not fresh_last_layer:
+        if directory.config().network.projector:
+            raise UserError(
+                f"{run_dir} is of SimKD, whose last layer reads its teacher's maps: start from a run of another recipe"
+            )
         match = match_classes(directory.config(), directory.path, len(classes), classes, "the data")
         given = given if match.order is None else reorder_classes(given, match.order)
         fresh_last_layer, note = bool(match.difference), match.note

@@ -343,8 +343,11 @@ def _objective_variables(config, network, teacher, objective, labels, variables,
 
 
 def with_objective(variables: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """Variables of a network, with those of its objective in the same collections."""
-    return {collection: {**tree, **own.get(collection, {})} for collection, tree in variables.items()}
+    """Variables of a network, with those of its objective in the same collections.
+
+    A network without BatchNorm has no 'batch_stats', and its objective may have some.
+    """
+    return {name: {**variables.get(name, {}), **own.get(name, {})} for name in {**variables, **own}}
 
 
 def _with_last_layer(variables: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:

@@ -80,8 +80,7 @@ def run(
     if config.evaluation.select_by == "top1":  # without branches, which take most of the time
         select = make_measure(network.clone(branches=False), devices, config, config.eval_batch)
     # Each step draws its images by position: with other images, a resumed run could not be repeated.
-    selection = splits.test if splits.validation is None else splits.validation
-    sources = {**used, "data": _digest(splits.train), "selection": _digest(selection)}
+    sources = {**used, "data": _digest(splits.train), "selection": _digest(splits.selection[0])}
     checkpoints = Checkpoints(directory.checkpoints, config=config, sources=sources)
     for line in checkpoints.damaged:
         console.line(f"warning: {line}")
@@ -116,7 +115,11 @@ def _check_read(directory: RunDirectory, config: RunConfig, used: dict[str, str]
     """
     number = int(hashlib.sha256(repr(used).encode()).hexdigest()[:7], 16)
     greatest, least = all_reduce_max(number), -all_reduce_max(-number)
-    if all_reduce_max(greatest != least or directory.sources(config) != used):
+    try:
+        changed = directory.sources(config) != used
+    except UserError:  # its checkpoints are being replaced
+        changed = True
+    if all_reduce_max(changed or greatest != least):
         raise UserError(
             f"{directory.path}: a run that it needs saved a checkpoint while it was read: run the same command again"
         )
@@ -188,7 +191,7 @@ def _report_teacher(session: Session, content: str | None, measured: dict[Hashab
     built, config, teacher = session.built, session.config, session.config.teacher
     if teacher is None or built.taught_by is None:
         return
-    dataset, split = session.selection
+    dataset, split = session.splits.selection
     seed = config.seed if split == "validation" else None  # which selects these images
     key = (content, teacher.peer, teacher.dtype, config.data, config.network.image_shape, config.classes, split, seed)
     if key not in measured:
@@ -211,7 +214,7 @@ def _report_teacher(session: Session, content: str | None, measured: dict[Hashab
 def _own_accuracy(session: Session, taught_by: RunDirectory, teacher: Teacher) -> float | None:
     """The teacher's top-1 accuracy in its own results; None if these are of other images."""
     results, theirs = taught_by.results(), taught_by.config()
-    dataset, split = session.selection
+    dataset, split = session.splits.selection
     if results is None or split != "test" or theirs.data.name != session.config.data.name:
         return None
     if results.test_images != len(dataset.labels):

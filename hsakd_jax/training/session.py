@@ -3,7 +3,6 @@
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,11 +67,6 @@ class Session:
         """Steps of the whole run."""
         return self.config.training.epochs * self.steps_per_epoch
 
-    @property
-    def selection(self) -> tuple[Any, str]:
-        """The images that select the best epoch, and the name of their split."""
-        return (self.splits.validation, "validation") if self.splits.validation else (self.splits.test, "test")
-
     def record(self, entry: Record) -> None:
         """Writes a record to metrics.jsonl and to the trackers."""
         self.directory.metrics.append(entry)
@@ -118,7 +112,7 @@ def evaluate_and_save(session: Session, state: State, done: int, requests: list[
       done: the step.
       requests: the stop signals, see `catch_stop_signals`.
     """
-    (dataset, split), clock = session.selection, session.clock
+    (dataset, split), clock = session.splits.selection, session.clock
     single = jax.process_count() == 1  # several processes compute each batch together
     try:
         found = session.measure_selection(state.variables, dataset, lambda: single and bool(requests)).accuracies
@@ -172,7 +166,7 @@ def final_results(session: Session, state: State) -> Results:
     results = Results(
         last={"epoch": config.training.epochs, **last.accuracies},
         best={"epoch": round(best_step / session.steps_per_epoch), **best.accuracies},
-        selected_by=f"{metric} on {session.selection[1]}",
+        selected_by=f"{metric} on {session.splits.selection[1]}",
         recipe=config.recipe,
         arch="+".join(dict.fromkeys(config.network.peers or [config.network.arch])),
         seed=config.seed,

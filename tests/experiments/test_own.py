@@ -96,13 +96,16 @@ def test_copied_branches(pretrained):
     [
         ((), ("teacher.arch is not set", "--config.teacher.init=RUN")),
         (("--config.teacher.arch=resnet8",), ("the other layers would stay random", "--config.teacher.init=RUN")),
+        (("--config.teacher.init={pretrained}", "--config.runs=('teacher_frozen','student')"),
+         ("teacher: trainable is '^head/fc/', and the branches would stay", "--config.teacher.copy_branches=True")),
         (("--config.data.mean=(0.5,)", "--config.teacher.arch=resnet8", "--config.teacher.trainable="),
          ("data.mean is (0.5,) and data.std ()", "set both, or neither")),
         (("--config.student.copy_branches=True", "--config.teacher.arch=resnet8", "--config.teacher.trainable="),
          ("student.copy_branches is True", "--config.student.init=RUN")),
     ],
 )  # fmt: skip
-def test_what_is_missing_is_named(args, words, photos, call_command, tmp_path):
+def test_what_is_missing_is_named(args, words, photos, pretrained, call_command, tmp_path):
+    args = [arg.format(pretrained=pretrained) for arg in args]
     given = (f"--workdir={tmp_path}/own", f"--config.data.dir={photos}")
     assert_refused(call_command("main", CONFIG, *given, *SMALL, *args), *words)
     assert not (tmp_path / "own").exists()

@@ -1,12 +1,18 @@
+import runpy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from conftest import ROOT
+from flax.traverse_util import flatten_dict
 
 from hsakd_jax import create
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.models import NETWORKS, profile
+from hsakd_jax.experiments.recipes import RECIPES
+from hsakd_jax.models import NETWORKS, architecture, profile
+from hsakd_jax.models.layers import is_trainable
 from hsakd_jax.models.network import Network, Peers
 from hsakd_jax.runs.restore import initialise
 
@@ -287,3 +293,15 @@ def test_peers_share_nothing():
     params = initialise(peers, (8, 8, 1), 0)["params"]
     assert set(params) == {"peer1", "peer2"}
     assert (params["peer1"]["stem"]["conv1"]["kernel"] != params["peer2"]["stem"]["conv1"]["kernel"]).all()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_probe_trains_the_last_layer_only(name):
+    """And so does the teacher of configs/own.py, by the same pattern."""
+    network, side = create(name, 10, branches=False), architecture(name).image_size
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, side, side, 3)))
+    paths = ["/".join(path) for path in flatten_dict(shapes["params"])]
+    trained = [path for path in paths if is_trainable(RECIPES["probe"].trainable, path)]
+    assert sorted(trained) == ["head/fc/bias", "head/fc/kernel"]
+    teacher = runpy.run_path(str(ROOT / "configs/own.py"))["get_config"]().teacher
+    assert teacher.trainable == RECIPES["probe"].trainable

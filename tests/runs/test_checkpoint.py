@@ -48,7 +48,7 @@ def test_a_best_checkpoint_that_one_read_fails_on_is_kept(tmp_path, monkeypatch)
         read = manifest.read
         patched.setattr(manifest, "read", lambda folder, step: None if step == 1 else read(folder, step))
         checkpoints.save(4, STATE, 30)
-    assert checkpoints.steps() == [1, 3, 4] or checkpoints.steps() == [1, 2, 3, 4]
+    assert checkpoints.steps() == [1, 2, 3, 4]  # of those that can be read, 2 is the best
     checkpoints.save(5, STATE, 20)
     checkpoints.close()
     assert checkpoints.steps() == [1, 4, 5]

@@ -33,15 +33,16 @@ def _one_device(monkeypatch):
     monkeypatch.setattr(loop, "Devices", lambda: Devices(jax.devices()[:1]))
 
 
-def train(workdir, **keys):
-    """Trains on eight images a step; the run's directory and results."""
+def train(workdir, fewer_tests=0, **keys):
+    """Trains on eight images a step; the run's directory and results. It is tested on the same, or on fewer."""
     g = np.random.default_rng(0)
     images = g.integers(0, 256, (8 * STEPS_PER_EPOCH, 8, 8, 1)).astype(np.uint8)
     data = Dataset(images, g.integers(0, 2, len(images)).astype(np.int32))
     keys |= {"student__arch": "resnet8_quarter", "student__epochs": EPOCHS, "student__batch": 8, "eval_every": 1}
     config = run_config("baseline", shape=(8, 8, 1), tests=data, eval_batch=8, **keys)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as in a command
-        results = loop.run(config, workdir, Splits(data, None, data, config.classes), Console(silent=True))
+        tests = data.take(np.arange(len(data.labels) - fewer_tests))
+        results = loop.run(config, workdir, Splits(data, None, tests, config.classes), Console(silent=True))
     return RunDirectory(workdir), results
 
 
@@ -188,7 +189,7 @@ def test_an_image_that_cannot_be_read_saves_the_epoch_of_one_process(processes, 
 
     saved = []
     fake = SimpleNamespace(
-        selection=(None, "test"),
+        splits=SimpleNamespace(selection=(None, "test")),
         clock=None,
         measure_selection=measure,
         checkpoints=SimpleNamespace(save=lambda done, state: saved.append(done)),
@@ -212,8 +213,10 @@ def test_other_images_that_select_the_best_epoch_are_told(tmp_path, monkeypatch,
         patched.setattr(loop, "make_multi_step", stop_at(5))
         with pytest.raises(Stopped):
             train(tmp_path / "run")
-    digest = loop._digest
-    selection = iter([digest, lambda _: "0" * 64])  # of the training images, then of the others
-    monkeypatch.setattr(loop, "_digest", lambda images: next(selection)(images))
-    train(tmp_path / "run")
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "make_multi_step", stop_at(6))
+        with pytest.raises(Stopped):
+            train(tmp_path / "run")
+    assert "have changed" not in capsys.readouterr().err
+    train(tmp_path / "run", fewer_tests=1)
     assert "the images that select the best epoch have changed" in capsys.readouterr().err
