@@ -1,5 +1,6 @@
 """The config of a command, in plain values: the defaults of its sections, and the recipe's values."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -111,19 +112,24 @@ def make_config(
 def _name_networks(config: dict[str, Any], base: str, networks: list[str]) -> None:
     if len(networks) > 2:
         raise ValueError(f"networks {'/'.join(networks)}: name teacher and student, or the one that is trained")
-    if len(networks) == 2 and base in RECIPES and RECIPES[base].objective == "mutual":
+    if len(networks) == 2 and base == "mutual":
         raise ValueError(
             f"networks {'/'.join(networks)}: {base} trains one network several times; name others by "
             f"--config.peers=\"('{networks[0]}','{networks[1]}')\""
         )
     if networks and base == "probe":
         raise ValueError(f"networks {'/'.join(networks)}: a probe has the network of --config.student.init")
-    one = RECIPES[base].network if base in RECIPES else "student"
-    for section, network in zip(("teacher", "student") if len(networks) == 2 else (one,), networks, strict=False):
+    for section, network in by_section(base, networks).items():
         config[section]["arch"] = network
         # The paper's rate for those that do not bear the others'.
         if network.startswith(SLOW) and base != "probe":
             config[section]["lr"] = round(config[section]["lr"] / 5, 9)
+
+
+def by_section(recipe: str, networks: Sequence[str]) -> dict[str, str]:
+    """The section of each network that is named behind a recipe: teacher and student, or the one that is trained."""
+    one = RECIPES[recipe].network if recipe in RECIPES else "student"
+    return dict(zip(("teacher", "student") if len(networks) == 2 else (one,), networks, strict=False))
 
 
 def _make_tiny(config: dict[str, Any]) -> None:

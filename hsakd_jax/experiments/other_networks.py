@@ -11,7 +11,7 @@ from typing import Any
 from hsakd_jax.distillation.methods import default_options
 from hsakd_jax.experiments import published
 from hsakd_jax.experiments.config_file import overridden
-from hsakd_jax.experiments.make_config import SLOW
+from hsakd_jax.experiments.make_config import SLOW, by_section
 from hsakd_jax.experiments.recipes import RECIPES, published_terms
 from hsakd_jax.runs.config import Config, RunConfig
 from hsakd_jax.runs.restore import peer_config
@@ -34,16 +34,27 @@ def settings_of_other_networks(
         return lines
     student, taught_by = run.network.arch, peer_config(teacher.network, run.teacher.workdir, peer=run.teacher.peer).arch
     dataset = published.dataset_of(run.data.name, run.classes)
+    values = published.values(run.recipe, dataset, taught_by, student)
     given, expected = config["objective"][run.recipe], published_terms(run.recipe, dataset, taught_by, student)
+    others = []
     for key in published.keys(run.recipe, dataset):
         term, option = key.split(".")
         path, defaults = f"objective.{run.recipe}.{key}", default_options(term)
         ours, theirs = ({**defaults, **terms[term]}.get(option) for terms in (given, expected))
-        if ours != theirs and path not in chosen:
-            lines.append(
-                f"{path} is {ours}, and {theirs} is the setting of {taught_by} and {student}: name both behind the "
-                f"recipe, --config=FILE:{config['recipe']}/{taught_by}/{student}, or set --config.{path}"
-            )
+        if ours == theirs or path in chosen:
+            continue
+        if key not in values:
+            others.append(f"{key} {ours}")
+            continue
+        lines.append(
+            f"{path} is {ours}, and {theirs} is published for {taught_by} and {student}: name both behind the recipe, "
+            f"--config=FILE:{config['recipe']}/{taught_by}/{student}, or set --config.{path}"
+        )
+    if others:
+        lines.append(
+            f"objective.{run.recipe} has the settings of other networks ({', '.join(others)}), and none are published "
+            f"for {taught_by} and {student}: select your own on held-out images, --config.data.validation=0.1"
+        )
     return lines
 
 
@@ -53,20 +64,18 @@ def _learning_rate(config: dict[str, Any], run: RunConfig, chosen: Sequence[str]
     where, networks = recipe.network, run.network.peers or (run.network.arch,)
     if recipe.schedule or f"{where}.lr" in chosen or not {f"{where}.arch", "peers"} & set(chosen):
         return []
-    slow, was_slow = any(one.startswith(SLOW) for one in networks), _named(config, where, command).startswith(SLOW)
-    if slow == was_slow:
+    slow = [one for one in networks if one.startswith(SLOW)]
+    if bool(slow) == _named(config, where, command).startswith(SLOW):
         return []
     rule = "a fifth of that of others" if slow else "five times that of MobileNetV2 and the ShuffleNets"
+    names = " and ".join(dict.fromkeys(slow or networks))
     return [
-        f"{where}.lr is {run.training.lr:g}, and the rate of {' and '.join(networks)} is {rule}: name the networks "
-        f"behind the recipe, or set --config.{where}.lr"
+        f"{where}.lr is {run.training.lr:g}, and the rate of {names} is {rule}: set --config.{where}.lr, or "
+        "name a network behind the recipe and not by a flag"
     ]
 
 
 def _named(config: dict[str, Any], section: str, command: Sequence[str]) -> str:
     """The network behind the recipe for a section; '' for none."""
-    words = (re.match(r"--?config=[^:]*:[^/]*/(.*)", word) for word in command)
-    networks = next((match[1].split("/") for match in words if match), [])
-    one = RECIPES[config["recipe"]].network if config["recipe"] in RECIPES else "student"
-    sections = ("teacher", "student") if len(networks) == 2 else (one,)
-    return dict(zip(sections, networks, strict=False)).get(section, "")
+    found = re.search(r"(?:^|\n)--?config[=\n][^:\n]*:[^/\n]*/([^\n]*)", "\n".join(command))
+    return by_section(config["recipe"], found[1].split("/") if found else ()).get(section, "")

@@ -1,6 +1,5 @@
 """The objective, network and teacher of each recipe; the numbers are in `configs/`."""
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -284,7 +283,8 @@ def published_terms(recipe: str, dataset: str, teacher: str, student: str) -> di
       teacher: the network of the teacher.
       student: the network of the student.
     """
-    terms = copy.deepcopy(RECIPES[recipe].terms)  # a ConfigDict would keep shared dicts of recipes shared
+    # A ConfigDict would keep a dict that recipes or terms share: setting one would set all.
+    terms = {name: dict(options) for name, options in RECIPES[recipe].terms.items()}
     for key, value in published.values(recipe, dataset, teacher, student).items():
         term, option = key.split(".")
         terms[term][option] = value

@@ -32,7 +32,11 @@ _SCHEDULE = {"dtype": typed.Dtype, **{key: kind for key, kind in _TRAINING.items
 _STUDENT = {"arch": str, **_SCHEDULE}
 _BRANCHES = ("branch1/head/fc/kernel", "peer1/branch1/head/fc/kernel")
 # Layers that a recipe may take from the teacher: SimKD's last one, SSKD's head.
-_TAKEN = ("head/fc/kernel", "objective/sskd/teacher_head")
+_TAKEN = (
+    "head/fc/kernel",
+    "head/fc/bias",
+    *(f"objective/sskd/teacher_head/{name}" for name in ("fc1/kernel", "fc2/bias")),
+)
 # The first layer of a network with a stem, and of one without.
 _FIRST = ("stem/conv1/kernel", "stage1/conv1/kernel")
 _TAUGHT = {
@@ -177,19 +181,18 @@ def _check_start(name: str, section: dict[str, Any]) -> None:
                 f"{where}.trainable is {trainable!r}, and {name} takes {layer} from the teacher: set a pattern that "
                 "does not match it, or leave it out"
             )
-    if trainable and recipe.branches and not any(is_trainable(trainable, one) for one in _BRANCHES):
-        given = section["init"] and run_config(section["init"], f"{where}.init").network.branches
-        if not given and not (recipe.init in RECIPES and RECIPES[recipe.init].branches):
-            raise UserError(
-                f"{name}: trainable is {trainable!r}, and the branches would stay random: train all layers, "
-                f"--config.{where}.trainable='' and --config.{where}.copy_branches=True, or use the recipe "
-                "teacher_frozen, which trains the branches"
-            )
     if trainable and not (section["init"] or recipe.init) and not any(is_trainable(trainable, one) for one in _FIRST):
         raise UserError(
             f"{name}: trainable is {trainable!r}, and the other layers would stay random: set the run that it starts "
             f"from, --config.{where}.init=RUN, or train all layers, --config.{where}.trainable=''"
         )
+    if trainable and recipe.branches and not any(is_trainable(trainable, one) for one in _BRANCHES):
+        given = section["init"] and run_config(section["init"], f"{where}.init").network.branches
+        if not given and not (recipe.init in RECIPES and RECIPES[recipe.init].branches):
+            raise UserError(
+                f"{name}: trainable is {trainable!r}, and the branches would stay random: train all layers, "
+                f"--config.{where}.trainable='' and --config.{where}.copy_branches=True"
+            )
 
 
 def _check_copies(name: str, section: dict[str, Any]) -> None:

@@ -205,10 +205,6 @@ def start_from(
     directory = RunDirectory(run_dir)
     given, note = restore(run_dir)[1], None
     if not fresh_last_layer:
-        if directory.config().network.projector:
-            raise UserError(
-                f"{run_dir} is of SimKD, whose last layer reads its teacher's maps: start from a run of another recipe"
-            )
         match = match_classes(directory.config(), directory.path, len(classes), classes, "the data")
         given = given if match.order is None else reorder_classes(given, match.order)
         fresh_last_layer, note = bool(match.difference), match.note
@@ -224,10 +220,10 @@ def start_from(
     taken = {
         path: leaf
         for path, leaf in leaves.items()
-        if path in flat and flat[path].shape == leaf.shape and not (fresh_last_layer and _is_last_layer(path))
+        if path in flat and flat[path].shape == leaf.shape and not (fresh_last_layer and is_last_layer(path))
     }
     missing = [path for path in flat if path not in taken and not path[1].startswith("branch")]
-    if others := [path for path in missing if not _is_last_layer(path)]:
+    if others := [path for path in missing if not is_last_layer(path)]:
         raise UserError(f"{run_dir} is not a run of this network: {'/'.join(others[0][1:])} has no match; check arch")
     return Start(unflatten_dict(flat | taken), note)
 
@@ -240,7 +236,7 @@ def _copied(branches: Collection[tuple[str, ...]], backbone: Mapping[tuple[str, 
         if path[1].startswith("branch"):
             collection, _, part, *layer = path
             source = (collection, stages[-1] if part == "stage" else part, *layer)
-            if source in backbone and not _is_last_layer(path):
+            if source in backbone and not is_last_layer(path):
                 copied[path] = backbone[source]
     return copied
 
@@ -259,9 +255,9 @@ def reorder_classes(variables: dict[str, Any], order: Sequence[int]) -> dict[str
         return by_class[..., list(order), :].reshape(leaf.shape)
 
     flat: dict[tuple[str, ...], Any] = flatten_dict(variables)
-    return unflatten_dict({path: reorder(leaf) if _is_last_layer(path) else leaf for path, leaf in flat.items()})
+    return unflatten_dict({path: reorder(leaf) if is_last_layer(path) else leaf for path, leaf in flat.items()})
 
 
-def _is_last_layer(path: tuple[str, ...]) -> bool:
+def is_last_layer(path: tuple[str, ...]) -> bool:
     """Whether a path is that of a last layer: of the backbone or of a branch."""
     return path[-3:-1] == ("head", "fc")

@@ -24,7 +24,15 @@ from hsakd_jax.models.network import OBJECTIVE
 from hsakd_jax.models.rotations import ROTATIONS, rotate
 from hsakd_jax.runs.config import Config, Objective, RunConfig, Term, Training
 from hsakd_jax.runs.directory import RunDirectory, resolve_path
-from hsakd_jax.runs.restore import Start, build_network, initialise, initialiser, read_variables, start_from
+from hsakd_jax.runs.restore import (
+    Start,
+    build_network,
+    initialise,
+    initialiser,
+    is_last_layer,
+    read_variables,
+    start_from,
+)
 from hsakd_jax.training import optim, teachers
 from hsakd_jax.training.class_costs import check_classes
 from hsakd_jax.training.step import Batch, State, TrainStep
@@ -321,8 +329,15 @@ def _start(config: RunConfig, path: Path, network: Any) -> Start:
     variables = initialise(network, config.network.image_shape, config.seed)
     if training.init is None:
         return Start(variables)
-    fixed = not is_trainable(_train(training), "head/fc/kernel")
-    given = resolve_path(path, training.init)
+    train, given = _train(training), resolve_path(path, training.init)
+    fixed = not all(
+        is_trainable(train, "/".join(names)) for names in flatten_dict(variables["params"]) if is_last_layer(names)
+    )
+    if not training.fresh_last_layer and RunDirectory(given).config().network.projector != config.network.projector:
+        raise UserError(
+            f"{given} and this run have different last layers, since SimKD's reads maps of its teacher: start from a "
+            "run of another recipe, or of SimKD with the same teacher"
+        )
     return start_from(given, variables, config.classes, training.fresh_last_layer, fixed, training.copy_branches)
 
 

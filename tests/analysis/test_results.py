@@ -136,7 +136,8 @@ def test_published_names_exist():
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        *(("cifar100", f"{recipe}/resnet56/resnet20") for recipe in RECIPES if recipe != "probe"),
+        *(("cifar100", f"{recipe}/resnet56/resnet20") for recipe in RECIPES if recipe not in ("probe", "mutual")),
+        ("cifar100", "mutual/resnet56"),
         ("cifar100", "student/vgg13_bn/mobilenetV2"),
         *(("imagenet", recipe) for recipe in TABLES["imagenet2012"].numbers),
         ("stl10", "probe"),

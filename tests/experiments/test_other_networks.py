@@ -42,30 +42,32 @@ def resnet56(tmp_path_factory):
 
 
 def test_networks_behind_the_recipe_have_their_settings(resnet56):
-    named = ("dkd/resnet56/resnet20", "crd/wrn_40_2/ShuffleV1", "baseline/ShuffleV1", "mutual/ShuffleV1")
-    defaults = ("dkd", "kd_ls", "reviewkd", "wkd_l", "mlld", "student", "student_frozen", "kd_25", "student_online")
-    for recipe in (*defaults, *named):
+    named = ("dkd/resnet56/resnet20", "crd/wrn_40_2/ShuffleV1", "kd_25/resnet56/resnet20")
+    for recipe in ("dkd", "kd_ls", "reviewkd", "wkd_l", "mlld", "kd_25", "sskd", *named):
         assert not lines(recipe), recipe
     assert not lines("hsakd/resnet56/resnet20", "dkd", runs=("baseline", "dkd"))
     assert not lines("dkd/resnet56/resnet20", teacher__workdir=resnet56)
     assert not lines("dkd", file="imagenet")
     assert not lines("dkd/resnet50_imagenet/mobilenetv1_100", file="imagenet", data__name="image_tree")
+    assert not lines("baseline/ShuffleV1", student__arch="ShuffleV2")
+    assert not lines("mutual/ShuffleV1", peers=("ShuffleV1", "ShuffleV2"))
 
 
 def test_networks_of_flags_do_not(resnet56):
     (line,) = lines("dkd", teacher__arch="resnet56", student__arch="resnet20")
     assert line == (
-        "objective.dkd.dkd.beta is 6.0, and 2.0 is the setting of resnet56 and resnet20: name both behind the recipe, "
+        "objective.dkd.dkd.beta is 6.0, and 2.0 is published for resnet56 and resnet20: name both behind the recipe, "
         "--config=FILE:dkd/resnet56/resnet20, or set --config.objective.dkd.dkd.beta"
     )
     assert lines("dkd", teacher__workdir=resnet56, student__arch="resnet20") == [line]
     (line,) = lines("dkd/resnet20", teacher__workdir=resnet56)
-    assert "objective.dkd.dkd.beta is 8.0, and 2.0 is the setting" in line
+    assert "objective.dkd.dkd.beta is 8.0, and 2.0 is published" in line
     chosen = {"teacher__arch": "resnet56", "student__arch": "resnet20", "objective__dkd__dkd__beta": 4.0}
     assert not lines("dkd", **chosen)
-    # Nothing is published for this pair, and the recipe has another default for it.
     (line,) = lines("dkd", teacher__arch="resnet56", student__arch="wrn_16_1")
-    assert "objective.dkd.dkd.beta is 6.0, and 8.0 is the setting" in line
+    assert line.startswith(
+        "objective.dkd has the settings of other networks (dkd.beta 6.0), and none are published for resnet56 and wrn"
+    )
 
 
 @pytest.mark.parametrize("data", ["imagenet2012", "image_tree"])
@@ -74,16 +76,23 @@ def test_a_tree_of_imagenet_has_its_settings(data):
     assert any("dkd.beta is 0.5, and 2.0 is" in line for line in lines("dkd", file="imagenet", data__name=data, **pair))
 
 
+def test_a_config_behind_a_space():
+    command = ["--config", "configs/cifar100.py:baseline/ShuffleV1", "--config.student.arch=ShuffleV2"]
+    config = runpy.run_path(str(ROOT / "configs/cifar100.py"))["get_config"]("baseline/ShuffleV1").to_dict()
+    run = run_config("baseline/ShuffleV1", "cifar100", CLASSES["cifar100"], (32, 32, 3), student__arch="ShuffleV2")
+    assert not settings_of_other_networks(config, run, None, command)
+
+
 @pytest.mark.parametrize(
     ("recipe", "keys", "expected"),
     [
         ("baseline", {"student__arch": "ShuffleV1"}, "student.lr is 0.05, and the rate of ShuffleV1 is a fifth of"),
         ("baseline/ShuffleV1", {"student__arch": "resnet20"}, "student.lr is 0.01, and the rate of resnet20 is five"),
         ("mutual", {"peers": ("ShuffleV1", "ShuffleV2")}, "student.lr is 0.05, and the rate of ShuffleV1 and Shuff"),
+        ("mutual", {"peers": ("wrn_16_2", "ShuffleV2")}, "student.lr is 0.05, and the rate of ShuffleV2 is a fifth"),
         ("teacher", {"teacher__arch": "mobilenetV2"}, "teacher.lr is 0.05, and the rate of mobilenetV2 is a fifth of"),
         ("baseline", {"student__arch": "ShuffleV1", "student__lr": 0.01}, None),
         ("baseline", {"student__arch": "resnet20"}, None),
-        ("baseline/ShuffleV1", {"student__arch": "ShuffleV2"}, None),
         ("teacher_frozen", {"teacher__arch": "mobilenetV2"}, None),  # branches have one rate
     ],
 )

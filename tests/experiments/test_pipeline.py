@@ -1,12 +1,20 @@
 """Runs of one command, one after the other."""
 
 import runpy
+from types import SimpleNamespace
 
 import jax
+import numpy as np
+import pytest
 from conftest import ROOT
+from run_configs import run_config
 
 from hsakd_jax.core.console import Console
+from hsakd_jax.data.dataset import Dataset
+from hsakd_jax.data.datasets import Splits
 from hsakd_jax.experiments import pipeline
+
+IMAGE = Dataset(np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int32))
 
 
 def test_runs_of_a_command_share_the_accuracies_of_teachers(monkeypatch, tmp_path):
@@ -20,3 +28,21 @@ def test_runs_of_a_command_share_the_accuracies_of_teachers(monkeypatch, tmp_pat
     assert given[0] == {}
     assert len(given) == 4  # teacher and student of each seed
     assert all(one is given[0] for one in given)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"), [({"warmup": 3}, "warmup is 3 epochs"), ({"decay": 2}, "decay begins at epoch 2")]
+)
+def test_a_term_that_does_not_fit_the_length_of_the_run_is_told(changes, words, monkeypatch, tmp_path):
+    """As a milestone or a warm-up of the learning rate."""
+    shown = []
+    monkeypatch.setattr(pipeline, "trace", lambda *_: "a program")
+    console = SimpleNamespace(line=shown.append)
+    for options in ({}, changes):
+        keys = {f"objective__dkd__dkd__{key}": value for key, value in {"warmup": 2, **options}.items()}
+        run = run_config("dkd", student__epochs=2, student__batch=1, student__milestones=(), student__warmup=0, **keys)
+        splits = Splits(IMAGE, None, IMAGE, run.classes)
+        pipeline._check_run(run, {"dkd": tmp_path / "run"}, "dkd", None, splits, console)
+        assert len(shown) == bool(options)
+    assert words in shown[0]
+    assert "set --config.objective.dkd.dkd." in shown[0]

@@ -70,6 +70,22 @@ def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path, monkeypatch):
     folder.symlink_to(tmp_path / "unmounted")
     with pytest.raises(UserError, match="checkpoints can't be read: No such file"):
         RunDirectory(tmp_path).has_checkpoint()
+    assert manifest.newest(folder) is None  # config and results of a finished run need none
+
+
+def test_a_checkpoint_that_is_saved_again_stays_until_the_new_one_is_on_the_disk(tmp_path, monkeypatch):
+    folder = pair(tmp_path)
+    checkpoints = Checkpoints(folder)
+
+    def fail(_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "sync_tree", fail)
+        with pytest.raises(UserError, match="could not save checkpoint 2"):
+            checkpoints.save(2, {**STATE, "step": np.int32(2)}, 5.0)
+    assert same(checkpoints.restore(2), {**STATE, "step": np.int32(2)})
+    checkpoints.close()
 
 
 def test_all_files_are_on_the_disk_before_a_checkpoint_has_its_name(tmp_path, monkeypatch):
@@ -372,6 +388,11 @@ def test_recipes_share_no_terms():
     config = make_config("hsakd", data={}, teacher=section, student=section, frozen={})
     config.objective.teacher.task.weight = 7.0
     assert config.objective.student.task.weight == config.objective.rkd.task.weight == 1.0
+    # Nor do the terms of a recipe.
+    for terms in config.to_dict()["objective"].values():
+        assert len({id(options) for options in terms.values()}) == len(terms)
+    config.objective.crld.task.weight = 0.5
+    assert config.objective.crld.strong_task.weight == 1.0
 
 
 def test_a_run_without_a_checkpoint_gives_its_folder_up(tmp_path):

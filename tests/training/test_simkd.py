@@ -15,7 +15,7 @@ from hsakd_jax.models import profile
 from hsakd_jax.models.folding import Folded
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.directory import RunDirectory
-from hsakd_jax.runs.restore import build_network, initialise, start_from
+from hsakd_jax.runs.restore import build_network, initialise
 from hsakd_jax.training import teachers
 from hsakd_jax.training.build import build, dry_run
 
@@ -120,17 +120,19 @@ def test_maps_that_do_not_pool_to_one_another_are_refused():
         initialise(large, (32, 32, 1), 0)
 
 
-def test_a_simkd_run_is_no_start_for_another_recipe(teacher, tmp_path):
+def test_a_simkd_run_is_a_start_for_simkd_only(teacher, tmp_path):
     """Its last layer reads a map of the teacher's size, behind a projector that other recipes do not have."""
-    path, _ = teacher
-    config = run_config("simkd", classes=NAMES, teacher__workdir=str(path), **KEYS)
+    path, fc = teacher
+    simkd = run_config("simkd", classes=NAMES, teacher__workdir=str(path), **KEYS)
     directory = RunDirectory(tmp_path / "simkd")
-    directory.acquire(config)
+    directory.acquire(simkd)
     checkpoints = Checkpoints(directory.checkpoints)
-    checkpoints.save(1, jax.device_get(initialise(build_network(config.network), (8, 8, 1), 0)))
+    checkpoints.save(1, jax.device_get(initialise(build_network(simkd.network), (8, 8, 1), 0)))
     checkpoints.close()
-    variables = initialise(create("resnet8_quarter", 3), (8, 8, 1), 0)
-    with pytest.raises(UserError, match="is of SimKD, whose last layer reads its teacher's maps"):
-        start_from(directory.path, variables, NAMES)
-    probe = start_from(directory.path, variables, NAMES, fresh_last_layer=True).variables["params"]
-    np.testing.assert_array_equal(probe["head"]["fc"]["kernel"], variables["params"]["head"]["fc"]["kernel"])
+    start, devices = {"student__init": str(directory.path)}, Devices()
+    train = Dataset(np.zeros((16, 8, 8, 1), np.uint8), np.arange(16, dtype=np.int32) % 3)
+    with pytest.raises(UserError, match="have different last layers, since SimKD's reads maps of its teacher"):
+        build(run_config("baseline", classes=NAMES, **KEYS, **start), tmp_path / "run", train, devices)
+    again = run_config("simkd", classes=NAMES, teacher__workdir=str(path), **KEYS, **start)
+    params = jax.device_get(build(again, tmp_path / "run", train, devices).state.params)
+    jax.tree.map(np.testing.assert_array_equal, params["head"]["fc"], fc)
