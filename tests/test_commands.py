@@ -505,7 +505,7 @@ BAD = {
     ),
     "head of SSKD's teacher": (
         [f"{CONFIG}:sskd_tiny", "--config.student.trainable=objective|stage|head"],
-        ["sskd takes objective/sskd/teacher_head from the teacher"],
+        ["sskd takes objective/sskd/teacher_head/fc1/kernel from the teacher"],
     ),
     "two networks of mutual": (
         [f"{CONFIG}:mutual_tiny/resnet8/resnet14"],
