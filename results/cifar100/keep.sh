@@ -10,6 +10,11 @@ for run in "$runs"/*/; do
   newest=$(ls "$run/checkpoints" 2>/dev/null | grep -E '^[0-9]+$' | sort -n | tail -n 1 || true)
   # A converted network has step 0; queue.sh converts it again.
   if [ -e "$run/results.json" ] || [ "${newest:-0}" = 0 ]; then continue; fi
+  # CRD's memory of all images is 50 MB: a repository keeps every version of it.
+  if [ "$(du -sm "$run/checkpoints/$newest" | cut -f 1)" -gt 8 ]; then
+    echo "$name: step $newest is left out, since it is large"
+    continue
+  fi
   mkdir -p "$here/in_progress/$name/checkpoints"
   cp "$run"/config.json "$run"/metrics.jsonl "$run"/.identity "$here/in_progress/$name/" 2>/dev/null || true
   cp -r "$run/checkpoints/$newest" "$here/in_progress/$name/checkpoints/"

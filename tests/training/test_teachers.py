@@ -238,7 +238,7 @@ def test_another_accuracy_than_its_own_is_said(own, images, split, warns, tmp_pa
     session = SimpleNamespace(
         built=SimpleNamespace(program=SimpleNamespace(teacher=teacher), taught_by=taught_by, teacher_variables={}),
         config=STUDENT, console=Console(), devices=Devices(),
-        selection=(SimpleNamespace(labels=np.zeros(896)), split),
+        splits=SimpleNamespace(selection=(SimpleNamespace(labels=np.zeros(896)), split)),
     )  # fmt: skip
     measured = {}
     loop._report_teacher(session, "12ab", measured)
