@@ -1,16 +1,15 @@
 """The weights in results/cifar100 give the rows of results/cifar100.md."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
-# Read before conftest's fixture sets another folder.
-DATA = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+from hsakd_jax.data.locate import root_of
+
+DATA = root_of("")  # before conftest's fixture sets another folder
 ROWS = sorted((ROOT / "results/cifar100").glob("*.safetensors"))
 
 

@@ -119,8 +119,10 @@ class Dataset:
             return None
         where = Path(os.path.realpath(resolve_path(run.path, teacher.workdir)))
         shown = next((other for other in self._runs if other.path.resolve() == where), None)
-        accuracies = stored.last if stored and teacher.checkpoint == "last" else None
-        accuracies = shown.accuracies(teacher.checkpoint) if shown else accuracies
+        if shown:
+            accuracies = shown.accuracies(teacher.checkpoint)
+        else:
+            accuracies = stored.last if stored and teacher.checkpoint == "last" else None
         return accuracies.get(f"peer{teacher.peer}/top1", mean(accuracies, "top1")) if accuracies else None
 
     def setup(self) -> str:

@@ -1,10 +1,9 @@
-"""From a command's config to its runs, one after the other, and the table that compares them."""
+"""From a command's config to its runs, which are checked and then trained one after the other."""
 
 import os
 import shlex
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -15,11 +14,10 @@ from hsakd_jax.core.files import InvalidContent, expand, read_json, write_json
 from hsakd_jax.core.sharding import Devices, is_first_process
 from hsakd_jax.data import sampling
 from hsakd_jax.data.datasets import Splits, load_source
-from hsakd_jax.evaluation.accuracies import best_branch, mean_top1
-from hsakd_jax.evaluation.verdict import compare
 from hsakd_jax.experiments.other_networks import settings_of_other_networks
 from hsakd_jax.experiments.recipes import RECIPES
 from hsakd_jax.experiments.resolve import recipes_of, resolve, run_config, section_of, teacher_recipe
+from hsakd_jax.experiments.results_table import summary
 from hsakd_jax.experiments.validate import check, check_types
 from hsakd_jax.runs.compare import normalisation_difference
 from hsakd_jax.runs.config import Config, RunConfig
@@ -250,27 +248,28 @@ def _check_run(
         program = trace(config, directory.path, teacher, splits.train, Devices())
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
-    late = {"milestones": [epoch for epoch in training.milestones if epoch >= training.epochs]}
-    late["warmup"] = [training.warmup] if training.warmup >= training.epochs else []
-    for term, weighted in config.objective.terms.items():
-        key = f"objective.{name}.{term}"
-        if weighted.weight and weighted.warmup > training.epochs:
-            console.line(
-                f"warning: {directory.path}: {key}.warmup is {weighted.warmup} epochs, and the run ends at epoch "
-                f"{training.epochs}, before the term has its weight: set --config.{key}.warmup to less"
-            )
-        if weighted.weight and weighted.decay and weighted.decay >= training.epochs:
-            console.line(
-                f"warning: {directory.path}: {key}.decay begins at epoch {weighted.decay}, and the run ends at epoch "
-                f"{training.epochs}: set --config.{key}.decay to less"
-            )
-    for key, epochs in late.items():
-        if epochs:
-            console.line(
-                f"warning: {directory.path}: {section}.{key} has {', '.join(map(str, epochs))}, and the run ends at "
-                f"epoch {training.epochs}: set --config.{section}.{key} to less"
-            )
+    for key, when in _late(config, section, name).items():
+        console.line(
+            f"warning: {directory.path}: {key} {when}, and the run ends at epoch {training.epochs}: set "
+            f"--config.{key} to less"
+        )
     return program
+
+
+def _late(config: RunConfig, section: str, name: str) -> dict[str, str]:
+    """The settings in epochs that the run is too short for: their values in words, by key."""
+    training, found = config.training, {}
+    if late := [str(epoch) for epoch in training.milestones if epoch >= training.epochs]:
+        found[f"{section}.milestones"] = f"has {', '.join(late)}"
+    if training.warmup >= training.epochs:
+        found[f"{section}.warmup"] = f"has {training.warmup}"
+    for term, options in config.objective.terms.items():
+        key = f"objective.{name}.{term}"
+        if options.weight and options.warmup > training.epochs:
+            found[f"{key}.warmup"] = f"is {options.warmup} epochs"
+        if options.weight and options.decay and options.decay >= training.epochs:
+            found[f"{key}.decay"] = f"begins at epoch {options.decay}"
+    return found
 
 
 def _check_start(start: Path, theirs: Config, config: RunConfig, section: str, network_section: str) -> None:
@@ -305,54 +304,3 @@ def _write_results(root: Path, results: dict[str, Results]) -> None:
         write_json(root / "results.json", {**before, **results})
     except OSError as error:
         raise UserError(f"can't write to {root}: {error.strerror}; free some space") from error
-
-
-def summary(results: Mapping[int, Mapping[str, Results]]) -> str:
-    """A table of runs by seed and recipe: last epoch, best epoch, and verdicts on the gain by distillation."""
-    recipes = next(iter(results.values()))
-    by_recipe = {recipe: {seed: runs[recipe] for seed, runs in results.items()} for recipe in recipes}
-    header = ["run", "network", "parameters", "top-1 last", "top-1 best", "best branch joint"]
-    rows = []
-    for recipe, runs in by_recipe.items():
-        one = next(iter(runs.values()))
-        top1, best = ([mean_top1(getattr(r, when)) for r in runs.values()] for when in ("last", "best"))
-        joint = [best_branch(r.last) for r in runs.values()] if any("joint_" in name for name in one.last) else []
-        # Of several different networks the size is the first one's, and the accuracy their mean.
-        size = "" if "+" in one.arch else f"{one.parameters.backbone:,}"
-        rows.append([RECIPES[recipe].title, one.arch, size, _cell(top1), _cell(best), _cell(joint)])
-    shown = [i for i in range(len(header)) if any(row[i] for row in rows)]
-    first = next(iter(by_recipe.values()))
-    one = next(iter(first.values()))
-    note = f"% of {one.test_images} test images"
-    note += f", mean (standard deviation) of {len(first)} seeds" if len(first) > 1 else ""
-    note += f"; the best epoch was selected on the {one.selected_by.rpartition(' ')[2]} images"
-    kinds = {RECIPES[recipe].select_by for recipe in by_recipe}
-    note += ", a teacher's by its branches" if "joint" in kinds else ""
-    lines = [table([header[i] for i in shown], [[row[i] for i in shown] for row in rows]), *_verdicts(by_recipe), note]
-    return "\n\n".join(lines)
-
-
-def _cell(values: Sequence[float]) -> str:
-    """The mean, and of several values the standard deviation."""
-    if not values:
-        return ""
-    return f"{mean(values):.2f}" + (f" ({stdev(values):.2f})" if len(values) > 1 else "")
-
-
-def _verdicts(by_recipe: Mapping[str, Mapping[int, Results]]) -> list[str]:
-    """Compares students with the first one that has no teacher, if they have its network and number of images."""
-    students = [recipe for recipe in by_recipe if RECIPES[recipe].network == "student"]
-    baseline = next((recipe for recipe in students if not RECIPES[recipe].teacher), None)
-    if baseline is None:
-        return []
-
-    def trained(recipe: str) -> tuple[str, int]:
-        one = next(iter(by_recipe[recipe].values()))
-        return one.arch, one.train_images
-
-    others = [recipe for recipe in students if recipe != baseline and trained(recipe) == trained(baseline)]
-    width = max((len(RECIPES[recipe].title) for recipe in others), default=0)
-    lines = [f"compared with {RECIPES[baseline].title}, last epoch, points of top-1:"]
-    for recipe in others:
-        lines.append(f"{RECIPES[recipe].title.ljust(width)}  {compare(by_recipe[recipe], by_recipe[baseline])}")
-    return ["\n".join(lines)] if others else []

@@ -35,7 +35,8 @@ _BRANCHES = ("branch1/head/fc/kernel", "peer1/branch1/head/fc/kernel")
 _TAKEN = (
     "head/fc/kernel",
     "head/fc/bias",
-    *(f"objective/sskd/teacher_head/{name}" for name in ("fc1/kernel", "fc2/bias")),
+    "objective/sskd/teacher_head/fc1/kernel",
+    "objective/sskd/teacher_head/fc2/bias",
 )
 # The first layer of a network with a stem, and of one without.
 _FIRST = ("stem/conv1/kernel", "stage1/conv1/kernel")

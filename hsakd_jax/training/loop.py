@@ -114,12 +114,12 @@ def _check_read(directory: RunDirectory, config: RunConfig, used: dict[str, str]
       UserError: in all processes.
     """
     number = int(hashlib.sha256(repr(used).encode()).hexdigest()[:7], 16)
-    greatest, least = all_reduce_max(number), -all_reduce_max(-number)
+    differs = broadcast_from_first(number) != number
     try:
         changed = directory.sources(config) != used
     except UserError:  # its checkpoints are being replaced
         changed = True
-    if all_reduce_max(changed or greatest != least):
+    if all_reduce_max(changed or differs):
         raise UserError(
             f"{directory.path}: a run that it needs saved a checkpoint while it was read: run the same command again"
         )

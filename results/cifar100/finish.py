@@ -28,7 +28,7 @@ def describe(run: Path, calls: int) -> dict:
     for one in records:
         if "loss" in one:
             training[math.ceil(one["epoch"])].append(100 * one["top1"])
-    del results["crc32"]  # of a file that it was in
+    del results["crc32"]  # which is that of results.json
     return {
         "command": ["python", "-m", "hsakd_jax.main", *config["command"]],
         "calls": calls,

@@ -67,8 +67,7 @@ def main() -> None:
         one, title = results[name], RECIPES[results[name].recipe].title
         verdict = ""
         if one.recipe != "baseline" and schedule(one) in baselines:
-            found = compare({one.seed: one}, {one.seed: baselines[schedule(one)]})
-            verdict = f"{found.words} ({found.bounds or found.reason})"
+            verdict = compare({one.seed: one}, {one.seed: baselines[schedule(one)]}).brief()
         theirs = published(one.recipe) if round(one.last["epoch"]) == FULL else ""
         last, best = (f"{accuracies['top1']:.2f}" for accuracies in (one.last, one.best))
         cells = [f"[{title}](cifar100/{name}.json)", f"{one.last['epoch']:g}", last, best, verdict, theirs]
