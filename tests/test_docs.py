@@ -67,6 +67,8 @@ SUBSTITUTIONS = [
 ]  # fmt: skip
 # What a block needs that an installation may lack.
 PACKAGES = {"teacher.pth": "torch", "--format=onnx": "jax2onnx", "import onnxruntime": "jax2onnx"}
+# What a block writes. If it is left out, those that need it are too.
+WRITTEN = re.compile(r"--(?:output|workdir)=(\S+)")
 # What a block fenced as `bash` needs that no test machine has.
 ELSEWHERE = [
     "srun ",
@@ -168,11 +170,14 @@ def test_a_page_does_what_it_says(page, shell, inputs, tmp_path):
     if page in EDITS:
         shutil.copytree(ROOT / "hsakd_jax", folder / "hsakd_jax", ignore=shutil.ignore_patterns("__pycache__"))
         edit(folder, page)
-    left_out = []
+    left_out, lost = [], []
     for language, code in BLOCKS[page]:
         missing = [name for mark, name in PACKAGES.items() if mark in code and not importlib.util.find_spec(name)]
         if missing:
             left_out += missing
+            lost += WRITTEN.findall(code)
+        elif any(re.search(rf"{re.escape(path)}\s", code) for path in lost):
+            lost += WRITTEN.findall(code)
         elif language == "sh":
             shell(adapt(code), folder)
         elif language == "python" and not PLACE.match(code):
