@@ -154,7 +154,8 @@ def _run(path: Path, config: RunConfig, results: Results) -> Run:
             raise UserError(f"{path}/results.json has no top-1 accuracy or no epoch: leave the run out, or repeat it")
     found = _describe(path, config, results.teacher)
     # Folders of images have one name, and may have other images.
-    found.settings.update(train_images=results.train_images, test_images=results.test_images)
+    digest = results.test_digest if config.data.name in ("image_folder", "image_tree") else None
+    found.settings.update(train_images=results.train_images, test_images=results.test_images, test_digest=digest)
     if found.settings.get("teacher") == NOT_FOUND and results.teacher:
         found.settings["teacher.recipe"] = same(results.teacher.recipe)
     method, teacher = config.recipe, _teacher(path, config, results.teacher)

@@ -186,7 +186,8 @@ def _of_tree(tree: image_tree.ImageTree, split: str, max_pixels: int, interpolat
     files = image_tree.ImageFiles(tree, split)
     while tree.notes:
         note(tree.notes.pop(0))
-    return Photos(files, files.labels, tree.class_names, max_pixels=max_pixels, interpolation=interpolation)
+    options: dict[str, Any] = {"max_pixels": max_pixels, "interpolation": interpolation, "names": files.names}
+    return Photos(files, files.labels, tree.class_names, **options)
 
 
 def _read_split(builder: Any, split: str, classes: int) -> "Encoded | Part":

@@ -248,6 +248,12 @@ class ImageFiles:
         counts = [len(of) for of in found.values()]
         self.labels = np.repeat(np.array([tree.class_names.index(name) for name in found], np.int32), counts)
 
+    def names(self, indices: np.ndarray) -> bytes:
+        """CLASS/NAME of the chosen images, in one."""
+        folders = [os.fsencode(name) for name in self._class_names]
+        pairs = zip(self.labels[indices].tolist(), self._names[indices].tolist(), strict=True)
+        return b"\0".join(b"%b/%b" % (folders[label], name) for label, name in pairs)
+
     def __call__(self, i: int) -> tuple[str, bytes]:
         path = str(self._folder / self._class_names[self.labels[i]] / os.fsdecode(bytes(self._names[i])))
         try:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from msgspec import structs
 
-from hsakd_jax.core.console import Progress, note, table
+from hsakd_jax.core.console import Progress, note, table, warn
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import expand
 from hsakd_jax.core.sharding import Devices, is_first_process
@@ -227,6 +227,8 @@ def load_test(run: Path, config: Config, data_dir: str | None = None) -> Dataset
 def relabel(splits: datasets.Splits, path: Path, config: Config, source: str) -> Dataset | Photos:
     """The test images with the labels that the outputs of a run have, and a line on stderr where these differ.
 
+    Of a finished run that was tested on others it prints a warning: a new file can make a training image a test image.
+
     Args:
       splits: with the test split.
       path: of the run.
@@ -242,6 +244,9 @@ def relabel(splits: datasets.Splits, path: Path, config: Config, source: str) ->
         raise UserError(f"{path} {match.difference} in {source}")
     if match.note:
         note(match.note)
+    results = RunDirectory(path).results()
+    if results and not results.has_tested(len(splits.test.labels), splits.test.digest()):
+        warn(f"{path} was tested on other images when its training ended: it may have been trained on some of these")
     if match.order is None:
         return splits.test
     return splits.test.with_labels(np.asarray(match.order, np.int32)[splits.test.labels])

@@ -226,6 +226,10 @@ def _check_run(
                 f"{directory.path} was trained on {then[0]} images and tested on {then[1]}, and the data has {now[0]} "
                 f"and {now[1]} now: restore the data, or choose another directory"
             )
+        if not results.has_tested(now[1], splits.test.digest()):
+            raise UserError(
+                f"{directory.path} was tested on other images: restore the data, or choose another directory"
+            )
         return None
     training, images = config.training, len(splits.train.labels)
     section = RECIPES[name].schedule or RECIPES[name].network

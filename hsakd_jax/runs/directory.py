@@ -199,16 +199,15 @@ class RunDirectory:
         saved = manifest.newest(self.checkpoints)
         for role, content in sources.items():
             if saved and saved.sources.get(role, content) != content:
-                if role == "selection":
+                if role.startswith("selection"):
                     warn(
-                        f"{self.path}: the images that select the best epoch have changed, in number or labels: scores "
-                        "before and after this resume are of other images"
+                        f"{self.path}: the images that select the best epoch have changed: scores before and after "
+                        "this resume are of other images"
                     )
                     continue
-                if role == "data":
+                if role.startswith("data"):
                     raise UserError(
-                        f"{self.path} began with other training images: their number or their labels have changed; "
-                        "restore the data, or choose another directory"
+                        f"{self.path} began with other training images: restore the data, or choose another directory"
                     )
                 raise UserError(
                     f"{self.path} began with another {role}, whose checkpoint had other content: set the path of that "

@@ -25,6 +25,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
       content: SHA-256 of the arrays, in hexadecimal: the identity of a network, wherever its run is.
       sources: `content` of the checkpoints that the run depends on, by role: 'teacher' and 'init'. The SHA-256 of the
         training labels, in their order, under 'data'; that of the labels that select the best epoch under 'selection'.
+        The `digest` of these images, where they have one, under 'data_images' and 'selection_images'.
       config: of the run when the checkpoint was written; None where it was not stored.
       files: CRC-32 of each file, by its path in the folder.
     """

@@ -66,6 +66,8 @@ class Results(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
       device: number and kind of the devices.
       git: commit of the code; None where git has none.
       correct: None of several networks, and of a run of an earlier version.
+      test_digest: of the test images, without their labels, see `Dataset.digest` and `Photos.digest`. None where they
+        have none, and of a run of an earlier version.
     """
 
     recipe: str
@@ -84,6 +86,11 @@ class Results(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     device: str
     git: str | None
     correct: Correct | None = None
+    test_digest: str | None = None
+
+    def has_tested(self, images: int, digest: str | None) -> bool:
+        """Whether these are the test images of the run, as far as their number and their digest show."""
+        return self.test_images == images and (self.test_digest or digest) == (digest or self.test_digest)
 
     def __post_init__(self) -> None:
         if self.correct is not None and len(self.correct.packed) != -(-self.test_images // 8):

@@ -19,9 +19,7 @@ from hsakd_jax.core.sharding import (
     is_first_process,
     run_in_first_process,
 )
-from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.data.datasets import Splits
-from hsakd_jax.data.streaming import Photos
 from hsakd_jax.evaluation import accuracies
 from hsakd_jax.evaluation.accuracy import make_evaluate, make_measure
 from hsakd_jax.runs.checkpoint import Checkpoints
@@ -80,7 +78,7 @@ def run(
     if config.evaluation.select_by == "top1":  # without branches, which take most of the time
         select = make_measure(network.clone(branches=False), devices, config, config.eval_batch)
     # Each step draws its images by position: with other images, a resumed run could not be repeated.
-    sources = {**used, "data": _digest(splits.train), "selection": _digest(splits.selection[0])}
+    sources = {**used, **_images(splits)}
     checkpoints = Checkpoints(directory.checkpoints, config=config, sources=sources)
     for line in checkpoints.damaged:
         console.line(f"warning: {line}")
@@ -102,9 +100,12 @@ def run(
     return final_results(session, state)
 
 
-def _digest(images: Dataset | Photos) -> str:
-    """Of the labels of images in their order, which another number of images or another order changes."""
-    return hashlib.sha256(images.labels.tobytes()).hexdigest()
+def _images(splits: Splits) -> dict[str, str]:
+    """The images that a run depends on, see `manifest.Manifest.sources`."""
+    used = {"data": splits.train, "selection": splits.selection[0]}
+    found = {role: hashlib.sha256(images.labels.tobytes()).hexdigest() for role, images in used.items()}
+    digests = {f"{role}_images": images.digest() for role, images in used.items()}
+    return found | {role: digest for role, digest in digests.items() if digest is not None}
 
 
 def _check_read(directory: RunDirectory, config: RunConfig, used: dict[str, str]) -> None:
@@ -217,7 +218,7 @@ def _own_accuracy(session: Session, taught_by: RunDirectory, teacher: Teacher) -
     dataset, split = session.splits.selection
     if results is None or split != "test" or theirs.data.name != session.config.data.name:
         return None
-    if results.test_images != len(dataset.labels):
+    if not results.has_tested(len(dataset.labels), dataset.digest()):
         return None
     own = results.best if teacher.checkpoint == "best" else results.last
     return own.get(f"peer{teacher.peer}/top1" if theirs.network.peers else "top1")

@@ -316,6 +316,16 @@ def test_runs_of_other_images_are_not_averaged(tmp_path, run_tables):
     assert [len(entry.runs) for entry in entries(run_tables()["cifar100"], "student")] == [1, 1]
 
 
+def test_runs_of_other_photographs_are_not_averaged(tmp_path, run_tables):
+    """As many of each class; a dataset by TFDS has a version instead, and runs of before there was a digest."""
+    for name, digests, groups in (("image_folder", "aab", 2), ("cifar100", "aab", 1)):
+        for seed, digest in enumerate(digests):
+            made = make(tmp_path / f"{name}{seed}", "baseline/resnet20", 70.0, seed=seed, data__name=name)
+            path = made / "results.json"
+            write_sealed(path, msgspec.structs.replace(read_sealed(path, Results), test_digest=digest))
+        assert sum(one.recipe == "baseline" and bool(one.runs) for one in run_tables()[name].entries) == groups
+
+
 def test_runs_of_teachers_that_are_gone_are_not_averaged(tmp_path, run_tables):
     """They may be different ones; those of a pipeline's seeds have one path."""
     gone = {"teacher__workdir": "/gone/a"}

@@ -101,6 +101,13 @@ def test_loading_is_deterministic(prepared):
     for a, b in zip(first[:3], second[:3], strict=True):
         np.testing.assert_array_equal(a.images, b.images)
         np.testing.assert_array_equal(a.labels, b.labels)
+        assert a.digest() == b.digest()
+    digests = {part.digest() for part in first[:3]}
+    assert len(digests) == 3
+    changed = first.train.images.copy()
+    changed[-1, -1, -1, -1] += 1
+    assert first.train._replace(images=changed).digest() not in digests
+    assert first.train.with_labels(first.train.labels[::-1]).digest() in digests
 
 
 def test_threads_decode_the_same(prepared, monkeypatch):

@@ -409,6 +409,10 @@ def test_taking_images():
     np.testing.assert_array_equal(centre_crops(chosen, [0, 1], 8, 8), centre_crops(dataset, [7, 20], 8, 8))
 
 
+def test_photographs_without_names_have_no_digest():
+    assert many().digest() is None
+
+
 # A tree
 
 
@@ -460,6 +464,18 @@ def test_shares_of_a_tree(tree):
     only = datasets.load("image_tree", str(tree), splits=["test"])
     assert len(only.train.labels) == 0
     assert len(only.test) == 4
+
+
+def test_the_digest_of_a_tree_is_of_its_names_in_order(tree):
+    whole = datasets.load("image_tree", str(tree)).train
+    digests = {whole.digest(), whole.take(np.arange(1, 20)).digest(), whole.take(np.arange(20)[::-1]).digest()}
+    (tree / "train/n01440764/n01440764_3.JPEG").rename(tree / "train/n01440764/n01440764_33.JPEG")
+    digests.add(datasets.load("image_tree", str(tree)).train.digest())
+    assert len(digests) == 4
+    (tree / "train/n01440764/n01440764_33.JPEG").rename(tree / "train/n01440764/n01440764_3.JPEG")
+    tree = tree.rename(tree.with_name("moved"))
+    again = datasets.load("image_tree", str(tree)).train
+    assert again.with_labels(1 - again.labels).take(np.arange(20)).digest() == whole.digest()
 
 
 def test_a_tree_with_names_of_any_kind(tree):

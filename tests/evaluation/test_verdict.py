@@ -124,6 +124,13 @@ def test_other_test_images_are_not_compared():
         assert compare(ours, dict.fromkeys(seeds, result(10, other))).reason == "their test images differ"
 
 
+def test_other_test_images_with_the_same_labels_are_not_compared():
+    """Where both runs store their digest; one of an earlier version has none."""
+    first, second, old = (structs.replace(result(10), test_digest=digest) for digest in ("a", "b", None))
+    assert compare({0: first}, {0: second}).reason == "their test images differ"
+    assert compare({0: first}, {0: first}).p == compare({0: first}, {0: old}).p == compare({0: old}, {0: second}).p == 1
+
+
 def test_one_seed_without_its_images():
     """Of an earlier version, or of several networks."""
     old = structs.replace(result(12), correct=None)

@@ -130,3 +130,23 @@ def test_adamw_trains_and_its_unused_keys_are_refused(photos, call_command, tmp_
     assert done.returncode == 0, done.stderr
     losses = [json.loads(line) for line in (tmp_path / "own/metrics.jsonl").read_text().splitlines()]
     assert losses
+
+
+def test_photographs_that_change_sides_are_told(call_command, tmp_path):
+    """Of a folder without test images every fifth is one, so that a new file moves the others."""
+    write_photographs(tmp_path / "all", {"flat": 10}, ("cat", "dog"), "png")
+    photos, run = tmp_path / "all/flat", tmp_path / "run"
+    small = [arg for arg in SMALL if "teacher" not in arg and "frozen" not in arg]
+    data = [f"--config.data.{key}" for key in (f"dir={photos}", "validation=0", f"mean={MEAN}", f"std={STD}")]
+    command = ("main", f"{CONFIG}:baseline", f"--workdir={run}", *data, *small)
+    assert call_command(*command).returncode == 0
+    same = call_command("evaluate", f"--workdir={run}")
+    assert (same.returncode, same.stderr.count("warning")) == (0, 0), same.stderr
+    for name in ("cat", "dog"):
+        (photos / name / "9.png").rename(photos / name / "0a.png")
+    changed = call_command("evaluate", f"--workdir={run}")
+    assert changed.returncode == 0
+    assert f"warning: {run} was tested on other images when its training ended" in changed.stderr
+    refused = call_command(*command)
+    assert refused.returncode == 2
+    assert f"error: {run} was tested on other images: restore the data" in refused.stderr

@@ -33,16 +33,24 @@ def _one_device(monkeypatch):
     monkeypatch.setattr(loop, "Devices", lambda: Devices(jax.devices()[:1]))
 
 
-def train(workdir, fewer_tests=0, **keys):
-    """Trains on eight images a step; the run's directory and results. It is tested on the same, or on fewer."""
+def train(workdir, fewer_tests=0, changed=(), **keys):
+    """Trains on eight images a step; the run's directory and results.
+
+    It is tested on the same images, or on fewer. `changed` are the splits of which one image is another.
+    """
     g = np.random.default_rng(0)
     images = g.integers(0, 256, (8 * STEPS_PER_EPOCH, 8, 8, 1)).astype(np.uint8)
     data = Dataset(images, g.integers(0, 2, len(images)).astype(np.int32))
     keys |= {"student__arch": "resnet8_quarter", "student__epochs": EPOCHS, "student__batch": 8, "eval_every": 1}
     config = run_config("baseline", shape=(8, 8, 1), tests=data, eval_batch=8, **keys)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # as in a command
-        tests = data.take(np.arange(len(data.labels) - fewer_tests))
-        results = loop.run(config, workdir, Splits(data, None, tests, config.classes), Console(silent=True))
+        splits = {"train": data, "test": data.take(np.arange(len(data.labels) - fewer_tests))}
+        for split in changed:
+            other = splits[split].images.copy()
+            other[0] = 255 - other[0]
+            splits[split] = splits[split]._replace(images=other)
+        splits = Splits(**splits, validation=None, class_names=config.classes)
+        results = loop.run(config, workdir, splits, Console(silent=True))
     return RunDirectory(workdir), results
 
 
@@ -220,3 +228,15 @@ def test_other_images_that_select_the_best_epoch_are_told(tmp_path, monkeypatch,
     assert "have changed" not in capsys.readouterr().err
     train(tmp_path / "run", fewer_tests=1)
     assert "the images that select the best epoch have changed" in capsys.readouterr().err
+
+
+def test_other_images_with_the_same_labels(tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "make_multi_step", stop_at(5))
+        with pytest.raises(Stopped):
+            train(tmp_path / "run")
+    with pytest.raises(UserError, match="run began with other training images: restore the data"):
+        train(tmp_path / "run", changed=("train", "test"))
+    assert "have changed" not in capsys.readouterr().err
+    train(tmp_path / "run", changed=("test",))
+    assert capsys.readouterr().err.count("the images that select the best epoch have changed") == 1

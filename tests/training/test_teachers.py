@@ -229,7 +229,7 @@ def test_peers_are_reordered_too():
     ],
 )
 def test_another_accuracy_than_its_own_is_said(own, images, split, warns, tmp_path, monkeypatch, capsys):
-    results = SimpleNamespace(last={"top1": own}, best={"top1": 1.0}, test_images=images)
+    results = SimpleNamespace(last={"top1": own}, best={"top1": 1.0}, has_tested=lambda *found: found == (images, "d"))
     taught_by = SimpleNamespace(path=tmp_path, is_finished=lambda: True, results=lambda: results, config=teacher_config)
     # It is evaluated without its branches.
     teacher = SimpleNamespace(clone=lambda branches: "all" if branches else "backbone")
@@ -238,7 +238,7 @@ def test_another_accuracy_than_its_own_is_said(own, images, split, warns, tmp_pa
     session = SimpleNamespace(
         built=SimpleNamespace(program=SimpleNamespace(teacher=teacher), taught_by=taught_by, teacher_variables={}),
         config=STUDENT, console=Console(), devices=Devices(),
-        splits=SimpleNamespace(selection=(SimpleNamespace(labels=np.zeros(896)), split)),
+        splits=SimpleNamespace(selection=(SimpleNamespace(labels=np.zeros(896), digest=lambda: "d"), split)),
     )  # fmt: skip
     measured = {}
     loop._report_teacher(session, "12ab", measured)
