@@ -256,10 +256,11 @@ def _legend(tables: Sequence[Comparison]) -> list[str]:
     runs = [run for shown in tables for run in shown.runs()]
     selected = sorted({run.results.selected_by for run in runs}, reverse=True) or ["top-1 on test"]
     lines = [
-        f"last: after the last epoch; best: at the epoch selected by {' or by '.join(selected)}.",
-        "Ours: mean (standard deviation) over runs, one per seed.",
+        f"last: after the last epoch; best: at the best epoch of a run, selected by {' or by '.join(selected)}.",
     ]
-    if any(entry.paper for shown in tables for entry in shown.entries):
+    has_paper = any(entry.paper for shown in tables for entry in shown.entries)
+    lines.append(f"{'Ours: mean' if has_paper else 'Mean'} (standard deviation) over runs, one per seed.")
+    if has_paper:
         lines.append("The paper's: at the best epoch, so compared with our best; on CIFAR-100 the mean of 3 runs.")
     return lines
 

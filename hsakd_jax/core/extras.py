@@ -2,6 +2,8 @@
 
 from importlib.util import find_spec
 
+INSTALL_ONNX = "pip install 'hsakd_jax[onnx]' in an environment of its own, since it changes the version of Orbax"
+
 
 def is_installed(*modules: str) -> bool:
     """Whether Python finds all of these modules; imports none of them."""

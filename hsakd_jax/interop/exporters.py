@@ -10,11 +10,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 from msgspec import structs
 
 from hsakd_jax.core.console import note
 from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.extras import INSTALL_ONNX
 from hsakd_jax.core.files import check_folder, expand
 from hsakd_jax.data import datasets
 from hsakd_jax.data.augment import prepare
@@ -22,6 +24,7 @@ from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.data.streaming import Photos
 from hsakd_jax.evaluation.accuracy import load_test, preprocessing
 from hsakd_jax.interop import hub, model_files, quantising, torch_files, torch_weights
+from hsakd_jax.interop.preprocessing import record_of
 from hsakd_jax.models import profile
 from hsakd_jax.models.folding import Folded
 from hsakd_jax.runs.config import Config
@@ -191,7 +194,9 @@ def _test_images(config: Config, run: Path, data_dir: str | None) -> Dataset | P
     try:
         source = config.data if data_dir is None else structs.replace(config.data, dir=data_dir)
         if source.name is not None and not datasets.is_prepared_source(source):
-            raise UserError(f"its data {source.name} is not prepared: `python -m hsakd_jax.evaluate` does it")
+            raise UserError(
+                f"its data {source.name} is not prepared: `python -m hsakd_jax.evaluate --workdir={run}` does it"
+            )
         return load_test(run, config, data_dir)
     except UserError as error:
         note(f"not measured: {error}")
@@ -261,7 +266,9 @@ def _safetensors(exported: Export, path: Path) -> Run:
     import safetensors.numpy
 
     tensors = torch_weights.to_state_dict(exported.arch, exported.network, exported.variables)
-    path.write_bytes(safetensors.numpy.save(tensors, metadata={"format": "pt", "arch": exported.arch}))
+    record = msgspec.json.encode(record_of(exported.config)).decode()
+    metadata = {"format": "pt", torch_files.RECORD: record}
+    path.write_bytes(safetensors.numpy.save(tensors, metadata=metadata))
     return _reread(exported, path)
 
 
@@ -279,7 +286,7 @@ def _onnx(exported: Export, path: Path) -> Run:
         import jax2onnx  # pyright: ignore[reportMissingImports]
         import onnxruntime  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise UserError(f"the format onnx needs {error.name}: pip install 'hsakd_jax[onnx]'") from error
+        raise UserError(f"the format onnx needs {error.name}: {INSTALL_ONNX}") from error
     # onnxruntime joins a bias to the convolution before it, but not a whole BatchNorm.
     folded = Folded(exported.network)
     variables = jax.device_get(folded.fold(exported.variables, jax.ShapeDtypeStruct((1, *exported.shape), jnp.float32)))

@@ -15,7 +15,7 @@ from hsakd_jax.evaluation.accuracies import describe as describe_accuracies
 from hsakd_jax.evaluation.accuracies import mean_top1
 from hsakd_jax.evaluation.accuracy import preprocessing
 from hsakd_jax.interop import model_files, torch_files
-from hsakd_jax.models import architecture, profile
+from hsakd_jax.models import profile
 from hsakd_jax.models.network import Network
 from hsakd_jax.runs.config import AnyConfig, RunConfig
 from hsakd_jax.runs.directory import RunDirectory
@@ -26,6 +26,14 @@ LIMITS = """\
 - The network chooses one of its classes for every image, also for an image of none of them.
 - The probabilities are those of a softmax. They are not calibrated.
 - Other preprocessing than that of `preprocessor_config.json` costs accuracy."""
+
+USE = f"""\
+`{torch_files.WEIGHTS}` has the names of the PyTorch network. In this folder, with hsakd_jax installed:
+
+```sh
+python -m hsakd_jax.convert {torch_files.WEIGHTS} --output=run
+python -m hsakd_jax.predict --workdir=run IMAGE
+```"""
 
 
 def describe(
@@ -104,7 +112,7 @@ def _card(
     sections = {
         "Results": _results(results, checkpoint, measured, config.network.num_classes),
         "Training": _training(config, results),
-        "Use": _use(config),
+        "Use": USE,
         "Licence": _licence(licence, data),
         "Limits": LIMITS + _selection(results, checkpoint),
     }
@@ -182,27 +190,6 @@ def _teacher(config: RunConfig, results: Results | None) -> str:
     teacher = results.teacher
     reached = f", {describe_accuracies(teacher.last)}" if teacher.last else ""
     return f"{teacher.arch}, recipe {teacher.recipe}{reached}"
-
-
-def _use(config: AnyConfig) -> str:
-    """The command by which the folder becomes a run directory again."""
-    settings = preprocessing(config)
-    data = ["--data", config.data.name] if config.data.name else []
-    numbers = [f"--{key}={','.join(f'{x}' for x in settings[key])}" for key in ("mean", "std")]
-    side = config.network.image_shape[0]
-    # Without --resize, `convert` crops for a network of ImageNet, and does not for the others.
-    crops = config.data.crop == "resized" or architecture(config.network.arch).for_imagenet
-    crop = [f"--resize={settings['resize']}"] if crops else []
-    crop.append(f"--interpolation={settings['interpolation']}")
-    words = [f"--arch={config.network.arch}", *data, f"--image-size={side}", *crop, *numbers, "--classes=labels.txt"]
-    convert = ["python", "-m", "hsakd_jax.convert", torch_files.WEIGHTS, "--output=run", *words]
-    return f"""\
-`{torch_files.WEIGHTS}` has the names of the PyTorch network. In this folder, with hsakd_jax installed:
-
-```sh
-{shlex.join(convert)}
-python -m hsakd_jax.predict --workdir=run IMAGE
-```"""
 
 
 def _licence(licence: str, data: str) -> str:

@@ -5,14 +5,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
 from hsakd_jax.core.console import Console
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.files import expand, read_names
+from hsakd_jax.core.files import NOT_VALID, expand, read_names
 from hsakd_jax.data.image_files import DECODING
 from hsakd_jax.data.image_tree import ImageTree
 from hsakd_jax.data.locate import IMAGE_TREE, check_name
 from hsakd_jax.interop import packages, torch_files, torch_weights
-from hsakd_jax.interop.preprocessing import Preprocessing, published
+from hsakd_jax.interop.preprocessing import Preprocessing, Record, published
 from hsakd_jax.models import architecture, create, profile
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.config import ConvertedConfig, typed
@@ -65,13 +67,16 @@ def convert(
         create(arch, 2)  # refuses an unknown name before the file is read
     check_name(data, data_dir)
     weights = _of_package(package, str(checkpoint)) if package else _of_file(checkpoint, part)
-    found = torch_weights.recognise(weights.tensors, arch, weights.label)
-    data = data or (_usual_data(found) if found.channels == 3 else "")
+    record = weights.record
+    found = torch_weights.recognise(weights.tensors, arch or (record.arch if record else ""), weights.label)
+    is_assumed = not (data or mean or record or package)
+    usual_data = _usual_data(found) if found.channels == 3 else ""
+    data = data or (record.data or "" if record else usual_data)
     _check_classes(data, data_dir, found.num_classes)
-    usual = weights.pretrained.preprocessing if weights.pretrained else published(found.name, data)
+    usual = weights.usual or published(found.name, data)
     prepared = _changed(usual, Preprocessing(image_size, resize, interpolation, mean, std))
     parameters = _parameters(found, prepared, weights.label)
-    crops = bool(resize) or architecture(found.name).for_imagenet
+    crops = bool(resize or (record and record.resize)) or architecture(found.name).for_imagenet
     if crops and data == "image_folder" and prepared.resize > prepared.image_size:
         raise UserError(
             f"{found.name} uses the middle of images scaled to {prepared.resize}, and an image_folder has whole "
@@ -91,7 +96,8 @@ def convert(
     variables = torch_weights.to_variables(weights.tensors, found)
     if weights.pretrained:
         packages.check(weights.pretrained, found.network(), variables)
-    for line in (_describe(config, weights.label, bool(arch)), *weights.notes, _describe_images(config)):
+    images = _describe_images(config, weights.label if is_assumed else "")
+    for line in (_describe(config, weights.label, bool(arch)), *weights.notes, images):
         console.line(line)
     directory.acquire(config)
     checkpoints = Checkpoints(directory.checkpoints, config=config)
@@ -109,6 +115,13 @@ class _Weights(NamedTuple):
     notes: tuple[str, ...] = ()
     classes: Sequence[str] = ()
     pretrained: packages.Pretrained | None = None
+    record: Record | None = None
+
+    @property
+    def usual(self) -> Preprocessing | None:
+        """The preprocessing that comes with the weights."""
+        known = self.pretrained or self.record
+        return known.preprocessing if known else None
 
 
 def _of_file(path: str | Path, part: str) -> _Weights:
@@ -120,7 +133,14 @@ def _of_file(path: str | Path, part: str) -> _Weights:
     if content.others:
         others = torch_files.listed(f"--part={one}" for one in content.others)
         notes.append(f"the weights are those of {content.section}; to use others of the file, set {others}")
-    return _Weights(str(path), Path(path).name, _sha256(path), tensors, tuple(notes))
+    record = None
+    if content.record:
+        try:
+            record = msgspec.json.decode(content.record, type=Record)
+        except NOT_VALID:
+            notes.append("the settings of its run are damaged, and not used")
+    classes = record.classes if record else ()
+    return _Weights(str(path), Path(path).name, _sha256(path), tensors, tuple(notes), classes, record=record)
 
 
 def _of_package(package: str, name: str) -> _Weights:
@@ -135,13 +155,14 @@ def _describe(config: ConvertedConfig, label: str, named: bool) -> str:
     return f"{label}: {network.arch}, {branches} branches, {network.num_classes} classes{how}"
 
 
-def _describe_images(config: ConvertedConfig) -> str:
+def _describe_images(config: ConvertedConfig, assumed_for: str) -> str:
     height, width, channels = config.network.image_shape
     data = config.data
     scaled = f"the middle of images scaled to {data.resize} ({data.interpolation}), " if data.crop == "resized" else ""
     return (
         f"images of {height}x{width}x{channels}, {scaled}mean {list(data.mean)}, std {list(data.std)}, "
         f"data {data.name or 'not known (--data)'}"
+        + (f": assumed, since {assumed_for} does not contain them" if assumed_for else "")
     )
 
 

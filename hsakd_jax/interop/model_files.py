@@ -11,6 +11,7 @@ import numpy as np
 
 from hsakd_jax.core.console import Progress, table
 from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.extras import INSTALL_ONNX
 from hsakd_jax.core.files import expand
 from hsakd_jax.data.augment import crop_to, prepare
 from hsakd_jax.data.dataset import Dataset
@@ -224,7 +225,7 @@ def _onnx(path: Path, config: Config, run: Path) -> Program:
         import onnx  # pyright: ignore[reportMissingImports]
         import onnxruntime  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise UserError(f"{path} needs {error.name}: pip install 'hsakd_jax[onnx]'") from error
+        raise UserError(f"{path} needs {error.name}: {INSTALL_ONNX}") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # its errors come as exceptions too
     content = path.read_bytes()

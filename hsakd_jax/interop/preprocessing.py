@@ -1,10 +1,13 @@
 """Preprocessing of published networks: the settings with which their accuracies were measured."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+from msgspec import Meta, Struct
 
 from hsakd_jax.data.statistics import NORMALISATION
 from hsakd_jax.models import architecture
+from hsakd_jax.runs.config import Config, Deviation, Interpolation, Mean, Side
 
 
 class Preprocessing(NamedTuple):
@@ -23,6 +26,49 @@ class Preprocessing(NamedTuple):
     interpolation: str
     mean: Sequence[float]
     std: Sequence[float]
+
+
+class Record(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The settings of a run that exported weights contain, so that `convert` has nothing to assume.
+
+    Attributes:
+      arch: name of the network.
+      data: name of its dataset; None where it is not known.
+      resize: None where images are not scaled.
+      classes: names of the classes; () where they are not known.
+      image_size, interpolation, mean, std: as in `Preprocessing`.
+    """
+
+    arch: str
+    data: Annotated[str, Meta(pattern=r"^\w[\w.-]*(/\w[\w.-]*)?$")] | None
+    image_size: Side
+    resize: Side | None
+    interpolation: Interpolation
+    mean: tuple[Mean, ...]
+    std: tuple[Deviation, ...]
+    classes: tuple[Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]+$")], ...]  # a stranger's, shown in terminals
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """From pixels to the input of the network."""
+        return Preprocessing(self.image_size, self.resize or self.image_size, self.interpolation, self.mean, self.std)
+
+
+def record_of(config: Config) -> Record:
+    """The settings of a run that its exported weights contain."""
+    side = config.network.image_shape[0]
+    # Networks of ImageNet are converted with a crop.
+    crops = config.data.crop == "resized" or architecture(config.network.arch).for_imagenet
+    return Record(
+        arch=config.network.arch,
+        data=config.data.name,
+        image_size=side,
+        resize=(config.data.resize or side) if crops else None,
+        interpolation=config.data.interpolation,
+        mean=config.data.mean,
+        std=config.data.std,
+        classes=config.classes,
+    )
 
 
 _MEAN_STD = tuple(NORMALISATION["imagenet2012"].values())

@@ -11,6 +11,7 @@ import numpy as np
 from msgspec import structs
 
 from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.extras import INSTALL_ONNX
 from hsakd_jax.data import datasets
 from hsakd_jax.data.sampling import stratified
 from hsakd_jax.evaluation.accuracy import batches_of, data_folder
@@ -68,7 +69,7 @@ def quantise(source: Path, path: Path, batches: Iterator[np.ndarray], make_input
     try:
         from onnxruntime import quantization  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise UserError(f"--int8 needs {error.name}: pip install 'hsakd_jax[onnx]'") from error
+        raise UserError(f"--int8 needs {error.name}: {INSTALL_ONNX}") from error
     import onnx  # pyright: ignore[reportMissingImports]
     import onnxruntime  # pyright: ignore[reportMissingImports]
 

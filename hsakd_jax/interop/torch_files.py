@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import safetensors
 import safetensors.numpy
 
 from hsakd_jax.core.errors import UserError
@@ -38,6 +39,7 @@ OTHERS = {
     b"<": "a web page",
 }
 ONNX = re.compile(rb"\x08[\x01-\x40][\x12\x3a\x42]")  # the version, then producer, graph or operators
+RECORD = "hsakd_jax"  # the key of a safetensors file's metadata for `Content.record`
 WEIGHTS = "model.safetensors"  # of a folder for the Hub
 # Bounds of a file: unpacked bytes per byte (torch stores them uncompressed), operations of its pickle, and depth of its
 # tuples. Python computes the hash of a nested tuple by recursion in C, which ends the process at great depth.
@@ -53,11 +55,13 @@ class Content(NamedTuple):
       section: the key of the file's dict that contains them, such as 'state_dict' or 'ema.module'. Or their prefix,
         where the file also contains an average of the weights under another one. '' where the file is the state dict.
       others: the other keys and prefixes, such as 'model_ema'.
+      record: the settings of the run that exported the file, as `preprocessing.Record` is stored; '' without any.
     """
 
     tensors: StateDict
     section: str = ""
     others: tuple[str, ...] = ()
+    record: str = ""
 
 
 class _Ignored:
@@ -87,7 +91,9 @@ def read(path: str | Path, part: str = "") -> Content:
         raise UserError(f"{path} can't be read ({error.strerror}): {_remedy(path)}") from error
     if start[8:9] == b"{":  # the length of a JSON header, then the header
         try:
-            return take(safetensors.numpy.load_file(path), str(path), part)
+            with safetensors.safe_open(path, "numpy") as file:
+                record = (file.metadata() or {}).get(RECORD, "")
+            return take(safetensors.numpy.load_file(path), str(path), part)._replace(record=record)
         except UserError:
             raise
         except Exception as error:  # a damaged file can fail anywhere in the reader

@@ -1,5 +1,6 @@
 """What leaves the package: files that others load, and that compute what our network does."""
 
+import json
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import jax.export
 import numpy as np
 import pytest
 import reference
+import safetensors.numpy
 from conftest import ROOT
 from run_configs import run_config
 from small_families import SMALL
@@ -24,7 +26,7 @@ from hsakd_jax.interop.importing import convert
 from hsakd_jax.models.network import Network
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.directory import RunDirectory
-from hsakd_jax.runs.restore import build_network, initialiser
+from hsakd_jax.runs.restore import build_network, initialise, initialiser
 
 torch = pytest.importorskip("torch", reason="the extra 'torch' is not installed; .ci/run does it")
 torch_networks = pytest.importorskip("benchmarks.torch_networks", reason="benchmarks lie in the checkout only")
@@ -207,3 +209,61 @@ def test_a_run_in_bfloat16_is_exported_to_onnx_in_float32(tmp_path, monkeypatch)
     assert export(tmp_path / "run", tmp_path / "x.onnx", "onnx")["dtype"] == "float32"
     assert export(tmp_path / "run", tmp_path / "x.stablehlo", "stablehlo")["dtype"] == "bfloat16"
     assert dtypes == [None, jax.numpy.bfloat16]
+
+
+def settings_of(run):
+    """All that decides the input and the names of the outputs of a converted network."""
+    config = RunDirectory(run).config()
+    data = config.data
+    sizes = (config.network.arch, config.network.image_shape, data.image_size, data.resize, data.crop)
+    return sizes, (data.name, data.interpolation, data.mean, data.std), config.classes
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"data": "digits"},
+        {"mean": [0.3], "std": [0.4], "image_size": 12, "arch": "resnet8_quarter"},
+        {"mean": [0.3], "std": [0.4], "image_size": 10, "resize": 12, "interpolation": "bicubic"},
+    ],
+)
+def test_exported_weights_contain_the_settings_of_their_run(flags, tmp_path, capsys):
+    network = create("resnet8_quarter", 10, branches=False)
+    tensors = torch_weights.to_state_dict("resnet8_quarter", network, initialise(network, (8, 8, 1), 0))
+    safetensors.numpy.save_file(tensors, tmp_path / "x.safetensors")
+    (tmp_path / "names").write_text("".join(f"digit {i}\n" for i in range(10)))
+    convert(tmp_path / "x.safetensors", tmp_path / "run", Console(), classes=str(tmp_path / "names"), **flags)
+    export(tmp_path / "run", tmp_path / "y.safetensors", "safetensors")
+    capsys.readouterr()
+    convert(tmp_path / "y.safetensors", tmp_path / "again", Console())
+    assert ": assumed" not in capsys.readouterr().out
+    assert settings_of(tmp_path / "again") == settings_of(tmp_path / "run")
+    assert settings_of(tmp_path / "run")[2][3] == "digit 3"
+    # A flag decides.
+    convert(tmp_path / "y.safetensors", tmp_path / "other", Console(), mean=[0.5], std=[0.5])
+    assert settings_of(tmp_path / "other")[1][2:] == ((0.5,), (0.5,))
+
+
+def test_what_convert_takes_for_granted_is_printed(tmp_path, capsys):
+    network = create("resnet8_quarter", 100, branches=False)
+    tensors = torch_weights.to_state_dict("resnet8_quarter", network, initialise(network, (32, 32, 3), 0))
+    file = tmp_path / "x.safetensors"
+    safetensors.numpy.save_file(tensors, file)
+    convert(file, tmp_path / "a", Console())
+    assert f"data cifar100: assumed, since {file} does not contain them" in capsys.readouterr().out
+    convert(file, tmp_path / "b", Console(), data="cifar100")
+    assert ": assumed" not in capsys.readouterr().out
+    record = {"arch": "resnet8_quarter", "data": None, "image_size": 32, "resize": None, "interpolation": "bilinear",
+              "mean": [0.1], "std": [0.1], "classes": []}  # fmt: skip
+    damages = {"mean": "x"}, {"data": "../x"}, {"classes": ["\x1b[2J"] * 100}, {"more": 1}
+    for i, damage in enumerate(damages):
+        safetensors.numpy.save_file(tensors, file, {"hsakd_jax": json.dumps(record | damage)})
+        convert(file, tmp_path / f"run{i}", Console())
+        shown = capsys.readouterr().out
+        assert "the settings of its run are damaged, and not used" in shown
+        assert ": assumed" in shown
+        assert settings_of(tmp_path / f"run{i}")[1:] == settings_of(tmp_path / "a")[1:]
+    safetensors.numpy.save_file(tensors, file, {"hsakd_jax": json.dumps(record | {"classes": ["a", "b"]})})
+    with pytest.raises(UserError, match="classes"):
+        convert(file, tmp_path / "c", Console())
+    assert not (tmp_path / "c").exists()
