@@ -470,7 +470,10 @@ BAD = {
     "batch and devices": (["--config.student.batch=12"], ["student.batch is 12", "8 devices"]),
     "batch and dataset": (
         ["--config.student.batch=800"],
-        ["800, more than the 179 training images of baseline: set --config.student.batch to at most 179, or"],
+        [
+            "800, more than the 179 training images of baseline: set --config.student.batch=176 or less, or",
+            "fraction=0.9",
+        ],
     ),
     "no epochs": (["--config.student.epochs=0"], ["student.epochs is 0"]),
     "momentum": (["--config.student.momentum=1"], ["student.momentum is 1.0: set a number from 0 to below 1"]),

@@ -67,9 +67,10 @@ def find(name: str, data_dir: str, image_size: int, max_pixels: int, interpolati
     if name in BUILDERS:
         kind, folder, tree = _builder(name, data_dir, image_size, max_pixels, interpolation)
         if not tree and data_dir and not is_prepared(place(kind, folder)) and image_tree.contains_images(folder):
+            tiny = " (recipes that end in _tiny train on digits)" if name == "digits" else ""
             raise UserError(
                 f"{folder} is a tree of images, to which nothing is written: set --config.data.name=image_folder, in "
-                f"convert --data=image_folder, to use them, or another folder for {name}"
+                f"convert --data=image_folder, to use them, or another folder for {name}{tiny}"
             )
         for line in tree.notes if tree else ():
             note(line)

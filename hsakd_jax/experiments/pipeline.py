@@ -1,5 +1,6 @@
 """From a command's config to its runs, which are checked and then trained one after the other."""
 
+import math
 import os
 import shlex
 from collections.abc import Hashable, Mapping, Sequence
@@ -186,6 +187,7 @@ def _plan(
     parts = {name: few_shot(splits, RECIPES[name].fraction, config["seed"]) for name in paths}
     resolved = {name: resolve(config, name, splits, command) for name in paths}
     plan: dict[str, _Planned] = {}
+    _check_batches({paths[name]: (run, len(parts[name].train.labels)) for name, run in resolved.items()})
     for name, run in resolved.items():
         teacher = _teacher_config(config, resolved, name)
         traced = _check_run(run, paths, name, teacher, parts[name], console)
@@ -194,6 +196,41 @@ def _plan(
             for line in settings_of_other_networks(config, run, teacher, command or ()):
                 console.line(f"warning: {paths[name]}: {line}")
     return plan
+
+
+def _check_batches(runs: Mapping[Path, tuple[RunConfig, int]]) -> None:
+    """Refuses batches of more images than there are: one line has the remedies of all runs.
+
+    Args:
+      runs: config and number of training images, by directory; finished ones do not matter.
+
+    Raises:
+      UserError: there are some.
+    """
+    large = [one for path, one in runs.items() if one[0].training.batch > one[1] and not RunDirectory(path).results()]
+    if not large:
+        return
+    smallest = {_section(run.recipe): _whole(run, images) for run, images in sorted(large, key=lambda one: -one[1])}
+    batches = " ".join(f"--config.{section}.batch={batch}" for section, batch in smallest.items())
+    run, images = large[0]
+    fraction = run.data.fraction / RECIPES[run.recipe].fraction
+    # Of each class the number is rounded, hence one digit.
+    needed = math.ceil(10 * fraction * max(run.training.batch / images for run, images in large)) / 10
+    more = f", or --config.data.fraction={needed:g}" if fraction < 1 and needed <= 1 else ""
+    raise UserError(
+        f"{_section(run.recipe)}.batch is {run.training.batch}, more than the {images} training images of "
+        f"{run.recipe}: set {batches} or less{more}"
+    )
+
+
+def _whole(run: RunConfig, images: int) -> int:
+    """The greatest batch of at most that many images that devices and micro-batches divide evenly, if there is one."""
+    return images - images % (len(Devices()) * run.training.accumulate) or images
+
+
+def _section(recipe: str) -> str:
+    """The section with the schedule of a recipe."""
+    return RECIPES[recipe].schedule or RECIPES[recipe].network
 
 
 def few_shot(splits: Splits, fraction: float, seed: int) -> Splits:
@@ -231,15 +268,7 @@ def _check_run(
                 f"{directory.path} was tested on other images: restore the data, or choose another directory"
             )
         return None
-    training, images = config.training, len(splits.train.labels)
-    section = RECIPES[name].schedule or RECIPES[name].network
-    if training.batch > images:
-        fraction = config.data.fraction / RECIPES[name].fraction
-        more = f", or --config.data.fraction above {fraction:g}" if fraction < 1 else ""
-        raise UserError(
-            f"{section}.batch is {training.batch}, more than the {images} training images of {name}: set "
-            f"--config.{section}.batch to at most {images}{more}"
-        )
+    training, section = config.training, _section(name)
     try:
         if training.init:
             start = resolve_path(directory.path, training.init)
@@ -266,7 +295,7 @@ def _late(config: RunConfig, section: str, name: str) -> dict[str, str]:
     if late := [str(epoch) for epoch in training.milestones if epoch >= training.epochs]:
         found[f"{section}.milestones"] = f"has {', '.join(late)}"
     if training.warmup >= training.epochs:
-        found[f"{section}.warmup"] = f"has {training.warmup}"
+        found[f"{section}.warmup"] = f"is {training.warmup} epochs"
     for term, options in config.objective.terms.items():
         key = f"objective.{name}.{term}"
         if options.weight and options.warmup > training.epochs:
@@ -282,6 +311,12 @@ def _check_start(start: Path, theirs: Config, config: RunConfig, section: str, n
         raise UserError(
             f"{start} is not a run of this network: it has {given}, not {needed}; set --config.{section}.init to a run "
             f"of {needed}, or --config.{network_section}.arch={given}"
+        )
+    channels, expected = (one.network.image_shape[-1] for one in (theirs, config))
+    if channels != expected:
+        raise UserError(
+            f"{start} takes images of {channels} channels, and this run has images of {expected}: set "
+            f"--config.{section}.init to a run of such images"
         )
 
 

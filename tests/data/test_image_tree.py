@@ -229,7 +229,7 @@ def test_nothing_is_prepared_in_a_tree(tmp_path):
     for folder in (tmp_path, tmp_path / "photos"):
         with pytest.raises(
             UserError,
-            match="is a tree of images, to which nothing is written: set --config.data.name=.*in convert --data=",
+            match="is a tree of images, to which nothing is written: set --config.data.name=.*--data=.*train on digits",
         ):
             datasets.load("digits", str(folder))
     assert sorted(tmp_path.rglob("*")) == before

@@ -150,3 +150,17 @@ def test_photographs_that_change_sides_are_told(call_command, tmp_path):
     refused = call_command(*command)
     assert refused.returncode == 2
     assert f"error: {run} was tested on other images: restore the data" in refused.stderr
+
+
+def test_few_photographs_have_one_line_about_all_batches(pretrained, call_command, tmp_path):
+    write_photographs(tmp_path / "all", {"flat": 15}, ("cat", "dog"), "png")
+    given = (f"--workdir={tmp_path}/own", f"--config.data.dir={tmp_path}/all/flat", "--config.data.image_size=16")
+    networks = (f"--config.teacher.init={pretrained}", "--config.student.arch=resnet8_quarter")
+    done = call_command("main", CONFIG, *given, *networks)
+    assert done.returncode == 2
+    line = done.stderr.splitlines()[-1]
+    assert line.startswith("error: teacher.batch is 32, more than the 22 training images of backbone: set ")
+    words = line.partition(" set ")[2].removesuffix(" or less").split()
+    # Of the tests' 8 devices.
+    assert words == [f"--config.{section}.batch=16" for section in ("teacher", "frozen", "student")]
+    assert call_command("main", CONFIG, *given, *networks, *words, "--dry_run").returncode == 0

@@ -10,6 +10,7 @@ from conftest import ROOT
 from run_configs import run_config
 
 from hsakd_jax.core.console import Console
+from hsakd_jax.core.errors import UserError
 from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.data.datasets import Splits
 from hsakd_jax.experiments import pipeline
@@ -46,3 +47,10 @@ def test_a_term_that_does_not_fit_the_length_of_the_run_is_told(changes, words, 
         assert len(shown) == bool(options)
     assert words in shown[0]
     assert "set --config.objective.dkd.dkd." in shown[0]
+
+
+def test_a_start_of_images_with_other_channels(tmp_path):
+    grey, colour = (run_config(shape=(8, 8, channels)) for channels in (1, 3))
+    pipeline._check_start(tmp_path, grey, grey, "student", "student")
+    with pytest.raises(UserError, match=r"takes images of 1 channels, and this run has images of 3: set --config.stud"):
+        pipeline._check_start(tmp_path, grey, colour, "student", "student")
