@@ -210,7 +210,7 @@ def main() -> None:
     warn_if_busy()
     steps = args.images // BATCH
     dataset, classes = bench.make_data(args.pair, args.images)
-    test = Dataset(*(x[: args.test_images] for x in bench.make_data(args.pair, args.test_images)[0]))
+    test, _ = bench.make_data(args.pair, args.test_images)
     splits = datasets.Splits(dataset, None, test, tuple(map(str, range(classes))))
     with tempfile.TemporaryDirectory() as folder:
         start = start_seconds(Path(folder))

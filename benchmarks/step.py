@@ -128,7 +128,7 @@ def our_step(pair: str, batch: int, dtype: str, **options):
 
 def batch_of(dataset: Dataset) -> tuple[np.ndarray, ...]:
     """A whole dataset as a batch: images, labels, positions."""
-    return (*dataset, np.arange(len(dataset.labels), dtype=np.int32))
+    return (dataset.images, dataset.labels, np.arange(len(dataset.labels), dtype=np.int32))
 
 
 def ours(pair: str, batch: int, dtype: str, steps: int = 1, remat: bool = False) -> tuple[Step, dict]:

@@ -7,7 +7,8 @@
     python -m hsakd_jax.convert --torchvision=NAME --output=RUN ...
 
 CHECKPOINT is a file of HSAKD, CRD, SSKD, mdistiller, torchvision or timm (torch.save, in either form), or safetensors.
-The command finds the network and the number of classes from the tensors; --arch sets the network. RUN then serves as
+The command finds the network and the number of classes from the tensors; --arch sets the network. Safetensors that
+export wrote contain the settings of their run; of other files, it prints those that it assumes. RUN then serves as
 --config.teacher.workdir=RUN, as --config.frozen.init=RUN (a backbone whose branches are to be trained), and for
 evaluate, export and predict. --classes sets a file with one class per line, in the order of the network's outputs.
 --part selects one of several sets of weights: a key of the file's dict (model_ema), or a prefix of its tensors

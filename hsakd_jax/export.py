@@ -5,7 +5,7 @@
 
 FORMAT is one of
     torch        a state dict with the keys of the reference's PyTorch network
-    safetensors  the same
+    safetensors  the same, with the settings of the run, which convert reads
     stablehlo    the whole network by jax.export, for CPU, CUDA and TPU, any batch size; images are [B, H, W, C]
     onnx         the whole network for ONNX runtimes, any batch size; images are [B, H, W, C]
     hub          a folder for the Hugging Face Hub: safetensors, config, labels, preprocessing and a model card

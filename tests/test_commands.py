@@ -258,7 +258,7 @@ def test_which_images_are_correct_is_in_the_results(seeds):
     """As the network that is restored classifies them."""
     _, workdir, _ = seeds
     result = RunDirectory(workdir / "seed_1" / "kd").results()
-    images, labels = datasets.load("digits").test
+    images, labels, _ = datasets.load("digits").test
     network, variables = hsakd_jax.restore(workdir / "seed_1" / "kd")
     config = RunDirectory(workdir / "seed_1" / "kd").config()
     pixels = ((images / 255 - config.data.mean) / config.data.std).astype(np.float32)

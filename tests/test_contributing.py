@@ -166,7 +166,7 @@ def test_dataset(new_file, new_lines, tmp_path):
     splits = datasets.load("bars", str(tmp_path / "data"))
     assert splits.class_names == ("across", "down")
     found = []
-    for odd, (images, labels) in enumerate((splits.train, splits.test)):
+    for odd, (images, labels, _) in enumerate((splits.train, splits.test)):
         assert images.shape == (8, 8, 8, 1)
         assert labels.tolist().count(0) == 4
         for image, label in zip(images[..., 0], labels, strict=True):

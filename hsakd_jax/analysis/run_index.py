@@ -110,10 +110,15 @@ def find(folders: Sequence[str]) -> tuple[list[Run], list[Path]]:
                 inside.clear()
                 if isinstance(config := RunDirectory(where).config(), RunConfig):
                     configs.setdefault(Path(where).resolve(), (Path(where), config))
+    all_results = {path: RunDirectory(path).results() for path, _ in configs.values()}
+    digests: dict[str, set[str]] = {}  # of the test images, by dataset
+    for path, config in configs.values():
+        if (results := all_results[path]) and results.test_digest:
+            digests.setdefault(_dataset(config), set()).add(results.test_digest)
     finished, unfinished = [], []
     for path, config in configs.values():
-        if results := RunDirectory(path).results():
-            finished.append(_run(path, config, results))
+        if results := all_results[path]:
+            finished.append(_run(path, config, results, len(digests.get(_dataset(config), ())) > 1))
         else:
             unfinished.append(path)
     return finished, unfinished
@@ -148,14 +153,16 @@ def _read_config(path: Path) -> AnyConfig | None:
     return RunDirectory(path).config() if RunDirectory(path).is_ours() else None
 
 
-def _run(path: Path, config: RunConfig, results: Results) -> Run:
+def _run(path: Path, config: RunConfig, results: Results, with_digest: bool) -> Run:
+    """The description of a run; `with_digest`: whether its dataset has several sets of test images."""
     for accuracies in (results.last, results.best):
         if not {"epoch", "top1"} <= {name.rpartition("/")[2] for name in accuracies}:
             raise UserError(f"{path}/results.json has no top-1 accuracy or no epoch: leave the run out, or repeat it")
     found = _describe(path, config, results.teacher)
     # Folders of images have one name, and may have other images.
-    digest = results.test_digest if config.data.name in ("image_folder", "image_tree") else None
-    found.settings.update(train_images=results.train_images, test_images=results.test_images, test_digest=digest)
+    found.settings.update(train_images=results.train_images, test_images=results.test_images)
+    if with_digest:
+        found.settings["test_digest"] = results.test_digest
     if found.settings.get("teacher") == NOT_FOUND and results.teacher:
         found.settings["teacher.recipe"] = same(results.teacher.recipe)
     method, teacher = config.recipe, _teacher(path, config, results.teacher)

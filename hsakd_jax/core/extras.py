@@ -2,7 +2,9 @@
 
 from importlib.util import find_spec
 
-INSTALL_ONNX = "pip install 'hsakd_jax[onnx]' in an environment of its own, since it changes the version of Orbax"
+INSTALL_ONNX = (
+    "pip install 'hsakd_jax[onnx]' in an environment of its own, since it may change the versions of JAX and Orbax"
+)
 
 
 def is_installed(*modules: str) -> bool:

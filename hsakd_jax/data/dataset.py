@@ -11,20 +11,24 @@ class Dataset(NamedTuple):
 
     images: np.ndarray  # uint8 [n, H, W, C]
     labels: np.ndarray  # int32 [n]
+    digest: str | None = None  # of the images before they are decoded, in their order; None where it is not known
 
     @property
     def image_shape(self) -> tuple[int, ...]:
         """(H, W, C)."""
         return self.images.shape[1:]
 
-    def digest(self) -> str:
-        """The first 16 digits of the SHA-256 of the images, in their order; labels do not count."""
-        return hashlib.sha256(np.ascontiguousarray(self.images).data).hexdigest()[:16]
-
     def take(self, indices: np.ndarray) -> "Dataset":
         """The chosen images only, in this order."""
-        return Dataset(self.images[indices], self.labels[indices])
+        return Dataset(self.images[indices], self.labels[indices], digest_of_part(self.digest, indices))
 
     def with_labels(self, labels: np.ndarray) -> "Dataset":
         """The same images with other labels, int32 [n]."""
         return self._replace(labels=labels)
+
+
+def digest_of_part(whole: str | None, indices: np.ndarray) -> str | None:
+    """The digest of the chosen images of a split: 16 digits of a SHA-256; None where that of the split is not known."""
+    if whole is None:
+        return None
+    return hashlib.sha256(whole.encode() + indices.astype("<i8").tobytes()).hexdigest()[:16]

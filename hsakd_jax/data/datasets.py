@@ -3,6 +3,7 @@
 TensorFlow is never imported: TFDS finds and reads array_record without it (see `tfds_reader`).
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -179,15 +180,30 @@ def _open(
         options = {"max_pixels": max_pixels, "interpolation": interpolation}
         return names, lambda split: photographs(builder, "validation" if split == "test" else split, names, **options)
 
+    if name == "image_folder":
+        tree = image_tree.ImageTree(data_dir)
+        return names, lambda split: encoded(builder, split, len(names), _digest_of_names(tree, split))
     return names, lambda split: _read_split(builder, split, len(names))
+
+
+def _digest_of_names(tree: image_tree.ImageTree, split: str) -> str:
+    """As of an image_tree: the size and the filter of the prepared images do not matter."""
+    files = image_tree.ImageFiles(tree, split)
+    return hashlib.sha256(files.names(np.arange(len(files.labels)))).hexdigest()
 
 
 def _of_tree(tree: image_tree.ImageTree, split: str, max_pixels: int, interpolation: str) -> Photos:
     files = image_tree.ImageFiles(tree, split)
     while tree.notes:
         note(tree.notes.pop(0))
-    options: dict[str, Any] = {"max_pixels": max_pixels, "interpolation": interpolation, "names": files.names}
-    return Photos(files, files.labels, tree.class_names, **options)
+    return Photos(
+        files,
+        files.labels,
+        tree.class_names,
+        max_pixels=max_pixels,
+        interpolation=interpolation,
+        names=files.names,
+    )
 
 
 def _read_split(builder: Any, split: str, classes: int) -> "Encoded | Part":

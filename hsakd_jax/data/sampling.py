@@ -118,7 +118,7 @@ def eval_batches(
     if batch_size < 1:
         raise UserError(f"a batch of {batch_size} images: set a batch size of at least 1")
     for start in range(0, len(dataset.labels), batch_size):
-        images, labels = (array[start : start + batch_size] for array in dataset)
+        images, labels = (array[start : start + batch_size] for array in (dataset.images, dataset.labels))
         missing = batch_size - len(labels)
         rows = {
             "image": np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))),

@@ -73,10 +73,11 @@ class Photos:
         """(0, 0, 3): the sizes differ, and all are read as RGB."""
         return 0, 0, 3
 
+    @property
     def digest(self) -> str | None:
-        """The first 16 digits of the SHA-256 of the names of the files, in their order; None where they have none.
+        """16 digits of the SHA-256 of the names of the files, in their order; None where they have none.
 
-        Reading the files themselves would take as long as an evaluation.
+        To read the files themselves would take as long as an evaluation.
         """
         return None if self._names is None else hashlib.sha256(self._names(self._indices)).hexdigest()[:16]
 
@@ -89,8 +90,7 @@ class Photos:
         return self._with(labels, self._indices)
 
     def _with(self, labels: np.ndarray, indices: np.ndarray) -> "Photos":
-        options = self.max_pixels, self.interpolation, self._names
-        return Photos(self._read, labels, self.class_names, indices, *options)
+        return Photos(self._read, labels, self.class_names, indices, self.max_pixels, self.interpolation, self._names)
 
     def encoded(self, i: int) -> tuple[str, bytes]:
         """The name of image `i`, for messages, and its unchanged bytes."""

@@ -21,7 +21,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from hsakd_jax.core.console import Progress
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import read_regular
-from hsakd_jax.data.dataset import Dataset
+from hsakd_jax.data.dataset import Dataset, digest_of_part
 from hsakd_jax.data.image_files import decode, open_image
 from hsakd_jax.data.streaming import Photos
 
@@ -100,18 +100,35 @@ class Encoded(NamedTuple):
     split: str
     images: list[bytes]
     labels: np.ndarray
+    digest: str  # of the images
 
     def take(self, indices: np.ndarray) -> Dataset:
-        return _decode(self.builder, self.split, self.images, self.labels, indices)
+        images = _decode(self.builder, self.split, self.images, indices)
+        return Dataset(images, self.labels[indices], digest_of_part(self.digest, indices))
 
 
-def encoded(builder: Any, split: str, classes: int) -> Encoded:
+def encoded(builder: Any, split: str, classes: int, digest: str = "") -> Encoded:
     """A split in memory, as it is stored.
+
+    Args:
+      builder: of the dataset.
+      split: its name.
+      classes: how many.
+      digest: identifies the images; '' for the SHA-256 of their files, which does not depend on the decoder.
 
     Raises:
       UserError: no such split, damaged records, or labels outside the classes.
     """
-    return Encoded(builder, split, *_read(builder, split, classes))
+    images, labels = _read(builder, split, classes)
+    return Encoded(builder, split, images, labels, digest or _digest(images))
+
+
+def _digest(images: list[bytes]) -> str:
+    total = hashlib.sha256()
+    for image in images:
+        total.update(len(image).to_bytes(8, "little"))  # or two images could share their bytes in another way
+        total.update(image)
+    return total.hexdigest()
 
 
 def photographs(builder: Any, split: str, names: tuple[str, ...], **options: Any) -> Photos:
@@ -203,7 +220,7 @@ def _checked(builder: Any, split: str, labels: Any, classes: int) -> np.ndarray:
     return found.astype(np.int32)
 
 
-def _decode(builder: Any, split: str, encoded: list[bytes], labels: np.ndarray, chosen: np.ndarray) -> Dataset:
+def _decode(builder: Any, split: str, encoded: list[bytes], chosen: np.ndarray) -> np.ndarray:
     """Decodes the chosen images."""
     if not len(chosen):
         raise UserError(f"{builder.data_path} has no images in its split `{split}`: prepare it again")
@@ -242,7 +259,7 @@ def _decode(builder: Any, split: str, encoded: list[bytes], labels: np.ndarray, 
             progress.update(start)
             for _ in run(decode, range(start, min(start + _CHUNK, len(chosen)))):
                 pass
-    return Dataset(images, labels[chosen])
+    return images
 
 
 def _pixels(encoded: bytes, mode: str) -> np.ndarray:

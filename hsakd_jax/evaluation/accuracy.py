@@ -245,7 +245,7 @@ def relabel(splits: datasets.Splits, path: Path, config: Config, source: str) ->
     if match.note:
         note(match.note)
     results = RunDirectory(path).results()
-    if results and not results.has_tested(len(splits.test.labels), splits.test.digest()):
+    if results and not results.same_test_images(len(splits.test.labels), splits.test.digest):
         warn(f"{path} was tested on other images when its training ended: it may have been trained on some of these")
     if match.order is None:
         return splits.test

@@ -96,7 +96,7 @@ def compare(ours: Mapping[int, Results], theirs: Mapping[int, Results]) -> Verdi
 
 def _same_images(our: Results, their: Results) -> bool:
     """Whether two runs have the same test images, as far as their results show."""
-    if not our.has_tested(their.test_images, their.test_digest):
+    if not our.same_test_images(their.test_images, their.test_digest):
         return False
     return our.correct is None or their.correct is None or our.correct.labels == their.correct.labels
 

@@ -186,46 +186,42 @@ def _plan(
     """The runs of a seed, by recipe, each checked and traced."""
     parts = {name: few_shot(splits, RECIPES[name].fraction, config["seed"]) for name in paths}
     resolved = {name: resolve(config, name, splits, command) for name in paths}
-    plan: dict[str, _Planned] = {}
-    _check_batches({paths[name]: (run, len(parts[name].train.labels)) for name, run in resolved.items()})
-    for name, run in resolved.items():
+    plan = {name: _Planned(run, paths[name], parts[name], None) for name, run in resolved.items()}
+    to_train = {name: one for name, one in plan.items() if not _is_finished(one)}
+    _check_batches(to_train)
+    for name, one in to_train.items():
         teacher = _teacher_config(config, resolved, name)
-        traced = _check_run(run, paths, name, teacher, parts[name], console)
-        plan[name] = _Planned(run, paths[name], parts[name], traced)
-        if traced is not None:
-            for line in settings_of_other_networks(config, run, teacher, command or ()):
-                console.line(f"warning: {paths[name]}: {line}")
+        plan[name] = one._replace(traced=_check_run(one, paths, name, teacher, console))
+        for line in settings_of_other_networks(config, one.config, teacher, command or ()):
+            console.line(f"warning: {one.path}: {line}")
     return plan
 
 
-def _check_batches(runs: Mapping[Path, tuple[RunConfig, int]]) -> None:
-    """Refuses batches of more images than there are: one line has the remedies of all runs.
-
-    Args:
-      runs: config and number of training images, by directory; finished ones do not matter.
-
-    Raises:
-      UserError: there are some.
-    """
-    large = [one for path, one in runs.items() if one[0].training.batch > one[1] and not RunDirectory(path).results()]
+def _check_batches(runs: Mapping[str, _Planned]) -> None:
+    """Refuses batches of more images than there are: one line has the remedies of all runs."""
+    large = {name: one for name, one in runs.items() if one.config.training.batch > len(one.splits.train.labels)}
     if not large:
         return
-    smallest = {_section(run.recipe): _whole(run, images) for run, images in sorted(large, key=lambda one: -one[1])}
-    batches = " ".join(f"--config.{section}.batch={batch}" for section, batch in smallest.items())
-    run, images = large[0]
-    fraction = run.data.fraction / RECIPES[run.recipe].fraction
-    # Of each class the number is rounded, hence one digit.
-    needed = math.ceil(10 * fraction * max(run.training.batch / images for run, images in large)) / 10
-    more = f", or --config.data.fraction={needed:g}" if fraction < 1 and needed <= 1 else ""
+    batches: dict[str, int] = {}  # by section, which several runs may share
+    for name, one in large.items():
+        batches[_section(name)] = min(_greatest_batch(one), batches.get(_section(name), one.config.training.batch))
+    flags = " ".join(f"--config.{section}.batch={batch}" for section, batch in batches.items())
+    name, first = next(iter(large.items()))
+    more = ", or a greater --config.data.fraction" if first.config.data.fraction < RECIPES[name].fraction else ""
     raise UserError(
-        f"{_section(run.recipe)}.batch is {run.training.batch}, more than the {images} training images of "
-        f"{run.recipe}: set {batches} or less{more}"
+        f"{_section(name)}.batch is {first.config.training.batch}, more than the {len(first.splits.train.labels)} "
+        f"training images of {name}: set {flags}{more}"
     )
 
 
-def _whole(run: RunConfig, images: int) -> int:
-    """The greatest batch of at most that many images that devices and micro-batches divide evenly, if there is one."""
-    return images - images % (len(Devices()) * run.training.accumulate) or images
+def _greatest_batch(run: _Planned) -> int:
+    """The greatest batch that the images fill and that devices, micro-batches and BatchNorm groups divide evenly.
+
+    Of fewer images than these, all.
+    """
+    images, training = len(run.splits.train.labels), run.config.training
+    unit = math.lcm(len(Devices()) * training.accumulate, training.accumulate * training.batch_norm_groups)
+    return images - images % unit or images
 
 
 def _section(recipe: str) -> str:
@@ -249,41 +245,46 @@ def _teacher_config(config: dict[str, Any], resolved: dict[str, RunConfig], name
     return run_config(given, "teacher.workdir") if given else resolved[teacher]
 
 
-def _check_run(
-    config: RunConfig, paths: dict[str, Path], name: str, teacher: Config | None, splits: Splits, console: Console
-) -> Program | None:
-    """Refuses a run that can't train, or returns its traced program; None of a finished run."""
-    directory = RunDirectory(paths[name])
-    directory.check(config)
-    if results := directory.results():
-        then = (results.train_images, results.test_images)
-        now = (len(splits.train.labels), len(splits.test.labels))
-        if then != now:
-            raise UserError(
-                f"{directory.path} was trained on {then[0]} images and tested on {then[1]}, and the data has {now[0]} "
-                f"and {now[1]} now: restore the data, or choose another directory"
-            )
-        if not results.has_tested(now[1], splits.test.digest()):
-            raise UserError(
-                f"{directory.path} was tested on other images: restore the data, or choose another directory"
-            )
-        return None
-    training, section = config.training, _section(name)
+def _is_finished(run: _Planned) -> bool:
+    """Whether a run has ended.
+
+    Raises:
+      UserError: the directory is that of another config, or the run ended with other images.
+    """
+    directory, splits = RunDirectory(run.path), run.splits
+    directory.check(run.config)
+    results = directory.results()
+    if results is None:
+        return False
+    then, now = (results.train_images, results.test_images), (len(splits.train.labels), len(splits.test.labels))
+    if then != now:
+        raise UserError(
+            f"{run.path} was trained on {then[0]} images and tested on {then[1]}, and the data has {now[0]} and "
+            f"{now[1]} now: restore the data, or choose another directory"
+        )
+    if not results.same_test_images(now[1], splits.test.digest):
+        raise UserError(f"{run.path} was tested on other images: restore the data, or choose another directory")
+    return True
+
+
+def _check_run(run: _Planned, paths: dict[str, Path], name: str, teacher: Config | None, console: Console) -> Program:
+    """Refuses a run that can't train, or returns its traced program."""
+    config, training, section = run.config, run.config.training, _section(name)
     try:
         if training.init:
-            start = resolve_path(directory.path, training.init)
+            start = resolve_path(run.path, training.init)
             if os.path.realpath(start) not in map(os.path.realpath, paths.values()):  # Path.resolve refuses loops
                 theirs = RunDirectory(start).config()  # refuses a folder that is no run
                 _check_start(start, theirs, config, section, RECIPES[name].network)
                 difference = normalisation_difference(theirs.data, config.data)
                 if difference and not training.fresh_last_layer:  # a probe's data has its own
-                    console.line(f"warning: {directory.path}: {start} {difference}")
-        program = trace(config, directory.path, teacher, splits.train, Devices())
+                    console.line(f"warning: {run.path}: {start} {difference}")
+        program = trace(config, run.path, teacher, run.splits.train, Devices())
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     for key, when in _late(config, section, name).items():
         console.line(
-            f"warning: {directory.path}: {key} {when}, and the run ends at epoch {training.epochs}: set "
+            f"warning: {run.path}: {key} {when}, and the run ends at epoch {training.epochs}: set "
             f"--config.{key} to less"
         )
     return program
@@ -315,8 +316,8 @@ def _check_start(start: Path, theirs: Config, config: RunConfig, section: str, n
     channels, expected = (one.network.image_shape[-1] for one in (theirs, config))
     if channels != expected:
         raise UserError(
-            f"{start} takes images of {channels} channels, and this run has images of {expected}: set "
-            f"--config.{section}.init to a run of such images"
+            f"{start} takes images of {list(theirs.network.image_shape)}, and those of this run have {expected} "
+            f"channels: set --config.{section}.init to a run of such images"
         )
 
 

@@ -266,8 +266,8 @@ def _safetensors(exported: Export, path: Path) -> Run:
     import safetensors.numpy
 
     tensors = torch_weights.to_state_dict(exported.arch, exported.network, exported.variables)
-    record = msgspec.json.encode(record_of(exported.config)).decode()
-    metadata = {"format": "pt", torch_files.RECORD: record}
+    record = record_of(exported.config)
+    metadata = {"format": "pt"} | ({torch_files.RECORD: msgspec.json.encode(record).decode()} if record else {})
     path.write_bytes(safetensors.numpy.save(tensors, metadata=metadata))
     return _reread(exported, path)
 

@@ -1,5 +1,6 @@
 """A PyTorch checkpoint becomes a run directory like any other."""
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +14,10 @@ from hsakd_jax.core.files import NOT_VALID, expand, read_names
 from hsakd_jax.data.image_files import DECODING
 from hsakd_jax.data.image_tree import ImageTree
 from hsakd_jax.data.locate import IMAGE_TREE, check_name
+from hsakd_jax.data.statistics import NORMALISATION
 from hsakd_jax.interop import packages, torch_files, torch_weights
 from hsakd_jax.interop.preprocessing import Preprocessing, Record, published
-from hsakd_jax.models import architecture, create, profile
+from hsakd_jax.models import NETWORKS, architecture, create, profile
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.config import ConvertedConfig, typed
 from hsakd_jax.runs.directory import RunDirectory
@@ -41,7 +43,8 @@ def convert(
     """Makes a run directory of a checkpoint, which `evaluate`, `restore` and a student's config accept.
 
     Args:
-      checkpoint: a file, see `torch_weights.load_torch`; or the name of pretrained weights of `package`.
+      checkpoint: a file, see `torch_weights.load_torch`; or the name of pretrained weights of `package`. Where no
+        argument sets them, the settings are those that an exported file contains, see `preprocessing.Record`.
       output: the run directory to make.
       console: prints the properties that were found.
       package: 'timm' or 'torchvision', see `packages.load`; '' for a file.
@@ -69,8 +72,8 @@ def convert(
     weights = _of_package(package, str(checkpoint)) if package else _of_file(checkpoint, part)
     record = weights.record
     found = torch_weights.recognise(weights.tensors, arch or (record.arch if record else ""), weights.label)
-    is_assumed = not (data or mean or record or package)
     usual_data = _usual_data(found) if found.channels == 3 else ""
+    assumed = [] if record or package else _assumed(data, usual_data, mean)
     data = data or (record.data or "" if record else usual_data)
     _check_classes(data, data_dir, found.num_classes)
     usual = weights.usual or published(found.name, data)
@@ -96,8 +99,8 @@ def convert(
     variables = torch_weights.to_variables(weights.tensors, found)
     if weights.pretrained:
         packages.check(weights.pretrained, found.network(), variables)
-    images = _describe_images(config, weights.label if is_assumed else "")
-    for line in (_describe(config, weights.label, bool(arch)), *weights.notes, images):
+    named = bool(arch or record)
+    for line in (_describe(config, weights.label, named), *weights.notes, _describe_images(config, assumed)):
         console.line(line)
     directory.acquire(config)
     checkpoints = Checkpoints(directory.checkpoints, config=config)
@@ -135,10 +138,11 @@ def _of_file(path: str | Path, part: str) -> _Weights:
         notes.append(f"the weights are those of {content.section}; to use others of the file, set {others}")
     record = None
     if content.record:
-        try:
+        with contextlib.suppress(*NOT_VALID):
             record = msgspec.json.decode(content.record, type=Record)
-        except NOT_VALID:
-            notes.append("the settings of its run are damaged, and not used")
+        if record is None or record.arch not in NETWORKS:
+            record = None
+            notes.append("the settings of its run can't be read, and are not used")
     classes = record.classes if record else ()
     return _Weights(str(path), Path(path).name, _sha256(path), tensors, tuple(notes), classes, record=record)
 
@@ -155,14 +159,19 @@ def _describe(config: ConvertedConfig, label: str, named: bool) -> str:
     return f"{label}: {network.arch}, {branches} branches, {network.num_classes} classes{how}"
 
 
-def _describe_images(config: ConvertedConfig, assumed_for: str) -> str:
+def _assumed(data: str, usual_data: str, mean: Sequence[float]) -> list[str]:
+    """The settings that neither a flag nor the file contains."""
+    found = [] if mean or data in NORMALISATION else ["mean and std"]
+    return found + ["data"] * (not data and bool(usual_data))
+
+
+def _describe_images(config: ConvertedConfig, assumed: Sequence[str]) -> str:
     height, width, channels = config.network.image_shape
     data = config.data
     scaled = f"the middle of images scaled to {data.resize} ({data.interpolation}), " if data.crop == "resized" else ""
     return (
         f"images of {height}x{width}x{channels}, {scaled}mean {list(data.mean)}, std {list(data.std)}, "
-        f"data {data.name or 'not known (--data)'}"
-        + (f": assumed, since {assumed_for} does not contain them" if assumed_for else "")
+        f"data {data.name or 'not known (--data)'}" + (f" (assumed: {', '.join(assumed)})" if assumed else "")
     )
 
 

@@ -28,6 +28,9 @@ class Preprocessing(NamedTuple):
     std: Sequence[float]
 
 
+Line = Annotated[str, Meta(pattern=r"\A[^\x00-\x1f\x7f]+\Z")]  # a stranger's, shown in terminals
+
+
 class Record(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The settings of a run that exported weights contain, so that `convert` has nothing to assume.
 
@@ -40,13 +43,13 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """
 
     arch: str
-    data: Annotated[str, Meta(pattern=r"^\w[\w.-]*(/\w[\w.-]*)?$")] | None
+    data: Line | None
     image_size: Side
     resize: Side | None
     interpolation: Interpolation
     mean: tuple[Mean, ...]
     std: tuple[Deviation, ...]
-    classes: tuple[Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]+$")], ...]  # a stranger's, shown in terminals
+    classes: tuple[Line, ...]
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -54,16 +57,16 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return Preprocessing(self.image_size, self.resize or self.image_size, self.interpolation, self.mean, self.std)
 
 
-def record_of(config: Config) -> Record:
-    """The settings of a run that its exported weights contain."""
-    side = config.network.image_shape[0]
-    # Networks of ImageNet are converted with a crop.
-    crops = config.data.crop == "resized" or architecture(config.network.arch).for_imagenet
+def record_of(config: Config) -> Record | None:
+    """The settings of a run that its exported weights contain; None where `convert` can't have them."""
+    side, width, _ = config.network.image_shape
+    if side != width:
+        return None
     return Record(
         arch=config.network.arch,
         data=config.data.name,
         image_size=side,
-        resize=(config.data.resize or side) if crops else None,
+        resize=(config.data.resize or side) if config.data.crop == "resized" else None,
         interpolation=config.data.interpolation,
         mean=config.data.mean,
         std=config.data.std,

@@ -39,7 +39,7 @@ OTHERS = {
     b"<": "a web page",
 }
 ONNX = re.compile(rb"\x08[\x01-\x40][\x12\x3a\x42]")  # the version, then producer, graph or operators
-RECORD = "hsakd_jax"  # the key of a safetensors file's metadata for `Content.record`
+RECORD = "hsakd_jax export 1"  # the key of a safetensors file's metadata for `Content.record`, with its version
 WEIGHTS = "model.safetensors"  # of a folder for the Hub
 # Bounds of a file: unpacked bytes per byte (torch stores them uncompressed), operations of its pickle, and depth of its
 # tuples. Python computes the hash of a nested tuple by recursion in C, which ends the process at great depth.

@@ -66,8 +66,8 @@ class Results(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
       device: number and kind of the devices.
       git: commit of the code; None where git has none.
       correct: None of several networks, and of a run of an earlier version.
-      test_digest: of the test images, without their labels, see `Dataset.digest` and `Photos.digest`. None where they
-        have none, and of a run of an earlier version.
+      test_digest: identifies the test images, without their labels, see `Dataset.digest` and `Photos.digest`. None
+        where it is not known, and of a run of an earlier version.
     """
 
     recipe: str
@@ -88,9 +88,9 @@ class Results(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     correct: Correct | None = None
     test_digest: str | None = None
 
-    def has_tested(self, images: int, digest: str | None) -> bool:
+    def same_test_images(self, images: int, digest: str | None) -> bool:
         """Whether these are the test images of the run, as far as their number and their digest show."""
-        return self.test_images == images and (self.test_digest or digest) == (digest or self.test_digest)
+        return self.test_images == images and (None in (self.test_digest, digest) or self.test_digest == digest)
 
     def __post_init__(self) -> None:
         if self.correct is not None and len(self.correct.packed) != -(-self.test_images // 8):

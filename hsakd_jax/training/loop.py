@@ -104,7 +104,7 @@ def _images(splits: Splits) -> dict[str, str]:
     """The images that a run depends on, see `manifest.Manifest.sources`."""
     used = {"data": splits.train, "selection": splits.selection[0]}
     found = {role: hashlib.sha256(images.labels.tobytes()).hexdigest() for role, images in used.items()}
-    digests = {f"{role}_images": images.digest() for role, images in used.items()}
+    digests = {f"{role}_images": images.digest for role, images in used.items()}
     return found | {role: digest for role, digest in digests.items() if digest is not None}
 
 
@@ -210,6 +210,13 @@ def _report_teacher(session: Session, content: str | None, measured: dict[Hashab
             f"warning: {built.taught_by.path}: the teacher reaches {found['top1']:.2f} % here and {own:.2f} % in its "
             "own results: compare data, data.mean, data.std and data.image_size of both runs"
         )
+    results, test = built.taught_by.results(), session.splits.test
+    same_data = built.taught_by.config().data.name == session.config.data.name
+    if results and same_data and not results.same_test_images(len(test.labels), test.digest):
+        session.console.line(
+            f"warning: {built.taught_by.path}: the teacher was tested on other images: it may have been trained on "
+            "some of the test images of this run"
+        )
 
 
 def _own_accuracy(session: Session, taught_by: RunDirectory, teacher: Teacher) -> float | None:
@@ -218,7 +225,7 @@ def _own_accuracy(session: Session, taught_by: RunDirectory, teacher: Teacher) -
     dataset, split = session.splits.selection
     if results is None or split != "test" or theirs.data.name != session.config.data.name:
         return None
-    if not results.has_tested(len(dataset.labels), dataset.digest()):
+    if results.test_images != len(dataset.labels):
         return None
     own = results.best if teacher.checkpoint == "best" else results.last
     return own.get(f"peer{teacher.peer}/top1" if theirs.network.peers else "top1")

@@ -80,7 +80,7 @@ def compile_many(step: Callable[..., Any], devices: Devices) -> Callable[..., An
 
 def _many_steps_per_call(step, dataset, devices, batch, seed, size) -> MultiStep:
     del size  # images in memory have their size
-    images, labels = devices.replicate(tuple(dataset))
+    images, labels = devices.replicate((dataset.images, dataset.labels))
     local_slice, steps = devices.local_slice(batch), compile_many(step, devices)
 
     def multi_step(state, teacher_variables, done, until):

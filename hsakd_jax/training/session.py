@@ -178,7 +178,7 @@ def final_results(session: Session, state: State) -> Results:
         multiply_adds=Sizes(**sizes["multiply_adds"]),
         **provenance.environment(),
         correct=None if last.correct is None else Correct.pack(last.correct, splits.test.labels),
-        test_digest=splits.test.digest(),
+        test_digest=splits.test.digest,
     )
     directory.finish(results)
     session.console.line(f"{directory.path}: done, test {accuracies.describe(results.last)}")

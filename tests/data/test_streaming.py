@@ -410,7 +410,7 @@ def test_taking_images():
 
 
 def test_photographs_without_names_have_no_digest():
-    assert many().digest() is None
+    assert many().digest is None
 
 
 # A tree
@@ -468,14 +468,14 @@ def test_shares_of_a_tree(tree):
 
 def test_the_digest_of_a_tree_is_of_its_names_in_order(tree):
     whole = datasets.load("image_tree", str(tree)).train
-    digests = {whole.digest(), whole.take(np.arange(1, 20)).digest(), whole.take(np.arange(20)[::-1]).digest()}
+    digests = {whole.digest, whole.take(np.arange(1, 20)).digest, whole.take(np.arange(20)[::-1]).digest}
     (tree / "train/n01440764/n01440764_3.JPEG").rename(tree / "train/n01440764/n01440764_33.JPEG")
-    digests.add(datasets.load("image_tree", str(tree)).train.digest())
+    digests.add(datasets.load("image_tree", str(tree)).train.digest)
     assert len(digests) == 4
     (tree / "train/n01440764/n01440764_33.JPEG").rename(tree / "train/n01440764/n01440764_3.JPEG")
     tree = tree.rename(tree.with_name("moved"))
     again = datasets.load("image_tree", str(tree)).train
-    assert again.with_labels(1 - again.labels).take(np.arange(20)).digest() == whole.digest()
+    assert again.with_labels(1 - again.labels).take(np.arange(20)).digest == whole.digest
 
 
 def test_a_tree_with_names_of_any_kind(tree):

@@ -43,7 +43,8 @@ def test_a_term_that_does_not_fit_the_length_of_the_run_is_told(changes, words, 
         keys = {f"objective__dkd__dkd__{key}": value for key, value in {"warmup": 2, **options}.items()}
         run = run_config("dkd", student__epochs=2, student__batch=1, student__milestones=(), student__warmup=0, **keys)
         splits = Splits(IMAGE, None, IMAGE, run.classes)
-        pipeline._check_run(run, {"dkd": tmp_path / "run"}, "dkd", None, splits, console)
+        planned = pipeline._Planned(run, tmp_path / "run", splits, None)
+        pipeline._check_run(planned, {"dkd": tmp_path / "run"}, "dkd", None, console)
         assert len(shown) == bool(options)
     assert words in shown[0]
     assert "set --config.objective.dkd.dkd." in shown[0]
@@ -52,5 +53,32 @@ def test_a_term_that_does_not_fit_the_length_of_the_run_is_told(changes, words, 
 def test_a_start_of_images_with_other_channels(tmp_path):
     grey, colour = (run_config(shape=(8, 8, channels)) for channels in (1, 3))
     pipeline._check_start(tmp_path, grey, grey, "student", "student")
-    with pytest.raises(UserError, match=r"takes images of 1 channels, and this run has images of 3: set --config.stud"):
+    with pytest.raises(UserError, match=r"takes images of \[8, 8, 1\], and those of this run have 3 channels: set"):
         pipeline._check_start(tmp_path, grey, colour, "student", "student")
+
+
+@pytest.mark.parametrize(
+    ("images", "devices", "keys", "batch"),
+    [
+        (22, 1, {}, 22),
+        (22, 8, {}, 16),
+        (22, 1, {"student__accumulate": 4}, 20),
+        (22, 4, {"student__accumulate": 2, "batch_norm_groups": 3}, 22),
+        (25, 4, {"student__accumulate": 2, "batch_norm_groups": 3}, 24),
+        (5, 8, {}, 5),
+    ],
+)
+def test_the_batch_of_few_images_can_be_split(images, devices, keys, batch, monkeypatch, tmp_path):
+    """Of fewer images than devices there is none, which the next line is about."""
+    run = run_config(student__batch=48, **keys)
+    data = Dataset(np.zeros((images, 8, 8, 1), np.uint8), np.zeros(images, np.int32))
+    planned = {"baseline": pipeline._Planned(run, tmp_path, Splits(data, None, data, run.classes), None)}
+    monkeypatch.setattr(pipeline, "Devices", lambda: range(devices))
+    with pytest.raises(
+        UserError, match=f"more than the {images} .* of baseline: set --config.student.batch={batch}, or"
+    ):
+        pipeline._check_batches(planned)
+    enough = data.take(np.arange(48) % images)
+    pipeline._check_batches(
+        {"baseline": planned["baseline"]._replace(splits=planned["baseline"].splits._replace(train=enough))}
+    )

@@ -20,7 +20,7 @@ from hsakd_jax import create, restore
 from hsakd_jax.core.console import Console
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.data.augment import normalise
-from hsakd_jax.interop import torch_weights
+from hsakd_jax.interop import torch_files, torch_weights
 from hsakd_jax.interop.exporters import FORMATS, TOLERANCE, Export, compare, export
 from hsakd_jax.interop.importing import convert
 from hsakd_jax.models.network import Network
@@ -86,7 +86,8 @@ def test_the_page_serves_stablehlo_without_the_package(run, tmp_path):
     report = export(run, tmp_path / "student.stablehlo", "stablehlo", preprocess=True)
     assert report["bytes"] < 6e6
     assert report["parameters"] == ARCHITECTURES["ShuffleV2"]["params"]
-    (script,) = re.findall(r"```python\n(.*?)```", Path(ROOT, "docs/deploy.md").read_text(), re.S)
+    scripts = re.findall(r"```python\n(.*?)```", Path(ROOT, "docs/deploy.md").read_text(), re.S)
+    (script,) = (one for one in scripts if "stablehlo" in one)
     assert script.count("\n") <= 15
     code = f"import sys; sys.modules['hsakd_jax'] = None\n{script}\nimport numpy; numpy.save('found', probabilities)"
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
@@ -225,11 +226,15 @@ def settings_of(run):
         {"data": "digits"},
         {"mean": [0.3], "std": [0.4], "image_size": 12, "arch": "resnet8_quarter"},
         {"mean": [0.3], "std": [0.4], "image_size": 10, "resize": 12, "interpolation": "bicubic"},
+        {"data": "image_folder", "mean": [0.3], "std": [0.4], "image_size": 12, "resize": 12},
+        {"mean": [0.3], "std": [0.4], "image_size": 64, "resize": 72, "interpolation": "bicubic"},
     ],
 )
 def test_exported_weights_contain_the_settings_of_their_run(flags, tmp_path, capsys):
-    network = create("resnet8_quarter", 10, branches=False)
-    tensors = torch_weights.to_state_dict("resnet8_quarter", network, initialise(network, (8, 8, 1), 0))
+    name, channels = ("mobilenet_v3_small", 3) if flags.get("image_size") == 64 else ("resnet8_quarter", 1)
+    network = create(name, 10, branches=False)
+    side = flags.get("image_size", 8)
+    tensors = torch_weights.to_state_dict(name, network, initialise(network, (side, side, channels), 0))
     safetensors.numpy.save_file(tensors, tmp_path / "x.safetensors")
     (tmp_path / "names").write_text("".join(f"digit {i}\n" for i in range(10)))
     convert(tmp_path / "x.safetensors", tmp_path / "run", Console(), classes=str(tmp_path / "names"), **flags)
@@ -239,9 +244,13 @@ def test_exported_weights_contain_the_settings_of_their_run(flags, tmp_path, cap
     assert ": assumed" not in capsys.readouterr().out
     assert settings_of(tmp_path / "again") == settings_of(tmp_path / "run")
     assert settings_of(tmp_path / "run")[2][3] == "digit 3"
-    # A flag decides.
-    convert(tmp_path / "y.safetensors", tmp_path / "other", Console(), mean=[0.5], std=[0.5])
-    assert settings_of(tmp_path / "other")[1][2:] == ((0.5,), (0.5,))
+    # Flags decide.
+    (tmp_path / "names").write_text("".join(f"{i}\n" for i in range(10)))
+    other = {"mean": [0.5], "std": [0.6], "image_size": 48, "interpolation": "bilinear", "data": "image_tree"}
+    other |= {"resize": 56, "classes": str(tmp_path / "names")}
+    convert(tmp_path / "y.safetensors", tmp_path / "other", Console(), **other)
+    shape = (name, (48, 48, channels), 48, 56, "resized")
+    assert settings_of(tmp_path / "other") == (shape, ("image_tree", "bilinear", (0.5,), (0.6,)), tuple("0123456789"))
 
 
 def test_what_convert_takes_for_granted_is_printed(tmp_path, capsys):
@@ -250,20 +259,25 @@ def test_what_convert_takes_for_granted_is_printed(tmp_path, capsys):
     file = tmp_path / "x.safetensors"
     safetensors.numpy.save_file(tensors, file)
     convert(file, tmp_path / "a", Console())
-    assert f"data cifar100: assumed, since {file} does not contain them" in capsys.readouterr().out
-    convert(file, tmp_path / "b", Console(), data="cifar100")
-    assert ": assumed" not in capsys.readouterr().out
+    assert "data cifar100 (assumed: mean and std, data)\n" in capsys.readouterr().out
+    for i, (flags, words) in enumerate([
+        ({"data": "cifar100"}, "data cifar100\n"),
+        ({"data": "image_tree"}, "data image_tree (assumed: mean and std)\n"),
+        ({"mean": [0.5], "std": [0.5]}, "data cifar100 (assumed: data)\n"),
+    ]):  # fmt: skip
+        convert(file, tmp_path / f"b{i}", Console(), **flags)
+        assert words in capsys.readouterr().out
     record = {"arch": "resnet8_quarter", "data": None, "image_size": 32, "resize": None, "interpolation": "bilinear",
               "mean": [0.1], "std": [0.1], "classes": []}  # fmt: skip
-    damages = {"mean": "x"}, {"data": "../x"}, {"classes": ["\x1b[2J"] * 100}, {"more": 1}
+    damages = {"mean": "x"}, {"data": "digits\n"}, {"classes": ["\x1b[2J"] * 100}, {"more": 1}, {"arch": "later"}
     for i, damage in enumerate(damages):
-        safetensors.numpy.save_file(tensors, file, {"hsakd_jax": json.dumps(record | damage)})
+        safetensors.numpy.save_file(tensors, file, {torch_files.RECORD: json.dumps(record | damage)})
         convert(file, tmp_path / f"run{i}", Console())
         shown = capsys.readouterr().out
-        assert "the settings of its run are damaged, and not used" in shown
-        assert ": assumed" in shown
+        assert "the settings of its run can't be read, and are not used" in shown
+        assert "(assumed: mean and std, data)" in shown
         assert settings_of(tmp_path / f"run{i}")[1:] == settings_of(tmp_path / "a")[1:]
-    safetensors.numpy.save_file(tensors, file, {"hsakd_jax": json.dumps(record | {"classes": ["a", "b"]})})
+    safetensors.numpy.save_file(tensors, file, {torch_files.RECORD: json.dumps(record | {"classes": ["a", "b"]})})
     with pytest.raises(UserError, match="classes"):
         convert(file, tmp_path / "c", Console())
     assert not (tmp_path / "c").exists()

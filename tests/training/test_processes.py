@@ -125,7 +125,7 @@ def test_a_run_of_two_is_a_run_of_one(uninterrupted, run_command, tmp_path):
     assert one["loss"] == pytest.approx(two["loss"], rel=1e-5)
     # Each process evaluates a part of each batch: the correct images are those of both, in order.
     result, (network, variables) = RunDirectory(uninterrupted).results(), restore(uninterrupted)
-    images, labels = datasets.load("digits").test
+    images, labels, _ = datasets.load("digits").test
     data = RunDirectory(uninterrupted).config().data
     logits = network.apply(variables, ((images / 255 - data.mean) / data.std).astype(np.float32)).logits
     correct = result.correct.unpack(len(labels))
