@@ -67,8 +67,6 @@ SUBSTITUTIONS = [
 ]  # fmt: skip
 # What a block needs that an installation may lack.
 PACKAGES = {"teacher.pth": "torch", "--format=onnx": "jax2onnx", "import onnxruntime": "jax2onnx"}
-# What a block writes. If it is left out, those that need it are too.
-WRITTEN = re.compile(r"--(?:output|workdir)=(\S+)")
 # What a block fenced as `bash` needs that no test machine has.
 ELSEWHERE = [
     "srun ",
@@ -175,15 +173,28 @@ def test_a_page_does_what_it_says(page, shell, inputs, tmp_path):
         missing = [name for mark, name in PACKAGES.items() if mark in code and not importlib.util.find_spec(name)]
         if missing:
             left_out += missing
-            lost += WRITTEN.findall(code)
+            lost += written(code)
         elif any(re.search(rf"{re.escape(path)}\s", code) for path in lost):
-            lost += WRITTEN.findall(code)
+            lost += written(code)
         elif language == "sh":
             shell(adapt(code), folder)
         elif language == "python" and not PLACE.match(code):
             shell(code, folder, language)
     if left_out:
         pytest.skip(f"all but the blocks that need {' and '.join(left_out)}, which is not installed")
+
+
+def written(code):
+    """The files and runs that a block writes: if it is left out, blocks that need them are too."""
+    for line in code.replace("\\\n", " ").splitlines():
+        yield from re.findall(r"--output=(\S+)", line)
+        if "hsakd_jax.main" in line:
+            yield from re.findall(r"--workdir=(\S+)", line)
+
+
+def test_what_a_block_writes():
+    commands = "hsakd_jax.main --config=c \\\n  --workdir=runs/a", "hsakd_jax.export --workdir=runs/b --output=x"
+    assert [*written("\n".join(commands))] == ["runs/a", "x"]
 
 
 def edit(folder, page):
