@@ -212,7 +212,8 @@ def theirs(pair: str, batch: int, variant: str, steps: int = 1) -> Step:
     import torch.nn.functional as F
 
     device = torch_device()
-    (images, labels), classes = make_data(pair, batch)
+    dataset, classes = make_data(pair, batch)
+    images, labels = dataset.images, dataset.labels
     _, update = torch_trainer(pair, classes, variant)
     normal = NORMALISATION["cifar100"]
     mean, std = (torch.tensor(normal[key], device=device).view(1, 3, 1, 1) for key in ("mean", "std"))

@@ -11,7 +11,7 @@ class Dataset(NamedTuple):
 
     images: np.ndarray  # uint8 [n, H, W, C]
     labels: np.ndarray  # int32 [n]
-    digest: str | None = None  # of the images before they are decoded, in their order; None where it is not known
+    digest: str | None = None  # identifies the images, in their order; None where it is not known
 
     @property
     def image_shape(self) -> tuple[int, ...]:

@@ -3,7 +3,6 @@
 TensorFlow is never imported: TFDS finds and reads array_record without it (see `tfds_reader`).
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -174,22 +173,15 @@ def _open(
     root = locate.root_of(data_dir).absolute()
     if root.name == name and not (root / name).is_dir() and any(root.glob("*/dataset_info.json")):
         raise UserError(f"{root} is the folder of {name} itself: set data.dir to the folder above it, {root.parent}")
-    builder = locate.find(name, data_dir, image_size, max_pixels, interpolation)
+    builder, digests = locate.find(name, data_dir, image_size, max_pixels, interpolation)
     names = class_names(builder)
     if name in STREAMED:  # a split `test` of it has no labels
         options = {"max_pixels": max_pixels, "interpolation": interpolation}
         return names, lambda split: photographs(builder, "validation" if split == "test" else split, names, **options)
 
-    if name == "image_folder":
-        tree = image_tree.ImageTree(data_dir)
-        return names, lambda split: encoded(builder, split, len(names), _digest_of_names(tree, split))
+    if digests:  # of an image_folder, which has both splits
+        return names, lambda split: encoded(builder, split, len(names), digests[split])
     return names, lambda split: _read_split(builder, split, len(names))
-
-
-def _digest_of_names(tree: image_tree.ImageTree, split: str) -> str:
-    """As of an image_tree: the size and the filter of the prepared images do not matter."""
-    files = image_tree.ImageFiles(tree, split)
-    return hashlib.sha256(files.names(np.arange(len(files.labels)))).hexdigest()
 
 
 def _of_tree(tree: image_tree.ImageTree, split: str, max_pixels: int, interpolation: str) -> Photos:
@@ -202,7 +194,7 @@ def _of_tree(tree: image_tree.ImageTree, split: str, max_pixels: int, interpolat
         tree.class_names,
         max_pixels=max_pixels,
         interpolation=interpolation,
-        names=files.names,
+        digest=files.digest,  # of names: to read the files would take as long as an evaluation
     )
 
 

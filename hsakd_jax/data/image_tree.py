@@ -4,6 +4,7 @@ Whatever a scan leaves out, except hidden files and folders, is counted and name
 """
 
 import errno
+import hashlib
 import os
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -248,11 +249,12 @@ class ImageFiles:
         counts = [len(of) for of in found.values()]
         self.labels = np.repeat(np.array([tree.class_names.index(name) for name in found], np.int32), counts)
 
-    def names(self, indices: np.ndarray) -> bytes:
-        """CLASS/NAME of the chosen images, in one."""
+    def digest(self, indices: np.ndarray | slice = slice(None)) -> str:
+        """16 digits of the SHA-256 of CLASS/NAME of the chosen images, in their order."""
         folders = [os.fsencode(name) for name in self._class_names]
         pairs = zip(self.labels[indices].tolist(), self._names[indices].tolist(), strict=True)
-        return b"\0".join(b"%b/%b" % (folders[label], name) for label, name in pairs)
+        names = b"\0".join(b"%b/%b" % (folders[label], name) for label, name in pairs)
+        return hashlib.sha256(names).hexdigest()[:16]
 
     def __call__(self, i: int) -> tuple[str, bytes]:
         path = str(self._folder / self._class_names[self.labels[i]] / os.fsdecode(bytes(self._names[i])))

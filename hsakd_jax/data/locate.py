@@ -46,7 +46,7 @@ def root_of(data_dir: str) -> Path:
     return expand(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
-def find(name: str, data_dir: str, image_size: int, max_pixels: int, interpolation: str) -> Any:
+def find(name: str, data_dir: str, image_size: int, max_pixels: int, interpolation: str) -> tuple[Any, dict[str, str]]:
     """The TFDS builder of a dataset, which is prepared first if it is one of ours.
 
     Args:
@@ -57,7 +57,8 @@ def find(name: str, data_dir: str, image_size: int, max_pixels: int, interpolati
       interpolation: by which they are scaled.
 
     Returns:
-      The builder; Any, since TFDS's types lack methods that its objects have.
+      The builder; Any, since TFDS's types lack methods that its objects have. And of an 'image_folder' the digest of
+      the names of the files, by split: neither size nor filter of the prepared images changes it.
 
     Raises:
       UserError: an unknown name, or a dataset that can't be prepared or read.
@@ -78,14 +79,14 @@ def find(name: str, data_dir: str, image_size: int, max_pixels: int, interpolati
         if tree:
             _note_too_large(tree, builder)
     else:
-        builder = open_builder(path := _prepared(name, root_of(data_dir)))
+        tree, builder = None, open_builder(path := _prepared(name, root_of(data_dir)))
     if tfds.core.FileFormat.ARRAY_RECORD not in builder.info.available_file_formats():
         raise UserError(
             f"{path} is prepared as {builder.info.file_format.value}, which only TensorFlow reads: where that is "
             f"installed, run `tfds convert_format --dataset_version_dir={path} --out_file_format=array_record` once"
             + (", or set another data_dir to prepare it again" if name in BUILDERS else "")
         )
-    return builder
+    return builder, tree.digests if tree else {}
 
 
 def is_ready(name: str, data_dir: str, image_size: int, max_pixels: int, interpolation: str) -> bool:

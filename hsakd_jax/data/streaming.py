@@ -4,7 +4,6 @@ The counterpart of `Dataset` and `sampling.batches`. Pillow decodes and scales i
 so that the workers are threads: none outlives its process, and nothing is copied between them.
 """
 
-import hashlib
 import itertools
 import math
 import os
@@ -44,7 +43,7 @@ class Photos:
         indices: np.ndarray | None = None,
         max_pixels: int = 0,
         interpolation: str = "bilinear",
-        names: Callable[[np.ndarray], bytes] | None = None,
+        digest: Callable[[np.ndarray], str] | None = None,
     ):
         """Makes a split.
 
@@ -55,10 +54,10 @@ class Photos:
           indices: positions in the source, int64 [n]; by default 0 .. n - 1.
           max_pixels: see the attribute.
           interpolation: see the attribute.
-          names: from positions in the source to the images' names, all in one; None where they have none.
+          digest: from positions in the source to the digest of these images; None where it is not known.
         """
         self._read = read
-        self._names = names
+        self._digest = digest
         self._indices = np.arange(len(labels)) if indices is None else indices
         self.labels = labels
         self.class_names = class_names
@@ -75,11 +74,8 @@ class Photos:
 
     @property
     def digest(self) -> str | None:
-        """16 digits of the SHA-256 of the names of the files, in their order; None where they have none.
-
-        To read the files themselves would take as long as an evaluation.
-        """
-        return None if self._names is None else hashlib.sha256(self._names(self._indices)).hexdigest()[:16]
+        """Identifies the images, in their order; None where it is not known."""
+        return None if self._digest is None else self._digest(self._indices)
 
     def take(self, indices: np.ndarray) -> "Photos":
         """The chosen images only, in this order."""
@@ -90,7 +86,7 @@ class Photos:
         return self._with(labels, self._indices)
 
     def _with(self, labels: np.ndarray, indices: np.ndarray) -> "Photos":
-        return Photos(self._read, labels, self.class_names, indices, self.max_pixels, self.interpolation, self._names)
+        return Photos(self._read, labels, self.class_names, indices, self.max_pixels, self.interpolation, self._digest)
 
     def encoded(self, i: int) -> tuple[str, bytes]:
         """The name of image `i`, for messages, and its unchanged bytes."""

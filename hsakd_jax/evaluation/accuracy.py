@@ -244,12 +244,27 @@ def relabel(splits: datasets.Splits, path: Path, config: Config, source: str) ->
         raise UserError(f"{path} {match.difference} in {source}")
     if match.note:
         note(match.note)
-    results = RunDirectory(path).results()
-    if results and not results.same_test_images(len(splits.test.labels), splits.test.digest):
-        warn(f"{path} was tested on other images when its training ended: it may have been trained on some of these")
+    if line := other_test_images(RunDirectory(path), config, splits.test):
+        warn(line)
     if match.order is None:
         return splits.test
     return splits.test.with_labels(np.asarray(match.order, np.int32)[splits.test.labels])
+
+
+def other_test_images(run: RunDirectory, config: Config, test: Dataset | Photos) -> str:
+    """A line for the user where a finished run of the same data was tested on other images; '' elsewhere.
+
+    Args:
+      run: may have been tested on others.
+      config: of a run that has the test images. A run of other data or classes does not matter.
+      test: the images.
+    """
+    results, theirs = run.results(), run.config()
+    if results is None or theirs.data.name != config.data.name or {*theirs.classes} != {*config.classes}:
+        return ""
+    if results.same_test_images(len(test.labels), test.digest):
+        return ""
+    return f"{run.path} was tested on other images when its training ended: it may have been trained on some of these"
 
 
 def report(run: str, result: dict[str, Any]) -> str:

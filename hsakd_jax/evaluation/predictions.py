@@ -9,12 +9,12 @@ import jax
 import numpy as np
 from msgspec import structs
 
-from hsakd_jax.core.console import Progress, note
+from hsakd_jax.core.console import Progress, note, warn
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.data import datasets, locate
 from hsakd_jax.data.augment import prepare
 from hsakd_jax.data.builders import BUILDERS
-from hsakd_jax.evaluation.accuracy import batches_of, preprocessing, relabel
+from hsakd_jax.evaluation.accuracy import batches_of, other_test_images, preprocessing, relabel
 from hsakd_jax.runs.compare import match_classes
 from hsakd_jax.runs.config import Config
 from hsakd_jax.runs.directory import RunDirectory
@@ -79,6 +79,9 @@ def predict_all(networks: Mapping[str, Checkpoint], most: int, data_dir: str | N
             left_out[key] = str(error)
     config = configs[first]
     test = _load(networks[first].run, config, data_dir)
+    for key in predictors.keys() - {first}:
+        if line := other_test_images(RunDirectory(networks[key].run), config, test):
+            warn(line)
     batches = batches_of(config, test, config.eval_batch)
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {key: [] for key in predictors}
     wrong: list[_Mistake] = []
@@ -161,7 +164,9 @@ def _load(run: Path, config: Config, data_dir: str | None) -> Any:
     source = structs.replace(config.data, dir=where)
     there = name is not None and root.is_dir() and datasets.is_prepared_source(source)
     if name == "image_folder" and root.is_dir() and not there:
-        raise UserError(f"the images in {root} have changed: `python -m hsakd_jax.evaluate` reads them again")
+        raise UserError(
+            f"the images in {root} have changed: `python -m hsakd_jax.evaluate --workdir={run}` reads them again"
+        )
     if not there:
         hint = ", or prepare it by `python -m hsakd_jax.evaluate`" if name in BUILDERS else ""
         raise UserError(f"its data {name} is not in {root}: set --data_dir=DIR{hint}")

@@ -15,6 +15,7 @@ from hsakd_jax.core.files import InvalidContent, expand, read_json, write_json
 from hsakd_jax.core.sharding import Devices, is_first_process
 from hsakd_jax.data import sampling
 from hsakd_jax.data.datasets import Splits, load_source
+from hsakd_jax.evaluation.accuracy import other_test_images
 from hsakd_jax.experiments.other_networks import settings_of_other_networks
 from hsakd_jax.experiments.recipes import RECIPES
 from hsakd_jax.experiments.resolve import recipes_of, resolve, run_config, section_of, teacher_recipe
@@ -204,7 +205,9 @@ def _check_batches(runs: Mapping[str, _Planned]) -> None:
         return
     batches: dict[str, int] = {}  # by section, which several runs may share
     for name, one in large.items():
-        batches[_section(name)] = min(_greatest_batch(one), batches.get(_section(name), one.config.training.batch))
+        batches[_section(name)] = min(
+            _greatest_batch(name, one), batches.get(_section(name), one.config.training.batch)
+        )
     flags = " ".join(f"--config.{section}.batch={batch}" for section, batch in batches.items())
     name, first = next(iter(large.items()))
     more = ", or a greater --config.data.fraction" if first.config.data.fraction < RECIPES[name].fraction else ""
@@ -214,14 +217,20 @@ def _check_batches(runs: Mapping[str, _Planned]) -> None:
     )
 
 
-def _greatest_batch(run: _Planned) -> int:
+def _greatest_batch(name: str, run: _Planned) -> int:
     """The greatest batch that the images fill and that devices, micro-batches and BatchNorm groups divide evenly.
 
-    Of fewer images than these, all.
+    Raises:
+      UserError: there is none.
     """
-    images, training = len(run.splits.train.labels), run.config.training
-    unit = math.lcm(len(Devices()) * training.accumulate, training.accumulate * training.batch_norm_groups)
-    return images - images % unit or images
+    images, training, devices = len(run.splits.train.labels), run.config.training, len(Devices())
+    unit = math.lcm(devices * training.accumulate, training.accumulate * training.batch_norm_groups)
+    if images < unit:
+        raise UserError(
+            f"{name} has {images} training images, and {devices} devices with accumulate {training.accumulate} and "
+            f"batch_norm_groups {training.batch_norm_groups} need {unit}: add images, or lower one of the three"
+        )
+    return images - images % unit
 
 
 def _section(recipe: str) -> str:
@@ -279,6 +288,8 @@ def _check_run(run: _Planned, paths: dict[str, Path], name: str, teacher: Config
                 difference = normalisation_difference(theirs.data, config.data)
                 if difference and not training.fresh_last_layer:  # a probe's data has its own
                     console.line(f"warning: {run.path}: {start} {difference}")
+                if line := other_test_images(RunDirectory(start), config, run.splits.test):
+                    console.line(f"warning: {run.path}: {line}")
         program = trace(config, run.path, teacher, run.splits.train, Devices())
     except UserError as error:
         raise UserError(f"{name}: {error}") from error

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shlex
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -194,9 +195,9 @@ def _test_images(config: Config, run: Path, data_dir: str | None) -> Dataset | P
     try:
         source = config.data if data_dir is None else structs.replace(config.data, dir=data_dir)
         if source.name is not None and not datasets.is_prepared_source(source):
-            raise UserError(
-                f"its data {source.name} is not prepared: `python -m hsakd_jax.evaluate --workdir={run}` does it"
-            )
+            moved = [] if data_dir is None else [f"--data_dir={data_dir}"]
+            command = shlex.join(["python", "-m", "hsakd_jax.evaluate", f"--workdir={run}", *moved])
+            raise UserError(f"its data {source.name} is not prepared: `{command}` does it")
         return load_test(run, config, data_dir)
     except UserError as error:
         note(f"not measured: {error}")

@@ -15,6 +15,7 @@ from hsakd_jax.evaluation.accuracies import describe as describe_accuracies
 from hsakd_jax.evaluation.accuracies import mean_top1
 from hsakd_jax.evaluation.accuracy import preprocessing
 from hsakd_jax.interop import model_files, torch_files
+from hsakd_jax.interop.preprocessing import record_of
 from hsakd_jax.models import profile
 from hsakd_jax.models.network import Network
 from hsakd_jax.runs.config import AnyConfig, RunConfig
@@ -34,6 +35,9 @@ USE = f"""\
 python -m hsakd_jax.convert {torch_files.WEIGHTS} --output=run
 python -m hsakd_jax.predict --workdir=run IMAGE
 ```"""
+
+# Of images that are not square, which `convert` does not make.
+OTHER_USE = f"`{torch_files.WEIGHTS}` has the names of the PyTorch network. hsakd_jax does not read it back."
 
 
 def describe(
@@ -112,7 +116,7 @@ def _card(
     sections = {
         "Results": _results(results, checkpoint, measured, config.network.num_classes),
         "Training": _training(config, results),
-        "Use": USE,
+        "Use": USE if record_of(config) else OTHER_USE,
         "Licence": _licence(licence, data),
         "Limits": LIMITS + _selection(results, checkpoint),
     }

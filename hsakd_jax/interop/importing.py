@@ -73,7 +73,17 @@ def convert(
     record = weights.record
     found = torch_weights.recognise(weights.tensors, arch or (record.arch if record else ""), weights.label)
     usual_data = _usual_data(found) if found.channels == 3 else ""
-    assumed = [] if record or package else _assumed(data, usual_data, mean)
+    from_data = data in NORMALISATION
+    big = architecture(found.name).for_imagenet
+    given = {
+        "data": data or not usual_data,
+        "mean": mean or from_data,
+        "std": std or from_data,
+        "image_size": image_size or (from_data and not big),
+        "resize": resize or not big,
+        "interpolation": interpolation or not big,
+    }
+    assumed = [] if record or package else [flag for flag, value in given.items() if not value]
     data = data or (record.data or "" if record else usual_data)
     _check_classes(data, data_dir, found.num_classes)
     usual = weights.usual or published(found.name, data)
@@ -157,12 +167,6 @@ def _describe(config: ConvertedConfig, label: str, named: bool) -> str:
     branches = "with" if network.branches else "without"
     how = "" if named else " (found from its tensors)"
     return f"{label}: {network.arch}, {branches} branches, {network.num_classes} classes{how}"
-
-
-def _assumed(data: str, usual_data: str, mean: Sequence[float]) -> list[str]:
-    """The settings that neither a flag nor the file contains."""
-    found = [] if mean or data in NORMALISATION else ["mean and std"]
-    return found + ["data"] * (not data and bool(usual_data))
 
 
 def _describe_images(config: ConvertedConfig, assumed: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from hsakd_jax.core.sharding import (
 )
 from hsakd_jax.data.datasets import Splits
 from hsakd_jax.evaluation import accuracies
-from hsakd_jax.evaluation.accuracy import make_evaluate, make_measure
+from hsakd_jax.evaluation.accuracy import make_evaluate, make_measure, other_test_images
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.config import RunConfig, Teacher
 from hsakd_jax.runs.directory import RunDirectory
@@ -210,13 +210,8 @@ def _report_teacher(session: Session, content: str | None, measured: dict[Hashab
             f"warning: {built.taught_by.path}: the teacher reaches {found['top1']:.2f} % here and {own:.2f} % in its "
             "own results: compare data, data.mean, data.std and data.image_size of both runs"
         )
-    results, test = built.taught_by.results(), session.splits.test
-    same_data = built.taught_by.config().data.name == session.config.data.name
-    if results and same_data and not results.same_test_images(len(test.labels), test.digest):
-        session.console.line(
-            f"warning: {built.taught_by.path}: the teacher was tested on other images: it may have been trained on "
-            "some of the test images of this run"
-        )
+    if line := other_test_images(built.taught_by, session.config, session.splits.test):
+        session.console.line(f"warning: {line}")
 
 
 def _own_accuracy(session: Session, taught_by: RunDirectory, teacher: Teacher) -> float | None:
@@ -225,7 +220,7 @@ def _own_accuracy(session: Session, taught_by: RunDirectory, teacher: Teacher) -
     dataset, split = session.splits.selection
     if results is None or split != "test" or theirs.data.name != session.config.data.name:
         return None
-    if results.test_images != len(dataset.labels):
+    if not results.same_test_images(len(dataset.labels), dataset.digest):
         return None
     own = results.best if teacher.checkpoint == "best" else results.last
     return own.get(f"peer{teacher.peer}/top1" if theirs.network.peers else "top1")

@@ -1,3 +1,4 @@
+import io
 import json
 import shutil
 import sys
@@ -118,6 +119,23 @@ def test_another_image_has_another_digest(prepared, tmp_path, monkeypatch):
     np.testing.assert_array_equal(original.train.labels, changed.train.labels)
     assert changed.train.digest != original.train.digest
     assert changed.test.digest == original.test.digest is not None
+
+
+def test_the_digest_does_not_depend_on_encoder_or_decoder():
+    """Pixels of PNG files, which programs compress in different ways, and bytes of others, which they decode so."""
+    pixels = np.arange(192, dtype=np.uint8).reshape(1, 8, 8, 3)
+
+    def stored(**options):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels[0]).save(buffer, **options)
+        return [buffer.getvalue()]
+
+    fast, small, photo = (stored(format=f, **o) for f, o in (("PNG", {"compress_level": 0}), ("PNG", {}), ("JPEG", {})))
+    assert fast != small
+    assert tfds_reader._digest(fast, pixels) == tfds_reader._digest(small, pixels)
+    assert tfds_reader._digest(fast, pixels) != tfds_reader._digest(fast, pixels + 1)
+    assert tfds_reader._digest(photo, pixels) == tfds_reader._digest(photo, pixels + 1)
+    assert tfds_reader._digest(photo, pixels) != tfds_reader._digest(stored(format="JPEG", quality=50), pixels)
 
 
 def test_threads_decode_the_same(prepared, monkeypatch):

@@ -147,6 +147,16 @@ def test_photographs_that_change_sides_are_told(call_command, tmp_path):
     changed = call_command("evaluate", f"--workdir={run}")
     assert changed.returncode == 0
     assert f"warning: {run} was tested on other images when its training ended" in changed.stderr
+    start = call_command(
+        "main",
+        f"{CONFIG}:baseline",
+        f"--workdir={tmp_path}/b",
+        *data,
+        *small,
+        f"--config.student.init={run}",
+        "--dry_run",
+    )
+    assert f"{tmp_path}/b: {run} was tested on other images" in start.stdout, start.stderr
     refused = call_command(*command)
     assert refused.returncode == 2
     assert f"error: {run} was tested on other images: restore the data" in refused.stderr

@@ -63,13 +63,10 @@ def test_a_start_of_images_with_other_channels(tmp_path):
         (22, 1, {}, 22),
         (22, 8, {}, 16),
         (22, 1, {"student__accumulate": 4}, 20),
-        (22, 4, {"student__accumulate": 2, "batch_norm_groups": 3}, 22),
         (25, 4, {"student__accumulate": 2, "batch_norm_groups": 3}, 24),
-        (5, 8, {}, 5),
     ],
 )
 def test_the_batch_of_few_images_can_be_split(images, devices, keys, batch, monkeypatch, tmp_path):
-    """Of fewer images than devices there is none, which the next line is about."""
     run = run_config(student__batch=48, **keys)
     data = Dataset(np.zeros((images, 8, 8, 1), np.uint8), np.zeros(images, np.int32))
     planned = {"baseline": pipeline._Planned(run, tmp_path, Splits(data, None, data, run.classes), None)}
@@ -82,3 +79,6 @@ def test_the_batch_of_few_images_can_be_split(images, devices, keys, batch, monk
     pipeline._check_batches(
         {"baseline": planned["baseline"]._replace(splits=planned["baseline"].splits._replace(train=enough))}
     )
+    monkeypatch.setattr(pipeline, "Devices", lambda: range(32))
+    with pytest.raises(UserError, match=rf"baseline has {images} training images, and 32 devices .* need \d+: add"):
+        pipeline._check_batches(planned)

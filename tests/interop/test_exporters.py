@@ -241,7 +241,7 @@ def test_exported_weights_contain_the_settings_of_their_run(flags, tmp_path, cap
     export(tmp_path / "run", tmp_path / "y.safetensors", "safetensors")
     capsys.readouterr()
     convert(tmp_path / "y.safetensors", tmp_path / "again", Console())
-    assert ": assumed" not in capsys.readouterr().out
+    assert "assumed" not in capsys.readouterr().out
     assert settings_of(tmp_path / "again") == settings_of(tmp_path / "run")
     assert settings_of(tmp_path / "run")[2][3] == "digit 3"
     # Flags decide.
@@ -259,11 +259,11 @@ def test_what_convert_takes_for_granted_is_printed(tmp_path, capsys):
     file = tmp_path / "x.safetensors"
     safetensors.numpy.save_file(tensors, file)
     convert(file, tmp_path / "a", Console())
-    assert "data cifar100 (assumed: mean and std, data)\n" in capsys.readouterr().out
+    assert "data cifar100 (assumed: data, mean, std, image_size)\n" in capsys.readouterr().out
     for i, (flags, words) in enumerate([
         ({"data": "cifar100"}, "data cifar100\n"),
-        ({"data": "image_tree"}, "data image_tree (assumed: mean and std)\n"),
-        ({"mean": [0.5], "std": [0.5]}, "data cifar100 (assumed: data)\n"),
+        ({"data": "image_tree"}, "data image_tree (assumed: mean, std, image_size)\n"),
+        ({"mean": [0.5], "std": [0.5]}, "data cifar100 (assumed: data, image_size)\n"),
     ]):  # fmt: skip
         convert(file, tmp_path / f"b{i}", Console(), **flags)
         assert words in capsys.readouterr().out
@@ -275,7 +275,7 @@ def test_what_convert_takes_for_granted_is_printed(tmp_path, capsys):
         convert(file, tmp_path / f"run{i}", Console())
         shown = capsys.readouterr().out
         assert "the settings of its run can't be read, and are not used" in shown
-        assert "(assumed: mean and std, data)" in shown
+        assert "(assumed: data, mean, std, image_size)" in shown
         assert settings_of(tmp_path / f"run{i}")[1:] == settings_of(tmp_path / "a")[1:]
     safetensors.numpy.save_file(tensors, file, {torch_files.RECORD: json.dumps(record | {"classes": ["a", "b"]})})
     with pytest.raises(UserError, match="classes"):

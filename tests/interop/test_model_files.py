@@ -330,7 +330,7 @@ def test_an_export_without_its_data_is_not_measured(run, tmp_path, call_command)
         "export", f"--workdir={run}", "--format=safetensors", f"--output={tmp_path}/x.pt", "--data_dir=/nowhere"
     )
     assert out.returncode == 0, out.stderr
-    does_it = f"`python -m hsakd_jax.evaluate --workdir={run}` does it"
+    does_it = f"`python -m hsakd_jax.evaluate --workdir={run} --data_dir=/nowhere` does it"
     assert out.stderr == f"not measured: its data digits is not prepared: {does_it}\n"
     assert out.stdout.count("\n") == 1
     quiet = call_command("export", f"--workdir={run}", "--format=safetensors", f"--output={tmp_path}/y", "--nomeasure")

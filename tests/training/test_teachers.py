@@ -222,7 +222,7 @@ def test_peers_are_reordered_too():
 
 
 ACCURACY = "the teacher reaches 35.00 % here and 72.60 % in its own results: compare data, data.mean"
-OTHER = "the teacher was tested on other images: it may have been trained on some of the test images of this run"
+OTHER = "was tested on other images when its training ended: it may have been trained on some of these"
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ OTHER = "the teacher was tested on other images: it may have been trained on som
         (72.6, 896, "d", "validation", []),
         (72.6, 900, "d", "test", [OTHER]),
         (35.9, 896, "e", "test", [OTHER]),
-        (72.6, 896, "e", "test", [ACCURACY, OTHER]),
+        (72.6, 896, "e", "test", [OTHER]),
         (72.6, 896, "e", "validation", [OTHER]),
         (72.6, 896, None, "test", [ACCURACY]),
     ],

@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from hsakd_jax.core.console import note, with_progress
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.data.image_files import DECODING, TooLargeError, fit, read_file, unreadable
-from hsakd_jax.data.image_tree import ImageTree
+from hsakd_jax.data.image_tree import ImageFiles, ImageTree
 
 _CHUNK = 256  # images decoded ahead of the writer, which bounds the memory
 
@@ -30,6 +30,7 @@ class Tree(tfds.core.BuilderConfig):
     root: str = ""
     files: dict[str, dict[str, list[str]]] = dataclasses.field(default_factory=dict)  # split: class: paths
     notes: tuple[str, ...] = ()  # see `ImageTree`
+    digests: dict[str, str] = dataclasses.field(default_factory=dict)  # split: that of the names of its files
 
 
 def scan(directory: str, size: int, max_pixels: int = 0, interpolation: str = "bilinear") -> Tree:
@@ -70,6 +71,7 @@ def scan(directory: str, size: int, max_pixels: int = 0, interpolation: str = "b
         root=root,
         files=files,
         notes=tuple(tree.notes),
+        digests={split: ImageFiles(tree, split).digest() for split in files},
     )
 
 
