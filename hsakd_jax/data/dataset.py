@@ -27,8 +27,11 @@ class Dataset(NamedTuple):
         return self._replace(labels=labels)
 
 
+def digest_of(content: bytes | memoryview) -> str:
+    """The first 16 digits of the SHA-256 of some bytes."""
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
 def digest_of_part(whole: str | None, indices: np.ndarray) -> str | None:
-    """The digest of the chosen images of a split: 16 digits of a SHA-256; None where that of the split is not known."""
-    if whole is None:
-        return None
-    return hashlib.sha256(whole.encode() + indices.astype("<i8").tobytes()).hexdigest()[:16]
+    """The digest of the chosen images of a split; None where that of the split is not known."""
+    return None if whole is None else digest_of(whole.encode() + indices.astype("<i8").tobytes())

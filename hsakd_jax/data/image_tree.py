@@ -4,7 +4,6 @@ Whatever a scan leaves out, except hidden files and folders, is counted and name
 """
 
 import errno
-import hashlib
 import os
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ import numpy as np
 from hsakd_jax.core.console import Progress, one_line
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import expand
+from hsakd_jax.data.dataset import digest_of
 from hsakd_jax.data.image_files import EXTENSIONS, TooLargeError, read_file, unreadable
 from hsakd_jax.data.sampling import held_out
 
@@ -250,11 +250,10 @@ class ImageFiles:
         self.labels = np.repeat(np.array([tree.class_names.index(name) for name in found], np.int32), counts)
 
     def digest(self, indices: np.ndarray | slice = slice(None)) -> str:
-        """16 digits of the SHA-256 of CLASS/NAME of the chosen images, in their order."""
+        """The digest of CLASS/NAME of the chosen images, in their order."""
         folders = [os.fsencode(name) for name in self._class_names]
         pairs = zip(self.labels[indices].tolist(), self._names[indices].tolist(), strict=True)
-        names = b"\0".join(b"%b/%b" % (folders[label], name) for label, name in pairs)
-        return hashlib.sha256(names).hexdigest()[:16]
+        return digest_of(b"\0".join(b"%b/%b" % (folders[label], name) for label, name in pairs))
 
     def __call__(self, i: int) -> tuple[str, bytes]:
         path = str(self._folder / self._class_names[self.labels[i]] / os.fsdecode(bytes(self._names[i])))

@@ -21,7 +21,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from hsakd_jax.core.console import Progress
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import read_regular
-from hsakd_jax.data.dataset import Dataset, digest_of_part
+from hsakd_jax.data.dataset import Dataset, digest_of, digest_of_part
 from hsakd_jax.data.image_files import decode, open_image
 from hsakd_jax.data.streaming import Photos
 
@@ -125,16 +125,13 @@ def encoded(builder: Any, split: str, classes: int, digest: str | None = None) -
 
 
 def _digest(encoded: list[bytes], images: np.ndarray) -> str:
-    """16 digits of the SHA-256 of the pixels of PNG files, and of the bytes of others.
+    """The digest of the pixels of PNG files, and of the bytes of others.
 
     Encoders write PNG in different bytes for the same pixels, and decoders read JPEG to different pixels.
     """
     if all(image.startswith(_PNG) for image in encoded):
-        return hashlib.sha256(images.data).hexdigest()[:16]
-    total = hashlib.sha256()
-    for image in encoded:
-        total.update(hashlib.sha256(image).digest())
-    return total.hexdigest()[:16]
+        return digest_of(images.data)
+    return digest_of(b"".join(hashlib.sha256(image).digest() for image in encoded))
 
 
 def photographs(builder: Any, split: str, names: tuple[str, ...], **options: Any) -> Photos:

@@ -73,28 +73,16 @@ def convert(
     record = weights.record
     found = torch_weights.recognise(weights.tensors, arch or (record.arch if record else ""), weights.label)
     usual_data = _usual_data(found) if found.channels == 3 else ""
-    from_data = data in NORMALISATION
-    big = architecture(found.name).for_imagenet
-    given = {
-        "data": data or not usual_data,
-        "mean": mean or from_data,
-        "std": std or from_data,
-        "image_size": image_size or (from_data and not big),
-        "resize": resize or not big,
-        "interpolation": interpolation or not big,
-    }
-    assumed = [] if record or package else [flag for flag, value in given.items() if not value]
+    given = Preprocessing(image_size, resize, interpolation, mean, std)
+    assumed = [] if weights.usual else _assumed(found, data, usual_data, given)
     data = data or (record.data or "" if record else usual_data)
     _check_classes(data, data_dir, found.num_classes)
     usual = weights.usual or published(found.name, data)
-    prepared = _changed(usual, Preprocessing(image_size, resize, interpolation, mean, std))
+    prepared = _changed(usual, given)
     parameters = _parameters(found, prepared, weights.label)
     crops = bool(resize or (record and record.resize)) or architecture(found.name).for_imagenet
-    if crops and data == "image_folder" and prepared.resize > prepared.image_size:
-        raise UserError(
-            f"{found.name} uses the middle of images scaled to {prepared.resize}, and an image_folder has whole "
-            f"squares: set --data={IMAGE_TREE}, or --resize={prepared.image_size}"
-        )
+    if crops:
+        _check_crop(found.name, data, prepared)
     values = {
         "source": weights.source,
         "sha256": weights.sha256,
@@ -169,6 +157,20 @@ def _describe(config: ConvertedConfig, label: str, named: bool) -> str:
     return f"{label}: {network.arch}, {branches} branches, {network.num_classes} classes{how}"
 
 
+def _assumed(found: torch_weights.Found, data: str, usual_data: str, given: Preprocessing) -> list[str]:
+    """The flags of the settings that neither the user nor the named dataset sets."""
+    from_data, big = data in NORMALISATION, architecture(found.name).for_imagenet
+    known = {
+        "data": data or not usual_data,
+        "mean": given.mean or from_data,
+        "std": given.std or from_data,
+        "image_size": given.image_size or (from_data and not big),
+        "resize": given.resize or not big,
+        "interpolation": given.interpolation or not big,
+    }
+    return [flag for flag, value in known.items() if not value]
+
+
 def _describe_images(config: ConvertedConfig, assumed: Sequence[str]) -> str:
     height, width, channels = config.network.image_shape
     data = config.data
@@ -196,6 +198,14 @@ def _check_classes(data: str, folder: str, num_classes: int) -> None:
     expected = {"digits": 10, "cifar10": 10, "cifar100": 100, "imagenet2012": 1000}.get(data, num_classes)
     if expected != num_classes:
         raise UserError(f"the network has {num_classes} classes and {data} has {expected}: check --data")
+
+
+def _check_crop(arch: str, data: str, prepared: Preprocessing) -> None:
+    if data == "image_folder" and prepared.resize > prepared.image_size:
+        raise UserError(
+            f"{arch} uses the middle of images scaled to {prepared.resize}, and an image_folder has whole squares: "
+            f"set --data={IMAGE_TREE}, or --resize={prepared.image_size}"
+        )
 
 
 def _changed(usual: Preprocessing, given: Preprocessing) -> Preprocessing:
