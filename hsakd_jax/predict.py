@@ -24,7 +24,9 @@ def main(values: flags.FlagValues, words: list[str]) -> None:
     from hsakd_jax.core.console import note, show
     from hsakd_jax.core.errors import UserError
     from hsakd_jax.evaluation import classify
+    from hsakd_jax.runs.directory import RunDirectory
 
+    RunDirectory(values.workdir).config()  # refuses a folder that is no run before many images are listed
     paths = classify.find(words)
     predictions, skipped = classify.predict(values.workdir, paths, values.top, values.checkpoint)
     if predictions:

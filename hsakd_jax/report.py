@@ -9,7 +9,7 @@ links to others. Runs that differ in their seed only are shown as their mean, wi
 The command predicts the classes of the test images with the last checkpoints. --data_dir sets the folder of the data,
 if it has moved. The page lists the parts that need a missing run or missing data. --classes sets a file with the
 names of the classes, one per line. --png writes each figure as a PNG too. The command needs the extra 'report':
-pip install 'hsakd_jax[report]'.
+pip install -e '.[report]' in the checkout.
 """
 
 import os
@@ -20,7 +20,7 @@ from absl import flags
 from hsakd_jax.cli import Command, start
 from hsakd_jax.core.console import show
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.extras import report_is_installed
+from hsakd_jax.core.extras import install, report_is_installed
 from hsakd_jax.core.files import check_folder, expand, write_files
 
 
@@ -44,7 +44,7 @@ def main(values: flags.FlagValues, folders: list[str]) -> None:
     if not runs:
         raise UserError(f"{', '.join(folders)}: no run there (it has a config.json): check the path")
     if not report_is_installed():
-        raise UserError("a report needs matplotlib and jinja2: pip install 'hsakd_jax[report]'")
+        raise UserError(f"a report needs matplotlib and jinja2: {install('report')}")
     from hsakd_jax.analysis import page
 
     content, figures = page.make(runs, unfinished, values.data_dir, values.classes)

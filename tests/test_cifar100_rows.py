@@ -4,9 +4,12 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
+from hsakd_jax.data.dataset import Dataset
+from hsakd_jax.data.datasets import Splits
 from hsakd_jax.data.locate import root_of
 
 DATA = root_of("")  # before conftest's fixture sets another folder
@@ -32,3 +35,33 @@ def test_page_has_the_rows_of_the_files():
         [sys.executable, "results/cifar100/table.py"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout in (ROOT / "results/cifar100.md").read_text()
+
+
+def test_the_training_in_pytorch_learns_and_resumes(tmp_path):
+    torch = pytest.importorskip("torch")
+    from results.cifar100 import in_pytorch
+
+    labels = np.arange(96, dtype=np.int32) % 3
+    images = np.random.default_rng(0).integers(0, 60, (96, 32, 32, 3), np.uint8)
+    images[np.arange(96), :, :, labels] += 150  # a class is a colour
+    splits = Splits(Dataset(images, labels), None, Dataset(images, labels), ())
+    whole = in_pytorch.train(splits, tmp_path / "whole", 10, [8], seed=0)
+    assert whole["top1_by_epoch"]["10"] > 90
+    in_pytorch.train(splits, tmp_path / "parts", 4, [8], seed=0)
+    torch.manual_seed(1)
+    parts = in_pytorch.train(splits, tmp_path / "parts", 10, [8], seed=0)
+    assert parts["correct"] == whole["correct"]
+    first, second = (torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "parts"))
+    torch.testing.assert_close(second["network"], first["network"], rtol=0, atol=0)
+
+
+def test_images_are_cropped_and_mirrored_in_pytorch():
+    torch = pytest.importorskip("torch")
+    from results.cifar100 import in_pytorch
+
+    torch.manual_seed(0)
+    image = torch.arange(1, 10, dtype=torch.uint8).reshape(1, 1, 3, 3)
+    padded = torch.nn.functional.pad(image[0], (4, 4, 4, 4))
+    found = {tuple(one.flatten().tolist()) for one in in_pytorch.augmented(image.repeat(5000, 1, 1, 1))}
+    crops = [padded[:, i : i + 3, j : j + 3] for i in range(9) for j in range(9)]
+    assert found == {tuple(one.flatten().tolist()) for crop in crops for one in (crop, crop.flip(-1))}

@@ -1,15 +1,21 @@
 """Verdicts on groups of runs: students compared with the baseline and with KD, within each seed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hsakd_jax.analysis.run_index import Run
 from hsakd_jax.evaluation.verdict import Verdict, compare
 from hsakd_jax.experiments.recipes import RECIPES, Recipe
+from hsakd_jax.runs.compare import differences, in_words
 
 REFERENCES = {"baseline": "the baseline", "kd": "KD"}
 # Settings that two groups must share; of others, the group with the fewest different ones is the reference.
 NEEDED = ("classes", "data.name", "data.fraction", "data.validation", "training.epochs", "training.batch")
+# Settings that a recipe decides: two methods may differ in them.
+OF_METHODS = {
+    *("network.branches", "network.projector", "network.peers"),
+    *("training.rotated", "training.crop_rotations", "training.strong_view", "training.trainable"),
+}
 
 
 class Compared(NamedTuple):
@@ -19,16 +25,25 @@ class Compared(NamedTuple):
       reference: a key of `REFERENCES`, the recipe of the other group.
       runs: of the other group.
       verdict: positive where the first group is better.
+      differing: settings of training, data and network that differ and that no method decides, by key: (here, there).
     """
 
     reference: str
     runs: Sequence[Run]
     verdict: Verdict
+    differing: Mapping[str, tuple[Any, Any]]
 
     @property
     def name(self) -> str:
         """The reference in a sentence: 'the baseline'."""
         return REFERENCES[self.reference]
+
+    @property
+    def remark(self) -> str:
+        """The settings that differ, as the end of a sentence; '' where none does."""
+        if not self.differing:
+            return ""
+        return f"; settings differ too: {', '.join(in_words(self.differing, 'here', 'there'))}"
 
 
 def compare_groups(groups: Sequence[tuple[str, Sequence[Run]]]) -> list[list[Compared]]:
@@ -47,7 +62,8 @@ def compare_groups(groups: Sequence[tuple[str, Sequence[Run]]]) -> list[list[Com
             if _is_student(recipe) and not _is(recipe, reference):
                 others = [other for name, other in groups if _is(name, reference) and _comparable(runs[0], other[0])]
                 if other := min(others, key=lambda other: _distance(runs, other), default=None):
-                    compared.append(Compared(reference, other, compare(_by_seed(runs), _by_seed(other))))
+                    verdict = compare(_by_seed(runs), _by_seed(other))
+                    compared.append(Compared(reference, other, verdict, _differing(runs[0], other[0])))
         # The baseline learns from no teacher: a verdict against KD would be the same again.
         found.append([] if _is(recipe, "baseline") else compared)
     return found
@@ -77,9 +93,13 @@ def _comparable(run: Run, other: Run) -> bool:
 
 def _distance(runs: Sequence[Run], others: Sequence[Run]) -> tuple[int, int]:
     """The number of settings that differ, then of seeds that are missing."""
-    ours, theirs = runs[0].settings, others[0].settings
-    differing = [key for key in ours if key.startswith(("training.", "data.", "network.")) and theirs[key] != ours[key]]
-    return len({*differing} - {"network.branches"}), -len(_by_seed(runs).keys() & _by_seed(others).keys())
+    return len(_differing(runs[0], others[0])), -len(_by_seed(runs).keys() & _by_seed(others).keys())
+
+
+def _differing(run: Run, other: Run) -> dict[str, tuple[Any, Any]]:
+    found = differences(run.settings, other.settings)
+    kinds = ("training.", "data.", "network.")
+    return {key: both for key, both in found.items() if key.startswith(kinds) and key not in OF_METHODS}
 
 
 def _by_seed(runs: Sequence[Run]) -> dict[int, Any]:

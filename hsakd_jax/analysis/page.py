@@ -166,11 +166,10 @@ class Dataset:
 
     def verdicts(self) -> list[dict[str, str]]:
         """A row of cells by column for each group that is compared: a verdict against each reference."""
-        compared = [{other.reference: other.verdict for other in one.compared} for one in self.groups]
+        compared = [{o.reference: f"{o.verdict.brief()}{o.remark}" for o in one.compared} for one in self.groups]
         references = [name for name in REFERENCES if any(name in row for row in compared)]
         return [
-            {"run": one.label}
-            | {f"against {REFERENCES[name]}": row[name].brief() if name in row else "" for name in references}
+            {"run": one.label} | {f"against {REFERENCES[name]}": row.get(name, "") for name in references}
             for one, row in zip(self.groups, compared, strict=True)
             if row
         ]
@@ -262,9 +261,10 @@ def _headline(baseline: Compared) -> str:
     verdict = baseline.verdict
     if verdict.difference is None:
         return f"not compared with the baseline ({verdict.reason})"
+    other = ", whose settings differ too" if baseline.differing else ""
     if verdict.is_shown:
-        return f"{_compare(verdict.difference, 'points more than', 'points less than')} the baseline"
-    return f"not shown to differ from the baseline ({verdict.difference:+.2f} points)"
+        return f"{_compare(verdict.difference, 'points more than', 'points less than')} the baseline{other}"
+    return f"not shown to differ from the baseline{other} ({verdict.difference:+.2f} points)"
 
 
 def _compare(points: float, more: str, less: str) -> str:

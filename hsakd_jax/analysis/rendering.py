@@ -136,7 +136,8 @@ def _sentences(entries: Sequence[Entry], notes: Notes) -> list[tuple[str, str]]:
     found = []
     for entry in entries:
         label = f" ({_label(entry, notes)})" if entry.differing else ""
-        found += [(f"{entry.method}{label} against {one.name}:", str(one.verdict)) for one in entry.compared]
+        for one in entry.compared:
+            found.append((f"{entry.method}{label} against {one.name}:", f"{one.verdict}{one.remark}"))
     return found
 
 
@@ -306,7 +307,7 @@ def _records(shown: Comparison) -> list[dict[str, Any]]:
             "paper_top5": entry.paper and entry.paper.top5,
             "difference_top1": entry.difference(),
             "difference_top5": entry.difference("top5"),
-            "compared": {one.reference: one.verdict._asdict() for one in entry.compared},
+            "compared": {one.reference: one.verdict._asdict() | {"differing": one.differing} for one in entry.compared},
             "departures": _departures(entry),
             "own_choice": dict(entry.departures.own_choice),
             "command": entry.command or "",

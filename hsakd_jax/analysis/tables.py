@@ -1,5 +1,6 @@
 """The paper's tables with our runs: methods by pairs of networks, and a command for each missing entry."""
 
+import os
 import shlex
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,14 +11,17 @@ from hsakd_jax.analysis.comparing import Compared, compare_groups
 from hsakd_jax.analysis.departures import Agreement, Departures
 from hsakd_jax.analysis.paper import TABLES, Column, Number
 from hsakd_jax.analysis.run_index import UNKNOWN, Run, by_settings, same
+from hsakd_jax.evaluation.accuracies import mean_top1
 from hsakd_jax.experiments.recipes import RECIPES, parents
 from hsakd_jax.runs.compare import differences
+from hsakd_jax.runs.directory import resolve_path
 
 MAIN = "python -m hsakd_jax.main"
 ROOT = "runs"  # where the commands put their runs
 PROBED_FROM = "cifar100"
 KINDS = {"imagenet2012": ("top1", "top5"), "voc": ("map",)}  # of accuracies, where not top-1 alone
 CONFIGS = {"imagenet2012": "imagenet"}  # where the config file is not named after the dataset
+_SHOWN = 3  # teachers of a line
 
 
 class Entry(NamedTuple):
@@ -211,6 +215,7 @@ def _table(key: str, main_runs: Sequence[Run], runs: Sequence[Run], everything: 
         entries = _with_comparisons(entries, column)
     notes = [paper.note] if paper and paper.note else []
     notes += _remarks({name for column in columns for name in column[1:]}, entries)
+    notes += _unlisted_teachers(entries, repeated)
     return Comparison(
         key=key,
         title=paper.title if paper else key,
@@ -241,6 +246,26 @@ def _remarks(networks: set[str | None], entries: Sequence[Entry]) -> list[str]:
     if any(entry.recipe == "probe" for entry in entries):
         remarks.append(f"{RECIPES['probe'].title}: the run that it started from is not found")
     return remarks
+
+
+def _unlisted_teachers(entries: Sequence[Entry], repeated: Sequence[Run]) -> list[str]:
+    """The line about teachers whose runs are in no row: a row of the same network is then another run's."""
+    listed = {os.path.realpath(run.path) for entry in entries for run in entry.runs}
+    listed |= {os.path.realpath(run.path) for run in repeated}
+    found: dict[str, dict[str, None]] = {}
+    for entry in entries:
+        for run in entry.runs:
+            if run.config.teacher is None:
+                continue
+            where = resolve_path(run.path, run.config.teacher.workdir)
+            if os.path.realpath(where) not in listed:
+                measured = run.results.teacher and run.results.teacher.measured
+                top1 = f", top-1 {mean_top1(measured):.2f} %" if measured else ""
+                found.setdefault(f"{where}{top1}", {})[entry.method] = None
+    if not found:
+        return []
+    shown = [f"{where} (of {', '.join(methods)})" for where, methods in list(found.items())[:_SHOWN]]
+    return [f"teachers without a row: {', '.join(shown + ['...'] * (len(found) > _SHOWN))}"]
 
 
 def _columns(

@@ -1,10 +1,17 @@
-"""Which optional packages are installed."""
+"""Which optional packages are installed, and how to install others."""
 
 from importlib.util import find_spec
 
-INSTALL_ONNX = (
-    "pip install 'hsakd_jax[onnx]' in an environment of its own, since it may change the versions of JAX and Orbax"
-)
+
+def install(extra: str) -> str:
+    """The command that installs an extra.
+
+    It names the checkout, since pip would look for the package's name at PyPI, where it is not.
+    """
+    return f"pip install -e '.[{extra}]' in the checkout of hsakd_jax"
+
+
+INSTALL_ONNX = f"{install('onnx')} and an environment of its own, since it may change the versions of JAX and Orbax"
 
 
 def is_installed(*modules: str) -> bool:

@@ -22,6 +22,11 @@ REMEDIES = {
 }
 
 
+def remedy(error: OSError) -> str:
+    """The remedy of an error of the operating system."""
+    return REMEDIES.get(error.errno or 0, "check the path")
+
+
 def explain(error: Exception) -> str | None:
     """The cause and the remedy of an error that is not the program's own fault.
 
@@ -53,8 +58,7 @@ def _of_system(error: OSError, text: str) -> str:
     if error.errno is None:  # of a library, in its own words
         return text or type(error).__name__
     path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
-    remedy = REMEDIES.get(error.errno, "check the path")
-    return ": ".join(filter(None, [path, error.strerror or text, remedy]))
+    return ": ".join(filter(None, [path, error.strerror or text, remedy(error)]))
 
 
 def _of_backend() -> str | None:

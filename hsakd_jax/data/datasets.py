@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from hsakd_jax.core.console import note
+from hsakd_jax.core.console import note, warn
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.data import image_tree, locate
+from hsakd_jax.data import image_tree, locate, shared_images
 from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.data.locate import IMAGE_TREE
 from hsakd_jax.data.sampling import held_out, stratified
@@ -101,7 +101,8 @@ def load(
       validation: fraction of the training images to hold out, 0 <= validation < 1, taken by `stratified`.
       seed: fixes which images are kept and held out.
       splits: 'train', 'test' or both. A dataset without 'test' is tested on its 'validation' split, and one without
-        either on a fifth of its training images. The training split then omits them.
+        either on a fifth of its training images. The training split then omits them. Of a tree with both, a
+        warning counts the test images that are also training images.
 
     Raises:
       UserError: an unknown name, or a dataset that can't be prepared, read or held in memory. Images of several sizes
@@ -125,6 +126,9 @@ def load(
     if "test" in splits:
         whole = open_split("test")
         test = whole.take(np.arange(len(whole.labels)))
+    if name in ("image_folder", IMAGE_TREE) and {"train", "test"} <= {*splits}:
+        for line in shared_images.warnings(image_tree.ImageTree(data_dir)):
+            warn(line)
     return Splits(train, validation_images, test, names)
 
 

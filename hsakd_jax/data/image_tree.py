@@ -194,6 +194,8 @@ class ImageTree:
             self.notes.append(f"{folder}: {summary(left_out)}")
         if not self._has_splits:
             self._note_held_out(found)
+        elif folder != self.folder("train"):
+            self._note_untested(folder, set(found))
         return found
 
     def _note_held_out(self, found: Mapping[str, Sequence[str]]) -> None:
@@ -206,6 +208,14 @@ class ImageTree:
         self.notes.append(
             f"{self.root} has no folder train: every fifth image of a class is a test image, {tests} of {total}"
         )
+        self._note_untested(self.root, {name for name, of in found.items() if held_out(len(of)).any()})
+
+    def _note_untested(self, folder: Path, tested: set[str]) -> None:
+        if untested := [name for name in self.class_names if name not in tested]:
+            shown = ", ".join(untested[:_SHOWN] + ["..."] * (len(untested) > _SHOWN))
+            self.notes.append(
+                f"{folder} has no test image of {len(untested)} of {len(self.class_names)} classes: {shown}"
+            )
 
     @cached_property
     def _test_folder(self) -> Path:

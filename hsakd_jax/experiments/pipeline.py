@@ -92,7 +92,7 @@ def execute(
 def next_commands(workdir: str, run: Path) -> str:
     """Three commands for the runs of a folder, the last one of which is `run`."""
     folder, last = shlex.quote(str(workdir)), shlex.quote(str(run))
-    needs = "" if report_is_installed() else "  # needs: pip install 'hsakd_jax[report]'"
+    needs = "" if report_is_installed() else "  # needs: pip install -e '.[report]'"
     return (
         "next:\n"
         f"  python -m hsakd_jax.evaluate --workdir={folder}\n"

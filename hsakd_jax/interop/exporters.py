@@ -17,7 +17,8 @@ from msgspec import structs
 
 from hsakd_jax.core.console import note
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.extras import INSTALL_ONNX
+from hsakd_jax.core.extras import INSTALL_ONNX, install
+from hsakd_jax.core.failures import remedy
 from hsakd_jax.core.files import check_folder, expand
 from hsakd_jax.data import datasets
 from hsakd_jax.data.augment import prepare
@@ -146,7 +147,7 @@ def export(
             size = file.stat().st_size
             os.replace(folder if file_format == "hub" else file, path)
     except OSError as error:
-        raise UserError(f"can't write {path} ({error.strerror or error}): free some space or name another") from error
+        raise UserError(f"can't write {path} ({error.strerror or error}): {remedy(error)}") from error
     return {
         "format": file_format,
         "arch": exported.arch,
@@ -254,9 +255,7 @@ def _torch(exported: Export, path: Path) -> Run:
     try:
         import torch
     except ImportError as error:
-        raise UserError(
-            "the format torch needs PyTorch: pip install 'hsakd_jax[torch]', or choose safetensors"
-        ) from error
+        raise UserError(f"the format torch needs PyTorch: {install('torch')}, or choose safetensors") from error
     content = io.BytesIO()
     torch.save({key: torch.from_numpy(np.array(value)) for key, value in tensors.items()}, content)
     path.write_bytes(content.getvalue())

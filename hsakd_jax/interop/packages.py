@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.extras import install
 from hsakd_jax.interop import torch_files, torch_weights
 from hsakd_jax.interop.preprocessing import Preprocessing
 from hsakd_jax.models import NETWORKS, architecture
@@ -154,9 +155,7 @@ def _missing(package: str, error: Exception) -> UserError:
             f"--{package}: the package can't be imported ({str(error).splitlines()[0]}): install versions of torch, "
             "torchvision and timm that belong together"
         )
-    return UserError(
-        f"--{package} needs the package: pip install 'hsakd_jax[{package}]' ({str(error).splitlines()[0]})"
-    )
+    return UserError(f"--{package} needs the package: {install(package)} ({str(error).splitlines()[0]})")
 
 
 def _call(function: Callable[[], Any], label: str, remedy: str) -> Any:

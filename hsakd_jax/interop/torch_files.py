@@ -16,6 +16,7 @@ import safetensors
 import safetensors.numpy
 
 from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.extras import install
 from hsakd_jax.core.files import expand
 
 StateDict = dict[str, np.ndarray]
@@ -263,9 +264,7 @@ def _read_torch(path: Path, part: str) -> Content:
     try:
         import torch
     except ImportError as error:
-        raise UserError(
-            f"{path} needs PyTorch to be read: pip install 'hsakd_jax[torch]', or save it as safetensors"
-        ) from error
+        raise UserError(f"{path} needs PyTorch to be read: {install('torch')}, or save it as safetensors") from error
     try:
         with torch.serialization.safe_globals([(_Ignored, name) for name in IGNORED]):
             content = torch.load(path, map_location="cpu", weights_only=True)

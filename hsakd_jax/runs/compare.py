@@ -21,6 +21,7 @@ RUNS = {"teacher": "teacher.workdir", "init": "training.init"}
 CLOSE = 4e-3
 IMAGENET, WORDNET_ID = 1000, re.compile(r"n\d{8}")
 MOST_SHOWN = 8  # differing settings that a message names
+LONGEST = 60  # letters of a value in a message
 
 
 def flatten(config: Config) -> dict[str, Any]:
@@ -138,8 +139,14 @@ def in_words(found: Mapping[str, tuple[Any, Any]], first: str, second: str) -> l
       first: the word for the first value.
       second: the word for the second value.
     """
-    words = [f"{key} ({a} {first}, {b} {second})" for key, (a, b) in list(found.items())[:MOST_SHOWN]]
+    words = [f"{key} ({_short(a)} {first}, {_short(b)} {second})" for key, (a, b) in list(found.items())[:MOST_SHOWN]]
     return [*words, f"{len(found) - MOST_SHOWN} more"] if len(found) > MOST_SHOWN else words
+
+
+def _short(value: Any) -> str:
+    """The beginning of a value, such as of the names of a hundred classes."""
+    text = str(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def normalisation_difference(theirs: Data, ours: Data) -> str:

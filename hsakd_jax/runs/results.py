@@ -17,11 +17,20 @@ class Sizes(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TaughtBy(Struct, frozen=True, forbid_unknown_fields=True):
-    """The teacher of a run: its network, recipe, and accuracies after its last epoch, None where it has not ended."""
+    """The teacher of a run.
+
+    Attributes:
+      arch: its network.
+      recipe: of its run.
+      last: accuracies of its own results, after its last epoch; None where it has not ended or was converted.
+      measured: accuracies that this run measured before its first step, on the images that select its best epoch; None
+        in results of before this was stored.
+    """
 
     arch: str
     recipe: str
     last: Accuracies | None
+    measured: Accuracies | None = None
 
 
 class Correct(Struct, frozen=True, forbid_unknown_fields=True):

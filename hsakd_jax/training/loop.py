@@ -87,7 +87,8 @@ def run(
     per_epoch = config.training.steps_per_epoch(len(splits.train.labels))
     clock = Clock(config.training.batch, config.training.epochs * per_epoch, config.evaluation.every * per_epoch)
     session = Session(config, directory, devices, splits, console, built, checkpoints, measure, select, clock)
-    _report_teacher(session, sources.get("teacher"), {} if measured is None else measured)
+    taught_with = _report_teacher(session, sources.get("teacher"), {} if measured is None else measured)
+    session = replace(session, teacher_accuracies=taught_with)
     state, teacher_variables = _resume(session)
     with catch_stop_signals() as requests:
         with (
@@ -181,17 +182,20 @@ def _finished(directory: RunDirectory, config: RunConfig, console: Console) -> R
     return results
 
 
-def _report_teacher(session: Session, content: str | None, measured: dict[Hashable, Accuracies]) -> None:
+def _report_teacher(session: Session, content: str | None, measured: dict[Hashable, Accuracies]) -> Accuracies | None:
     """Prints the teacher's accuracy on the images that select the best epoch; warns if its own results differ.
 
     Args:
       session: of the run.
       content: of the teacher's checkpoint, see `RunDirectory.sources`.
       measured: see `run`.
+
+    Returns:
+      The accuracies; None without a teacher.
     """
     built, config, teacher = session.built, session.config, session.config.teacher
     if teacher is None or built.taught_by is None:
-        return
+        return None
     dataset, split = session.splits.selection
     seed = config.seed if split == "validation" else None  # which selects these images
     key = (content, teacher.peer, teacher.dtype, config.data, config.network.image_shape, config.classes, split, seed)
@@ -212,6 +216,7 @@ def _report_teacher(session: Session, content: str | None, measured: dict[Hashab
         )
     if line := other_test_images(built.taught_by, session.config, session.splits.test):
         session.console.line(f"warning: {line}")
+    return found
 
 
 def _own_accuracy(session: Session, taught_by: RunDirectory, teacher: Teacher) -> float | None:

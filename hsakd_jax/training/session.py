@@ -20,7 +20,7 @@ from hsakd_jax.runs.config import RunConfig
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.metrics_log import Record
 from hsakd_jax.runs.restore import peer_config
-from hsakd_jax.runs.results import Correct, Results, Sizes, TaughtBy
+from hsakd_jax.runs.results import Accuracies, Correct, Results, Sizes, TaughtBy
 from hsakd_jax.training.build import Built
 from hsakd_jax.training.step import NEVER, MetricAccumulator, State
 
@@ -42,6 +42,7 @@ class Session:
       measure: accuracies of all that is trained, of variables and images.
       measure_selection: those that select the best epoch; without branches where these do not count.
       clock: rate and time left.
+      teacher_accuracies: of the teacher on the images that select the best epoch; None without one.
       track: passes a record to the trackers.
     """
 
@@ -55,6 +56,7 @@ class Session:
     measure: Measure
     measure_selection: Measure
     clock: Clock
+    teacher_accuracies: Accuracies | None = None
     track: Callable[[Record], None] = lambda record: None
 
     @property
@@ -145,7 +147,7 @@ def check_finite(metrics: MetricAccumulator) -> None:
     if first != NEVER:
         names = sorted(name for name, step in metrics.first_non_finite.items() if step == first)
         raise UserError(
-            f"step {first}: {', '.join(names)} is not finite; lower the learning rate or add warm-up "
+            f"step {first}: {', '.join(names)} is not finite; lower the learning rate or a weight, or add warm-up "
             "(checkpoints before that step are kept)"
         )
 
@@ -192,4 +194,4 @@ def _describe_teacher(session: Session) -> TaughtBy | None:
         return None
     config, results = directory.config(), directory.results()
     arch = peer_config(config.network, directory.path, peer=teacher.peer).arch
-    return TaughtBy(arch, config.recipe, results.last if results else None)
+    return TaughtBy(arch, config.recipe, results.last if results else None, session.teacher_accuracies)

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.extras import install
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.metrics_log import Record
 
@@ -168,9 +169,9 @@ def check(names: Sequence[str]) -> None:
         try:
             found = import_module(package).__file__
         except Exception as error:  # of any kind, from other people's code
-            raise UserError(f"tracking by {name} needs {package} ({error}): pip install 'hsakd_jax[{name}]'") from error
+            raise UserError(f"tracking by {name} needs {package} ({error}): {install(name)}") from error
         if found is None:  # a folder of that name, such as wandb leaves where it runs
-            raise UserError(f"tracking by {name} needs {package}: pip install 'hsakd_jax[{name}]'")
+            raise UserError(f"tracking by {name} needs {package}: {install(name)}")
 
 
 @contextlib.contextmanager

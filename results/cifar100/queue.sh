@@ -1,7 +1,11 @@
 #!/usr/bin/env bash
 # Train the rows of results/cifar100.md one after the other, at the lowest priority, and resume where the last call ended.
 #
-#   results/cifar100/queue.sh DATA [ROW...]        DATA: the folder that holds cifar100/3.0.2; ROW: by default all
+#   results/cifar100/queue.sh DATA [ROW...]
+#
+# DATA: the folder that contains cifar100/3.0.2 and, for KD and the other methods, checkpoints/cifar100_resnet56-f2eff4c8.pt.
+#   That is a file of the releases of github.com/chenyaofo/pytorch-cifar-models.
+# ROW: such as kd_short, which is then trained also if its weights are in results/cifar100. By default all other rows.
 #
 # Where two cores share no cache, two queues with different rows, each on one core (`taskset`), do the most.
 # It uses a clone and an environment of its own in .evidence/, at the commit in results/cifar100/commit, so that work on
@@ -15,6 +19,10 @@ shift
 rows=$*
 # A run's config contains its paths. They are the same in all checkouts, so that one goes on with another's runs.
 evidence=/tmp/hsakd_evidence
+if [ -d "$evidence" ] && [ "$(readlink -f "$evidence")" != "$root/.evidence" ]; then
+  echo "$evidence belongs to $(readlink -f "$evidence"): end what trains there, then delete the link" >&2
+  exit 2
+fi
 mkdir -p "$root/.evidence/runs"
 ln -sfn "$root/.evidence" "$evidence"
 ln -sfn "$data" "$evidence/data"
@@ -33,18 +41,29 @@ for kept in "$here"/in_progress/*/; do  # runs that an earlier checkout began
   [ -d "$kept" ] && [ ! -d "$evidence/runs/$(basename "$kept")" ] && cp -r "$kept" "$evidence/runs/"
 done
 # Where Linux groups processes by session, `nice` counts within a group only: the group is made nice too.
-if [ -w /proc/self/autogroup ]; then echo 19 > /proc/self/autogroup; fi
+if [ -w /proc/self/autogroup ]; then
+  trap 'echo 0 > /proc/self/autogroup' EXIT
+  echo 19 > /proc/self/autogroup
+fi
 cd "$evidence/clone"
 
 row() {  # NAME RECIPE FLAGS...: train one row, or skip it if it is done
   local name=$1 recipe=$2
   shift 2
+  known+=" $name"
   [ -z "$rows" ] || [[ " $rows " == *" $name "* ]] || return 0
   local run=$evidence/runs/$name
-  [ -e "$run/results.json" ] || [ -e "$here/$name.json" ] && return
+  if [ -e "$run/results.json" ]; then echo "$name: done, in $run"; return; fi
+  if [ -z "$rows" ] && [ -e "$here/$name.json" ]; then echo "$name: done, in $here"; return; fi
+  if [[ "$*" == *"$teacher"* && ! -d "$teacher" ]]; then import_teacher; fi
+  echo "$name: training, see $evidence/$name.log"
   printf '%s\t%s\tstart\n' "$(date -Is)" "$name" >> "$evidence/times.tsv"
   nice -n 19 ../env/bin/python -m hsakd_jax.main --config="configs/cifar100.py:$recipe" --workdir="$run" \
-    --config.data.dir="$data" --config.eval_every=10 "$@" >> "$evidence/$name.log" 2>&1
+    --config.data.dir="$data" --config.eval_every=10 "$@" >> "$evidence/$name.log" 2>&1 || {
+    local status=$?
+    tail -n 1 "$evidence/$name.log" >&2
+    exit $status
+  }
   printf '%s\t%s\tend\n' "$(date -Is)" "$name" >> "$evidence/times.tsv"
 }
 
@@ -53,13 +72,22 @@ teacher=$evidence/runs/resnet56
 kd=(--config.teacher.workdir="$teacher" --config.objective.kd.task.weight=0.1 --config.objective.kd.kl.weight=0.9
   --config.objective.kd.kl.temperature=4.0)
 
-# The published ResNet-56 as a run: convert FILE --data=cifar100 (its mean and std are within 0.0005 of the config's).
-if [ ! -d "$teacher" ]; then
-  "$evidence/env/bin/pip" install -q torch==2.13.0
-  nice -n 19 ../env/bin/python -m hsakd_jax.convert "$data"/checkpoints/cifar100_resnet56-*.pt --data=cifar100 \
-    --output="$teacher" > "$evidence/convert.log" 2>&1
-fi
+import_teacher() {  # the published ResNet-56 as a run (its mean and std are within 0.0005 of the config's)
+  local file=$data/checkpoints/cifar100_resnet56-f2eff4c8.pt
+  if [ ! -e "$file" ]; then
+    echo "no teacher $file: download it, see the head of this script" >&2
+    exit 2
+  fi
+  flock 9
+  if [ ! -d "$teacher" ]; then
+    "$evidence/env/bin/pip" install -q torch==2.13.0
+    nice -n 19 ../env/bin/python -m hsakd_jax.convert "$file" --data=cifar100 --output="$teacher"
+  fi
+  flock -u 9
+}
+
 flock -u 9
+known=
 row baseline baseline/resnet20
 row baseline_short baseline/resnet20 "${short[@]}"
 row kd_short kd/resnet56/resnet20 "${short[@]}" "${kd[@]}"
@@ -70,3 +98,6 @@ row teacher_frozen teacher_frozen/resnet56 --config.frozen.init="$teacher" \
 row student_frozen_short student_frozen/resnet56/resnet20 "${short[@]}" \
   --config.teacher.workdir="$evidence/runs/teacher_frozen"
 row kd kd/resnet56/resnet20 "${kd[@]}"
+for name in $rows; do
+  if [[ " $known " != *" $name "* ]]; then echo "no row $name: choose from$known" >&2; exit 2; fi
+done

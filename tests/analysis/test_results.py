@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 from conftest import ROOT
+from msgspec import structs
 
 from hsakd_jax.analysis import rendering, run_index, tables
 from hsakd_jax.analysis.departures import Agreement, Departures
@@ -248,11 +249,51 @@ def test_what_differs_is_not_compared(tmp_path, run_tables):
     (kd,), (crd_25,) = entries(found["cifar100"], "kd"), entries(found["few_shot"], "crd_25")
     assert verdicts(kd) == {"baseline": f"not tested: +2.00 {reason}"}
     assert [one.runs[0].path for one in kd.compared] == [tmp_path / "a"]
+    assert [one.remark for one in kd.compared] == [""]
     assert verdicts(crd_25) == {"kd": f"not tested: +1.00 {reason}"}
     (crd,) = entries(found["cifar100"], "crd", Column("cifar100", "wrn_40_2", "resnet20"))
     assert verdicts(crd) == {"baseline": f"not tested: +3.00 {reason}"}
     text = rendering.as_text(list(found.values()))
     assert max(map(len, text.splitlines())) <= 120
+
+
+def test_settings_that_differ_are_a_part_of_the_verdict(tmp_path, run_tables):
+    """But those that a method decides are not: branches, rotated images, a second view."""
+    make(tmp_path / "a", "baseline/resnet20", 69.0)
+    make(tmp_path / "teacher", "teacher/resnet56", 77.0)
+    make(tmp_path / "kd", "kd/resnet56/resnet20", 71.0, training__lr=0.1)
+    for recipe in ("student", "crld", "simkd"):
+        make(tmp_path / recipe, f"{recipe}/resnet56/resnet20", 72.0)
+    table = run_tables()["cifar100"]
+    (kd,), *others = (entries(table, recipe) for recipe in ("kd", "student", "crld", "simkd"))
+    assert [one.differing for one in kd.compared] == [{"training.lr": (0.1, 0.05)}]
+    for (entry,) in others:
+        assert {one.reference: dict(one.differing) for one in entry.compared} == {
+            "baseline": {},
+            "kd": {"training.lr": (0.05, 0.1)},
+        }
+    text = " ".join(rendering.as_text([table]).split())
+    assert "are correct); settings differ too: training.lr (0.1 here, 0.05 there)" in text
+    (row,) = (row for row in json.loads(rendering.as_json([table])) if row["recipe"] == "kd")
+    assert row["compared"]["baseline"]["differing"] == {"training.lr": [0.1, 0.05]}
+
+
+def test_a_teacher_without_a_row_is_named(tmp_path, run_tables):
+    """A row of its network is then another run's."""
+    make(tmp_path / "backbone", "backbone/resnet56", 74.0)
+    make(tmp_path / "own/teacher", "teacher/resnet56", 77.0)
+    make(tmp_path / "own/student", "student/resnet56/resnet20", 73.0)
+    for name in ("kd", "crd"):
+        make(tmp_path / name, f"{name}/resnet56/resnet20", 71.0, teacher__workdir=str(tmp_path / "published"))
+    path = tmp_path / "crd/results.json"
+    results = read_sealed(path, Results)
+    taught = structs.replace(results.teacher, measured={"top1": 72.61, "top5": 91.9})
+    write_sealed(path, structs.replace(results, teacher=taught))
+    (note,) = run_tables()["cifar100"].notes[1:]
+    assert note == (
+        f"teachers without a row: {tmp_path}/published (of KD), {tmp_path}/published, top-1 72.61 % (of CRD)"
+    )
+    assert note in " ".join(rendering.as_text(list(run_tables().values())).split())
 
 
 def test_other_settings_make_entries_of_their_own(tmp_path, run_tables):

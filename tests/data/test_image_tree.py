@@ -115,6 +115,13 @@ def test_one_line_for_a_split(tree, capsys):
     ]
 
 
+def test_classes_without_a_test_image_are_named(tree, capsys):
+    for name in "abcd":
+        image(tree / "train" / name / "0.png")
+    datasets.load("image_tree", str(tree))
+    assert lines(capsys) == [f"{tree}/test has no test image of 4 of 6 classes: a, b, c, ..."]
+
+
 def test_nothing_is_said_of_a_clean_tree(tree, capsys):
     (tree / "train/.DS_Store").touch()
     datasets.load("image_tree", str(tree))
@@ -155,9 +162,10 @@ def test_a_tree_without_splits_holds_out_every_fifth(tmp_path, monkeypatch, caps
     assert splits.class_names == ("bird", "cat", "dog")
     assert np.bincount(splits.train.labels).tolist() == [3, 9, 9]
     assert np.bincount(splits.test.labels).tolist() == [0, 2, 2]
-    assert lines(capsys)[0] == (
-        f"{tmp_path}/flat has no folder train: every fifth image of a class is a test image, 4 of 25"
-    )
+    assert lines(capsys)[:2] == [
+        f"{tmp_path}/flat has no folder train: every fifth image of a class is a test image, 4 of 25",
+        f"{tmp_path}/flat has no test image of 1 of 3 classes: bird",
+    ]
     held_out = ImageTree(tmp_path / "flat").files("test")
     assert held_out["cat"] == sorted(f"{i}.png" for i in range(11))[4::5]
 

@@ -241,7 +241,7 @@ def test_packages_are_asked_for(call_command, tmp_path, monkeypatch):
     for package in packages.PACKAGES:
         monkeypatch.setitem(sys.modules, package, None)
         done = call_command("convert", f"--{package}=resnet18", f"--output={tmp_path}/run")
-        assert_refused(done, f"--{package} needs the package: pip install 'hsakd_jax[{package}]'")
+        assert_refused(done, f"--{package} needs the package: pip install -e '.[{package}]'")
         monkeypatch.delitem(sys.modules, package)
         (tmp_path / f"{package}.py").write_text("raise RuntimeError('operator nms does not exist')")
         with monkeypatch.context() as broken:

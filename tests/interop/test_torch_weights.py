@@ -218,7 +218,7 @@ def test_safetensors_need_no_torch(tensors, expected, tmp_path, monkeypatch):
     torch.save(tensors, tmp_path / "x.pth")
     monkeypatch.setitem(sys.modules, "torch", None)
     assert_same(load_torch(tmp_path / "x.safetensors"), expected)
-    with pytest.raises(UserError, match=r"pip install 'hsakd_jax\[torch\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[torch\]'"):
         load_torch(tmp_path / "x.pth")
 
 

@@ -254,7 +254,7 @@ def test_a_teacher_of_another_accuracy_or_other_images(
         splits=SimpleNamespace(test=test, selection=(test, split)),
     )  # fmt: skip
     measured = {}
-    loop._report_teacher(session, "12ab", measured)
+    assert loop._report_teacher(session, "12ab", measured) == {"top1": 35.0}
     shown = capsys.readouterr().out
     assert f"teacher on {split}: top-1 35.00 %" in shown
     assert shown.count("warning: ") == len(warnings)

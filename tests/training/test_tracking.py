@@ -137,7 +137,7 @@ def test_trackers_that_can_not_be_are_refused(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="unknown tracker 'tensorbord': choose from tensorboard, wandb, trackio"):
         tracking.check(("tensorbord",))
     monkeypatch.setitem(tracking.TRACKERS, "wandb", ("wandb_of_no_one", tracking.WandB))
-    missing = r"wandb needs wandb_of_no_one \(No module .*\): pip install 'hsakd_jax\[wandb\]'"
+    missing = r"wandb needs wandb_of_no_one \(No module .*\): pip install -e '\.\[wandb\]'"
     with pytest.raises(UserError, match=missing):
         tracking.check(("kept", "wandb"))
     (tmp_path / "wandb_of_no_one").mkdir()  # as a run in the working directory leaves one
@@ -317,7 +317,7 @@ TOOLS = {"tensorboard": tensorboard_points, "wandb": wandb_points, "trackio": tr
 def test_killed_and_continued_a_tool_has_one_curve(name, directory, session):
     package = tracking.TRACKERS[name][0]
     if not find_spec(package):
-        pytest.skip(f"needs {package}: pip install 'hsakd_jax[{name}]'")
+        pytest.skip(f"needs {package}: pip install -e '.[{name}]'")
     session(1, 17, name, "killed")
     env = session(13, 25, name)  # the last checkpoint was of step 12
     found = TOOLS[name](directory.path, env)
