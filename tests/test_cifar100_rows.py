@@ -39,6 +39,7 @@ def test_page_has_the_rows_of_the_files():
 
 def test_the_training_in_pytorch_learns_and_resumes(tmp_path):
     torch = pytest.importorskip("torch")
+    from benchmarks.torch_networks import create
     from results.cifar100 import in_pytorch
 
     labels = np.arange(96, dtype=np.int32) % 3
@@ -47,12 +48,18 @@ def test_the_training_in_pytorch_learns_and_resumes(tmp_path):
     splits = Splits(Dataset(images, labels), None, Dataset(images, labels), ())
     whole = in_pytorch.train(splits, tmp_path / "whole", 10, [8], seed=0)
     assert whole["top1_by_epoch"]["10"] > 90
+    with pytest.raises(SystemExit, match="has other settings"):
+        in_pytorch.train(splits, tmp_path / "whole", 10, [8], seed=1)
     in_pytorch.train(splits, tmp_path / "parts", 4, [8], seed=0)
     torch.manual_seed(1)
     parts = in_pytorch.train(splits, tmp_path / "parts", 10, [8], seed=0)
     assert parts["correct"] == whole["correct"]
     first, second = (torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "parts"))
     torch.testing.assert_close(second["network"], first["network"], rtol=0, atol=0)
+    (group,) = first["optimizer"]["param_groups"]
+    settings = ("lr", "momentum", "weight_decay", "nesterov")
+    assert [group[key] for key in settings] == pytest.approx([0.005, 0.9, 5e-4, True])
+    assert len(group["params"]) == len(list(create("resnet20", 100, branches=False).parameters()))
 
 
 def test_images_are_cropped_and_mirrored_in_pytorch():

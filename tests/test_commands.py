@@ -62,6 +62,8 @@ def test_pipeline_results(pipeline):
     assert list(results) == ["teacher", "baseline", "student"]
     assert results["student"]["teacher"]["recipe"] == "teacher"
     assert results["student"]["teacher"]["last"] == results["teacher"]["last"]
+    measured = results["student"]["teacher"]["measured"]
+    assert measured == {key: results["teacher"]["last"][key] for key in ("top1", "top5")}
     for recipe, result in results.items():
         own = json.loads((pipeline / recipe / "results.json").read_text())
         assert result == {key: value for key, value in own.items() if key != "crc32"}

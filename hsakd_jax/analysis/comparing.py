@@ -11,10 +11,10 @@ from hsakd_jax.runs.compare import differences, in_words
 REFERENCES = {"baseline": "the baseline", "kd": "KD"}
 # Settings that two groups must share; of others, the group with the fewest different ones is the reference.
 NEEDED = ("classes", "data.name", "data.fraction", "data.validation", "training.epochs", "training.batch")
-# Settings that a recipe decides: two methods may differ in them.
+# Settings that a recipe decides: two methods may differ in them. `training.trainable` is one unless the user set it.
 OF_METHODS = {
     *("network.branches", "network.projector", "network.peers"),
-    *("training.rotated", "training.crop_rotations", "training.strong_view", "training.trainable"),
+    *("training.rotated", "training.crop_rotations", "training.strong_view"),
 }
 
 
@@ -25,7 +25,8 @@ class Compared(NamedTuple):
       reference: a key of `REFERENCES`, the recipe of the other group.
       runs: of the other group.
       verdict: positive where the first group is better.
-      differing: settings of training, data and network that differ and that no method decides, by key: (here, there).
+      differing: settings of training, data, network and start that differ and that no method decides, by key: (here,
+        there).
     """
 
     reference: str
@@ -98,8 +99,19 @@ def _distance(runs: Sequence[Run], others: Sequence[Run]) -> tuple[int, int]:
 
 def _differing(run: Run, other: Run) -> dict[str, tuple[Any, Any]]:
     found = differences(run.settings, other.settings)
-    kinds = ("training.", "data.", "network.")
-    return {key: both for key, both in found.items() if key.startswith(kinds) and key not in OF_METHODS}
+    kinds = ("training.", "data.", "network.", "train_images")
+    shown = {key: both for key, both in found.items() if key.startswith(kinds) and key not in OF_METHODS}
+    if _has_trainable_of_recipe(run) and _has_trainable_of_recipe(other):
+        shown.pop("training.trainable", None)
+    # The other settings of the run that a network starts from are not shown.
+    if any(key.partition(".")[0] == "init" for key in found):
+        shown["training.init"] = run.config.training.init, other.config.training.init
+    return shown
+
+
+def _has_trainable_of_recipe(run: Run) -> bool:
+    recipe = RECIPES.get(run.recipe)
+    return recipe is not None and run.config.training.trainable == (recipe.trainable or None)
 
 
 def _by_seed(runs: Sequence[Run]) -> dict[int, Any]:

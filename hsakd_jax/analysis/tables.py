@@ -215,7 +215,7 @@ def _table(key: str, main_runs: Sequence[Run], runs: Sequence[Run], everything: 
         entries = _with_comparisons(entries, column)
     notes = [paper.note] if paper and paper.note else []
     notes += _remarks({name for column in columns for name in column[1:]}, entries)
-    notes += _unlisted_teachers(entries, repeated)
+    notes += _unlisted_teachers(entries, runs)
     return Comparison(
         key=key,
         title=paper.title if paper else key,
@@ -248,24 +248,36 @@ def _remarks(networks: set[str | None], entries: Sequence[Entry]) -> list[str]:
     return remarks
 
 
-def _unlisted_teachers(entries: Sequence[Entry], repeated: Sequence[Run]) -> list[str]:
-    """The line about teachers whose runs are in no row: a row of the same network is then another run's."""
-    listed = {os.path.realpath(run.path) for entry in entries for run in entry.runs}
-    listed |= {os.path.realpath(run.path) for run in repeated}
-    found: dict[str, dict[str, None]] = {}
+def _unlisted_teachers(entries: Sequence[Entry], runs: Sequence[Run]) -> list[str]:
+    """The line about teachers that are none of the finished runs: a row of their network is another run's.
+
+    Args:
+      entries: of a table.
+      runs: all finished ones.
+    """
+    listed = {os.path.realpath(run.path) for run in runs}
+    taught: dict[str, list[tuple[str, Run]]] = {}  # method and run, by teacher
     for entry in entries:
         for run in entry.runs:
-            if run.config.teacher is None:
-                continue
-            where = resolve_path(run.path, run.config.teacher.workdir)
-            if os.path.realpath(where) not in listed:
-                measured = run.results.teacher and run.results.teacher.measured
-                top1 = f", top-1 {mean_top1(measured):.2f} %" if measured else ""
-                found.setdefault(f"{where}{top1}", {})[entry.method] = None
-    if not found:
+            if run.config.teacher:
+                where = os.path.realpath(resolve_path(run.path, run.config.teacher.workdir))
+                taught.setdefault(where, []).append((entry.method, run))
+    shown = []
+    for where in taught.keys() - listed:
+        methods = ", ".join(dict.fromkeys(method for method, _ in taught[where]))
+        accuracies = dict.fromkeys(top1 for _, run in taught[where] if (top1 := _measured(run)))
+        shown.append(f"{', '.join([where, *accuracies])} (of {methods})")
+    if not shown:
         return []
-    shown = [f"{where} (of {', '.join(methods)})" for where, methods in list(found.items())[:_SHOWN]]
-    return [f"teachers without a row: {', '.join(shown + ['...'] * (len(found) > _SHOWN))}"]
+    more = ["..."] * (len(shown) > _SHOWN)
+    return [f"teachers that are not among these finished runs: {'; '.join([*sorted(shown)[:_SHOWN], *more])}"]
+
+
+def _measured(run: Run) -> str:
+    """The teacher's accuracy as the run measured it: 'top-1 72.61 % on test'; '' where it stored none."""
+    if not (run.results.teacher and (found := run.results.teacher.measured)):
+        return ""
+    return f"top-1 {mean_top1(found):.2f} % on {run.results.selected_by.rpartition(' on ')[2]}"
 
 
 def _columns(

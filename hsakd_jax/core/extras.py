@@ -6,12 +6,12 @@ from importlib.util import find_spec
 def install(extra: str) -> str:
     """The command that installs an extra.
 
-    It names the checkout, since pip would look for the package's name at PyPI, where it is not.
+    In another environment, pip would look for the package's name at PyPI, where it could be another's package.
     """
     return f"pip install -e '.[{extra}]' in the checkout of hsakd_jax"
 
 
-INSTALL_ONNX = f"{install('onnx')} and an environment of its own, since it may change the versions of JAX and Orbax"
+INSTALL_ONNX = f"{install('onnx')}, into another environment, since it may change the versions of JAX and Orbax"
 
 
 def is_installed(*modules: str) -> bool:

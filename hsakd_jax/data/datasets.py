@@ -10,6 +10,7 @@ import numpy as np
 
 from hsakd_jax.core.console import note, warn
 from hsakd_jax.core.errors import UserError
+from hsakd_jax.core.sharding import is_first_process
 from hsakd_jax.data import image_tree, locate, shared_images
 from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.data.locate import IMAGE_TREE
@@ -108,7 +109,7 @@ def load(
       UserError: an unknown name, or a dataset that can't be prepared, read or held in memory. Images of several sizes
         or not of 8 bits, labels outside the classes, or a fraction out of range.
     """
-    names, open_split = _open(name, data_dir, image_size, max_pixels, interpolation)
+    names, open_split, tree = _open(name, data_dir, image_size, max_pixels, interpolation)
     nothing = Dataset(np.zeros((0, 0, 0, 0), np.uint8), np.zeros(0, np.int32))
     train, validation_images, test = nothing, None, nothing
     if "train" in splits:
@@ -126,8 +127,8 @@ def load(
     if "test" in splits:
         whole = open_split("test")
         test = whole.take(np.arange(len(whole.labels)))
-    if name in ("image_folder", IMAGE_TREE) and {"train", "test"} <= {*splits}:
-        for line in shared_images.warnings(image_tree.ImageTree(data_dir)):
+    if tree and {"train", "test"} <= {*splits} and is_first_process():
+        for line in shared_images.warnings(tree):
             warn(line)
     return Splits(train, validation_images, test, names)
 
@@ -167,13 +168,13 @@ def is_prepared_source(source: Source) -> bool:
 
 def _open(
     name: str, data_dir: str, image_size: int, max_pixels: int, interpolation: str
-) -> tuple[tuple[str, ...], Callable[[str], "Encoded | Part | Photos"]]:
-    """The names of the classes, and a function from 'train' or 'test' to that split."""
+) -> tuple[tuple[str, ...], Callable[[str], "Encoded | Part | Photos"], image_tree.ImageTree | None]:
+    """The names of the classes, a function from 'train' or 'test' to that split, and the tree that is read, if any."""
     if name == IMAGE_TREE:
         if not data_dir or image_size:
             raise UserError("image_tree needs its tree, and no size: set --config.data.dir=DIR")
         tree = image_tree.ImageTree(data_dir)
-        return tree.class_names, lambda split: _of_tree(tree, split, max_pixels, interpolation)
+        return tree.class_names, lambda split: _of_tree(tree, split, max_pixels, interpolation), tree
     root = locate.root_of(data_dir).absolute()
     if root.name == name and not (root / name).is_dir() and any(root.glob("*/dataset_info.json")):
         raise UserError(f"{root} is the folder of {name} itself: set data.dir to the folder above it, {root.parent}")
@@ -181,11 +182,16 @@ def _open(
     names = class_names(builder)
     if name in STREAMED:  # a split `test` of it has no labels
         options = {"max_pixels": max_pixels, "interpolation": interpolation}
-        return names, lambda split: photographs(builder, "validation" if split == "test" else split, names, **options)
+        return (
+            names,
+            lambda split: photographs(builder, "validation" if split == "test" else split, names, **options),
+            None,
+        )
 
     if digests:  # of an image_folder, which has both splits
-        return names, lambda split: encoded(builder, split, len(names), digests[split])
-    return names, lambda split: _read_split(builder, split, len(names))
+        tree = image_tree.ImageTree(data_dir)
+        return names, lambda split: encoded(builder, split, len(names), digests[split]), tree
+    return names, lambda split: _read_split(builder, split, len(names)), None
 
 
 def _of_tree(tree: image_tree.ImageTree, split: str, max_pixels: int, interpolation: str) -> Photos:

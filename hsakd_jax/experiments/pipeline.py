@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from hsakd_jax.core.console import Console, duration, table
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.extras import report_is_installed
+from hsakd_jax.core.extras import install, report_is_installed
 from hsakd_jax.core.files import InvalidContent, expand, read_json, write_json
 from hsakd_jax.core.sharding import Devices, is_first_process
 from hsakd_jax.data import sampling
@@ -92,7 +92,7 @@ def execute(
 def next_commands(workdir: str, run: Path) -> str:
     """Three commands for the runs of a folder, the last one of which is `run`."""
     folder, last = shlex.quote(str(workdir)), shlex.quote(str(run))
-    needs = "" if report_is_installed() else "  # needs: pip install -e '.[report]'"
+    needs = "" if report_is_installed() else f"  # needs: {install('report')}"
     return (
         "next:\n"
         f"  python -m hsakd_jax.evaluate --workdir={folder}\n"

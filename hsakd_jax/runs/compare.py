@@ -21,7 +21,7 @@ RUNS = {"teacher": "teacher.workdir", "init": "training.init"}
 CLOSE = 4e-3
 IMAGENET, WORDNET_ID = 1000, re.compile(r"n\d{8}")
 MOST_SHOWN = 8  # differing settings that a message names
-LONGEST = 60  # letters of a value in a message
+LONGEST = 9  # values of a list in a message
 
 
 def flatten(config: Config) -> dict[str, Any]:
@@ -139,14 +139,20 @@ def in_words(found: Mapping[str, tuple[Any, Any]], first: str, second: str) -> l
       first: the word for the first value.
       second: the word for the second value.
     """
-    words = [f"{key} ({_short(a)} {first}, {_short(b)} {second})" for key, (a, b) in list(found.items())[:MOST_SHOWN]]
+    words = []
+    for key, both in list(found.items())[:MOST_SHOWN]:
+        a, b = _shortened(*both)
+        words.append(f"{key} ({a} {first}, {b} {second})")
     return [*words, f"{len(found) - MOST_SHOWN} more"] if len(found) > MOST_SHOWN else words
 
 
-def _short(value: Any) -> str:
-    """The beginning of a value, such as of the names of a hundred classes."""
-    text = str(value)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+def _shortened(a: Any, b: Any) -> tuple[Any, Any]:
+    """Two values that differ; of two long lists, such as the names of a hundred classes, the first difference."""
+    if not (isinstance(a, list) and isinstance(b, list) and max(len(a), len(b)) > LONGEST):
+        return a, b
+    at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    first, second = (f"{len(one)} values, number {at + 1} is {(one[at : at + 1] or [None])[0]!r}" for one in (a, b))
+    return first, second
 
 
 def normalisation_difference(theirs: Data, ours: Data) -> str:

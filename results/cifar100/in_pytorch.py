@@ -72,15 +72,15 @@ def train_epoch(network: nn.Module, optimizer: torch.optim.Optimizer, images: Te
     Returns:
       How many images were classified correctly, each before its step.
     """
-    right = 0
+    correct = 0
     for chosen in torch.randperm(len(labels)).split(BATCH):
         logits, _ = network(normalised(augmented(images[chosen])))
         loss = F.cross_entropy(logits, labels[chosen])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        right += int((logits.argmax(1) == labels[chosen]).sum())
-    return right
+        correct += int((logits.argmax(1) == labels[chosen]).sum())
+    return correct
 
 
 def train(splits: Splits, run: Path, epochs: int, milestones: Sequence[int], seed: int) -> dict[str, Any]:
@@ -104,39 +104,42 @@ def train(splits: Splits, run: Path, epochs: int, milestones: Sequence[int], see
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones)
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
+    settings = {"milestones": list(milestones), "seed": seed}
     done, seconds, top1 = 0, 0.0, {}
     run.mkdir(parents=True, exist_ok=True)
     state = run / "state.pt"
     if state.exists():
         kept = torch.load(state, weights_only=True)
+        if kept["settings"] != settings or kept["epoch"] > epochs:
+            raise SystemExit(f"{run} has other settings, {kept['settings']}, or more epochs: choose another folder")
         for name, part in parts.items():
             part.load_state_dict(kept[name])
         torch.set_rng_state(kept["random"])
         done, seconds, top1 = kept["epoch"], kept["seconds"], kept["top1"]
     for epoch in range(done + 1, epochs + 1):
         begin = time.perf_counter()
-        right = train_epoch(network, optimizer, images, labels)
+        correct = train_epoch(network, optimizer, images, labels)
         schedule.step()
         seconds += time.perf_counter() - begin
-        line = f"epoch {epoch}/{epochs}, training top-1 {100 * right / len(labels):.2f} %"
+        line = f"epoch {epoch}/{epochs}, training top-1 {100 * correct / len(labels):.2f} %"
         if epoch % 10 == 0 or epoch == epochs:
-            share = (classified(network, test_images) == test_labels).double().mean()
-            top1[str(epoch)] = round(100 * float(share), 2)
+            fraction = (classified(network, test_images) == test_labels).double().mean()
+            top1[str(epoch)] = round(100 * float(fraction), 2)
             line += f", test top-1 {top1[str(epoch)]:.2f} %"
         print(f"{line}, {len(labels) * epoch / seconds:.0f} images/s", flush=True)
         content = {name: part.state_dict() for name, part in parts.items()}
-        content |= {"random": torch.get_rng_state(), "epoch": epoch, "seconds": seconds, "top1": top1}
+        content |= {"settings": settings, "random": torch.get_rng_state()}
+        content |= {"epoch": epoch, "seconds": seconds, "top1": top1}
         torch.save(content, draft := state.with_suffix(".draft"))
         draft.replace(state)
-    correct = (classified(network, test_images) == test_labels).numpy()
+    found = classified(network, test_images) == test_labels
     return {
         "epochs": epochs,
-        "milestones": milestones,
-        "seed": seed,
+        **settings,
         "top1_by_epoch": top1,
         "hours": round(seconds / 3600, 2),
         "torch": torch.__version__,
-        "correct": msgspec.to_builtins(Correct.pack(correct, splits.test.labels)),
+        "correct": msgspec.to_builtins(Correct.pack(found.numpy(), splits.test.labels)),
     }
 
 

@@ -463,6 +463,15 @@ def test_one_seed_is_tested_on_the_test_images(tmp_path):
     assert "KD: resnet8_quarter reaches 82.00 % top-1 on digits, 2.01 points more than the baseline 4 runs" in said
 
 
+def test_other_settings_than_the_baseline_are_in_headline_and_table(tmp_path):
+    for seed in (0, 1):
+        make(tmp_path / str(seed) / "baseline", "baseline", 80.0 + seed, seed=seed)
+        make(tmp_path / str(seed) / "kd", "kd", 90.0 + 3 * seed, seed=seed, student__lr=0.3)
+    page = text(page_of(tmp_path)[0])
+    assert "not shown to differ from the baseline, whose settings differ too (+11.00 points)" in page
+    assert "2 seeds); settings differ too: training.lr (0.3 here, 0.05 there)" in page
+
+
 def test_data_that_is_gone(digits, tmp_path):
     make(tmp_path / "run", "baseline", 10.0, trained=True, data__dir="/nowhere")
     with pytest.raises(UserError, match="its data digits is not in /nowhere: set --data_dir=DIR"):

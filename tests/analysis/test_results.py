@@ -278,6 +278,20 @@ def test_settings_that_differ_are_a_part_of_the_verdict(tmp_path, run_tables):
     assert row["compared"]["baseline"]["differing"] == {"training.lr": [0.1, 0.05]}
 
 
+def test_the_start_and_the_trained_layers_are_settings_of_a_verdict(tmp_path, run_tables):
+    """And a baseline that trains its last layer only is not the reference where there is a whole one."""
+    make(tmp_path / "probe", "baseline/wrn_16_2", 60.0)
+    make(tmp_path / "a", "baseline/resnet20", 69.0)
+    for seed in (0, 1):
+        make(tmp_path / f"head{seed}", "baseline/resnet20", 40.0, seed=seed, training__trainable="^head/fc/")
+        make(tmp_path / f"kd{seed}", "kd/resnet56/resnet20", 71.0, seed=seed)
+    make(tmp_path / "start", "crd/resnet56/resnet20", 72.0, init=tmp_path / "probe")
+    (kd,), (crd,) = (entries(run_tables()["cifar100"], recipe) for recipe in ("kd", "crd"))
+    assert [(one.runs[0].path, dict(one.differing)) for one in kd.compared] == [(tmp_path / "a", {})]
+    baseline, _ = crd.compared
+    assert dict(baseline.differing) == {"training.init": (str(tmp_path / "probe"), None)}
+
+
 def test_a_teacher_without_a_row_is_named(tmp_path, run_tables):
     """A row of its network is then another run's."""
     make(tmp_path / "backbone", "backbone/resnet56", 74.0)
@@ -285,15 +299,18 @@ def test_a_teacher_without_a_row_is_named(tmp_path, run_tables):
     make(tmp_path / "own/student", "student/resnet56/resnet20", 73.0)
     for name in ("kd", "crd"):
         make(tmp_path / name, f"{name}/resnet56/resnet20", 71.0, teacher__workdir=str(tmp_path / "published"))
+    make(tmp_path / "kd_25", "kd_25/resnet56/resnet20", 61.0, teacher__workdir="../backbone")
     path = tmp_path / "crd/results.json"
     results = read_sealed(path, Results)
     taught = structs.replace(results.teacher, measured={"top1": 72.61, "top5": 91.9})
     write_sealed(path, structs.replace(results, teacher=taught))
-    (note,) = run_tables()["cifar100"].notes[1:]
-    assert note == (
-        f"teachers without a row: {tmp_path}/published (of KD), {tmp_path}/published, top-1 72.61 % (of CRD)"
+    found = run_tables()
+    (line,) = (note for note in found["cifar100"].notes if "teachers" in note)
+    assert line == (
+        f"teachers that are not among these finished runs: {tmp_path}/published, top-1 72.61 % on test (of KD, CRD)"
     )
-    assert note in " ".join(rendering.as_text(list(run_tables().values())).split())
+    assert line in " ".join(rendering.as_text([found["cifar100"]]).split())
+    assert not any("teachers" in note for note in found["few_shot"].notes)
 
 
 def test_other_settings_make_entries_of_their_own(tmp_path, run_tables):

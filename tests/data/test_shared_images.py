@@ -61,7 +61,7 @@ def test_a_line_counts_them(tree, tmp_path, monkeypatch, capsys, data):
     assert "warning" not in capsys.readouterr().err
     datasets.load(data, str(tree), **options)
     line = (
-        f"warning: {tree}: 1 of 5 test images is also in the training images (test/cat/copy.png is train/dog/1.png): "
-        "the accuracy will be too high; delete one copy of each"
+        f"warning: {tree}: 1 of 5 test images is a copy of a training image (test/cat/copy.png of train/dog/1.png): "
+        "the accuracy is not that of new images; keep one file of each image"
     )
     assert line in capsys.readouterr().err.splitlines()
