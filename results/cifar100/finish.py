@@ -2,15 +2,17 @@
 
     python results/cifar100/finish.py [--evidence DIR] [--output DIR]
 
-NAME.safetensors is the deployed network as `export` writes it. NAME.json contains the command, the number of calls, the
-hours of training by the log's rate, top-1 over epochs, and the run's results.json. A row that has both files is left as
-it is. Anyone checks a row without training: `convert NAME.safetensors --data=cifar100 --output=RUN`, then `evaluate`.
+NAME.safetensors is the deployed network as `export` writes it, with the names of the classes. NAME.json contains the
+command, the number of calls, the hours of training by the log's rate, top-1 over epochs, and the run's results.json. A
+row that has both files is left as it is. Anyone checks a row without training: `convert NAME.safetensors
+--data=cifar100 --output=RUN`, then `evaluate`.
 """
 
 import argparse
 import json
 import math
 import subprocess
+import sys
 from collections import defaultdict
 from pathlib import Path
 from statistics import mean
@@ -51,10 +53,9 @@ def main() -> None:
         weights, described = args.output / f"{name}.safetensors", args.output / f"{name}.json"
         if weights.exists() and described.exists():
             continue
-        # The code that trained the run writes its file.
-        line = [args.evidence / "env/bin/python", "-m", "hsakd_jax.export", f"--workdir={run.resolve()}"]
-        line += ["--format=safetensors", f"--output={weights.resolve()}", "--measure=False"]
-        subprocess.run(line, cwd=args.evidence / "clone", check=True)
+        line = [sys.executable, "-m", "hsakd_jax.export", f"--workdir={run.resolve()}", "--format=safetensors"]
+        line += [f"--output={weights.resolve()}", "--measure=False"]
+        subprocess.run(line, cwd=HERE.parents[1], check=True)
         content = describe(run, starts.count([name, "start"]))
         described.write_text(json.dumps(content, indent=1) + "\n")
         print(f"{name}: top-1 {content['results']['last']['top1']:.2f} %, {content['hours']} h")
