@@ -20,7 +20,7 @@ TRAINING = {
     "remat": False,
     "lr_batch": 0,  # the batch that `lr` is meant for, to scale it to `batch`; 0 uses `lr` unchanged
     "gamma": 0.1,  # factor of the learning rate at each of the milestones
-    "warmup": 0,  # epochs of linear warm-up
+    "warmup": 0,  # epochs of linear warm-up of the learning rate
     "optimizer": "sgd",  # 'sgd', or 'adamw', which ConvNeXt and DeiT were published with
     "momentum": 0.9,
     "nesterov": True,

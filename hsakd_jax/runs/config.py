@@ -110,7 +110,7 @@ class Training(Section, frozen=True, kw_only=True):
       schedule: 'multi_step' or 'cosine'.
       milestones: epochs at which `gamma` multiplies the learning rate.
       gamma: see `milestones`.
-      warmup: epochs of linear warm-up.
+      warmup: epochs of linear warm-up of the learning rate.
       momentum: of SGD; AdamW does not use it.
       nesterov: whether SGD uses Nesterov's momentum.
       weight_decay: SGD adds it, times the parameters, to the gradient. AdamW shrinks the parameters by it, times the
