@@ -137,7 +137,6 @@ def train(splits: Splits, run: Path, epochs: int, milestones: Sequence[int], see
         "epochs": epochs,
         **settings,
         "top1_by_epoch": top1,
-        "hours": round(seconds / 3600, 2),
         "torch": torch.__version__,
         "correct": msgspec.to_builtins(Correct.pack(found.numpy(), splits.test.labels)),
     }

@@ -3,7 +3,7 @@
     python results/cifar100/table.py [--figure FILE.png]
 
 The table has the paper's numbers for rows of full length. A row is compared with the baseline of the same schedule and
-seed, by McNemar's test on the test images.
+seed, by McNemar's test on the test images. The last rows are those of in_pytorch.py, in the folder pytorch.
 """
 
 import argparse
@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 
 from hsakd_jax.analysis.paper import TABLES, Column
-from hsakd_jax.evaluation.verdict import compare
+from hsakd_jax.evaluation.verdict import compare, mcnemar
 from hsakd_jax.experiments.recipes import RECIPES
-from hsakd_jax.runs.results import Results
+from hsakd_jax.runs.results import Correct, Results
 
 HERE = Path(__file__).resolve().parent
 FULL = 240  # epochs of the paper
@@ -34,6 +34,19 @@ def published(recipe: str) -> str:
 def schedule(one: Results) -> tuple[int, int]:
     """Epochs and seed, which a row and its baseline have in common."""
     return round(one.last["epoch"]), one.seed
+
+
+def pytorch_row(path: Path, baselines: dict[tuple[int, int], Results]) -> str:
+    """The row of a baseline in plain PyTorch, compared with that of this package."""
+    content = json.loads(path.read_text())
+    one, ours = msgspec.convert(content["correct"], Correct), baselines[content["epochs"], content["seed"]]
+    if ours.correct is None or one.labels != ours.correct.labels:
+        raise SystemExit(f"{path} is of other test images than the baseline of this package")
+    verdict = mcnemar(*(correct.unpack(ours.test_images) for correct in (one, ours.correct))).brief()
+    top1 = content["top1_by_epoch"]
+    last, best = f"{top1[str(content['epochs'])]:.2f}", f"{max(top1.values()):.2f}"
+    link = f"[baseline in plain PyTorch](cifar100/pytorch/{path.name})"
+    return f"| {link} | {content['epochs']} | {last} | {best} | {verdict} |  |  |"
 
 
 def draw(rows: dict[str, Any], path: Path) -> None:
@@ -72,6 +85,8 @@ def main() -> None:
         last, best = (f"{accuracies['top1']:.2f}" for accuracies in (one.last, one.best))
         cells = [f"[{title}](cifar100/{name}.json)", f"{one.last['epoch']:g}", last, best, verdict, theirs]
         print(f"| {' | '.join(cells)} | {rows[name]['hours']} |")
+    for path in sorted((HERE / "pytorch").glob("*.json")):
+        print(pytorch_row(path, baselines))
     if args.figure:
         draw({name: rows[name] for name in order}, args.figure)
 
