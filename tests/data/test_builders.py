@@ -677,8 +677,9 @@ def test_an_image_folder(tree, default_dir, capfd, caplog):
         np.testing.assert_array_equal(np.bincount(part.labels), [n // 2] * 2)
     out, err = capfd.readouterr()
     assert out == ""
-    left_out, preparing = err.splitlines()
+    left_out, preparing, copies = err.splitlines()
     assert left_out == f"{tree}/train: 1 file left out: 1 not an image (cat/notes.txt)"
+    assert copies.startswith(f"warning: {tree}: 4 of 4 test images are copies of training images (test/cat/")
     assert preparing.startswith(f"Preparing image_folder in {default_dir}/image_folder/")
     assert not caplog.records
 
