@@ -12,7 +12,8 @@
 # the code does not change a run. `results/cifar100/keep.sh` copies runs in progress into the repository, and `finish.py` the
 # weights and results of finished ones.
 set -euo pipefail
-names="baseline baseline_short kd_short dkd_short crd_short teacher_frozen student_frozen_short kd"
+names="baseline baseline_short baseline_short_seed1 baseline_short_seed2 kd_short dkd_short crd_short"
+names+=" teacher_frozen student_frozen_short kd"
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(git -C "$here" rev-parse --show-toplevel)
 data=$(cd "$1" && pwd)
@@ -100,6 +101,8 @@ row() {  # NAME RECIPE FLAGS...: train one row, or skip it if it is done
 
 row baseline baseline/resnet20
 row baseline_short baseline/resnet20 "${short[@]}"
+row baseline_short_seed1 baseline/resnet20 "${short[@]}" --config.seed=1
+row baseline_short_seed2 baseline/resnet20 "${short[@]}" --config.seed=2
 row kd_short kd/resnet56/resnet20 "${short[@]}" "${kd[@]}"
 row dkd_short dkd/resnet56/resnet20 "${short[@]}" --config.teacher.workdir="$teacher" --config.objective.dkd.dkd.beta=2.0
 row crd_short crd/resnet56/resnet20 "${short[@]}" --config.teacher.workdir="$teacher"
