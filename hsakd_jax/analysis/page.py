@@ -123,7 +123,7 @@ class Dataset:
             accuracies = shown.accuracies(teacher.checkpoint)
         else:
             accuracies = stored.last if stored and teacher.checkpoint == "last" else None
-            if stored and stored.measured and run.results.selected_by.endswith(" on test"):
+            if stored and stored.measured and run.results.selected_on == "test":
                 accuracies = stored.measured  # of the network that taught
         return accuracies.get(f"peer{teacher.peer}/top1", mean(accuracies, "top1")) if accuracies else None
 

@@ -277,7 +277,7 @@ def _measured(run: Run) -> str:
     """The teacher's accuracy as the run measured it: 'top-1 72.61 % on test'; '' where it stored none."""
     if not (run.results.teacher and (found := run.results.teacher.measured)):
         return ""
-    return f"top-1 {mean_top1(found):.2f} % on {run.results.selected_by.rpartition(' on ')[2]}"
+    return f"top-1 {mean_top1(found):.2f} % on {run.results.selected_on}"
 
 
 def _columns(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from hsakd_jax.core.console import note, warn
+from hsakd_jax.core.console import note
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.sharding import is_first_process
 from hsakd_jax.data import image_tree, locate, shared_images
@@ -128,8 +128,7 @@ def load(
         whole = open_split("test")
         test = whole.take(np.arange(len(whole.labels)))
     if tree and {"train", "test"} <= {*splits} and is_first_process():
-        for line in shared_images.warnings(tree):
-            warn(line)
+        shared_images.report(tree)
     return Splits(train, validation_images, test, names)
 
 
@@ -178,7 +177,7 @@ def _open(
     root = locate.root_of(data_dir).absolute()
     if root.name == name and not (root / name).is_dir() and any(root.glob("*/dataset_info.json")):
         raise UserError(f"{root} is the folder of {name} itself: set data.dir to the folder above it, {root.parent}")
-    builder, digests = locate.find(name, data_dir, image_size, max_pixels, interpolation)
+    builder, folder = locate.find(name, data_dir, image_size, max_pixels, interpolation)
     names = class_names(builder)
     if name in STREAMED:  # a split `test` of it has no labels
         options = {"max_pixels": max_pixels, "interpolation": interpolation}
@@ -188,9 +187,8 @@ def _open(
             None,
         )
 
-    if digests:  # of an image_folder, which has both splits
-        tree = image_tree.ImageTree(data_dir)
-        return names, lambda split: encoded(builder, split, len(names), digests[split]), tree
+    if folder:  # has both splits; neither size nor filter of its prepared images changes the digest of their names
+        return names, lambda split: encoded(builder, split, len(names), folder.digests[split]), folder.source
     return names, lambda split: _read_split(builder, split, len(names)), None
 
 

@@ -113,9 +113,12 @@ def summary(left_out: LeftOut) -> str:
     count = sum(map(len, left_out.values()))
     parts = []
     for (one, several), names in left_out.items():
-        shown = [one_line(name) for name in names[:_SHOWN]] + ["..."] * (len(names) > _SHOWN)
-        parts.append(f"{len(names)} {one if len(names) == 1 else several} ({', '.join(shown)})")
+        parts.append(f"{len(names)} {one if len(names) == 1 else several} ({_first(names)})")
     return f"{count} {'file' if count == 1 else 'files'} left out: {', '.join(parts)}"
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join([*map(one_line, names[:_SHOWN]), *["..."] * (len(names) > _SHOWN)])
 
 
 class ImageTree:
@@ -172,6 +175,11 @@ class ImageTree:
         test = {name: list(compress(of, held_out(len(of)))) for name, of in found.items()}
         return {name: of for name, of in test.items() if of}
 
+    def paths(self, split: str) -> dict[str, list[str]]:
+        """As `files`, with the paths of the images."""
+        folder = self.folder(split)
+        return {name: [str(folder / name / one) for one in of] for name, of in self.files(split).items()}
+
     def _list(self, folder: Path) -> dict[str, list[str]]:
         names, left_out = _class_folders(folder)
         if strange := sorted(set(names) - set(self.class_names)):
@@ -212,10 +220,8 @@ class ImageTree:
 
     def _note_untested(self, folder: Path, tested: set[str]) -> None:
         if untested := [name for name in self.class_names if name not in tested]:
-            shown = ", ".join(untested[:_SHOWN] + ["..."] * (len(untested) > _SHOWN))
-            self.notes.append(
-                f"{folder} has no test image of {len(untested)} of {len(self.class_names)} classes: {shown}"
-            )
+            count = f"{len(untested)} of {len(self.class_names)}"
+            self.notes.append(f"{folder} has no test image of {count} classes: {_first(untested)}")
 
     @cached_property
     def _test_folder(self) -> Path:

@@ -46,7 +46,9 @@ def root_of(data_dir: str) -> Path:
     return expand(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
-def find(name: str, data_dir: str, image_size: int, max_pixels: int, interpolation: str) -> tuple[Any, dict[str, str]]:
+def find(
+    name: str, data_dir: str, image_size: int, max_pixels: int, interpolation: str
+) -> tuple[Any, image_folder.Tree | None]:
     """The TFDS builder of a dataset, which is prepared first if it is one of ours.
 
     Args:
@@ -57,8 +59,7 @@ def find(name: str, data_dir: str, image_size: int, max_pixels: int, interpolati
       interpolation: by which they are scaled.
 
     Returns:
-      The builder; Any, since TFDS's types lack methods that its objects have. And of an 'image_folder' the digest of
-      the names of the files, by split: neither size nor filter of the prepared images changes it.
+      The builder; Any, since TFDS's types lack methods that its objects have. And the tree of an 'image_folder'.
 
     Raises:
       UserError: an unknown name, or a dataset that can't be prepared or read.
@@ -86,7 +87,7 @@ def find(name: str, data_dir: str, image_size: int, max_pixels: int, interpolati
             f"installed, run `tfds convert_format --dataset_version_dir={path} --out_file_format=array_record` once"
             + (", or set another data_dir to prepare it again" if name in BUILDERS else "")
         )
-    return builder, tree.digests if tree else {}
+    return builder, tree
 
 
 def is_ready(name: str, data_dir: str, image_size: int, max_pixels: int, interpolation: str) -> bool:

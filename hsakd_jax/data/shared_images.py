@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Hashable
 
-from hsakd_jax.core.console import one_line, with_progress
+from hsakd_jax.core.console import one_line, warn, with_progress
 from hsakd_jax.data.image_tree import ImageTree
 
 MOST = 200_000  # files of a tree that are compared: on a network's disk, 200,000 take minutes
@@ -34,16 +34,16 @@ def shared_images(tree: ImageTree) -> list[tuple[str, str]]:
     return [(path, first[marks[path]]) for path in test]
 
 
-def warnings(tree: ImageTree) -> list[str]:
-    """The line about the shared images of a tree, if it has any."""
+def report(tree: ImageTree) -> None:
+    """Warns of the shared images of a tree, if it has any."""
     if not (found := shared_images(tree)):
-        return []
+        return
     one, other = (one_line(os.path.relpath(path, tree.root)) for path in found[0])
     copies = "is a copy of a training image" if len(found) == 1 else "are copies of training images"
-    return [
+    warn(
         f"{tree.root}: {len(found)} of {_count(tree, 'test')} test images {copies} ({one} of {other}): the accuracy is "
         "not that of new images; keep one file of each image"
-    ]
+    )
 
 
 def _count(tree: ImageTree, split: str) -> int:
@@ -51,8 +51,7 @@ def _count(tree: ImageTree, split: str) -> int:
 
 
 def _paths(tree: ImageTree, split: str) -> list[str]:
-    folder = tree.folder(split)
-    return [str(folder / name / one) for name, of in tree.files(split).items() for one in of]
+    return [path for of in tree.paths(split).values() for path in of]
 
 
 def _try(mark: Callable[[str], Hashable], path: str) -> Hashable:

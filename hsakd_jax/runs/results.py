@@ -97,6 +97,11 @@ class Results(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     correct: Correct | None = None
     test_digest: str | None = None
 
+    @property
+    def selected_on(self) -> str:
+        """The images that selected the best epoch: 'test' or 'validation'."""
+        return self.selected_by.rpartition(" on ")[2]
+
     def same_test_images(self, images: int, digest: str | None) -> bool:
         """Whether these are the test images of the run, as far as their number and their digest show."""
         return self.test_images == images and (None in (self.test_digest, digest) or self.test_digest == digest)

@@ -31,6 +31,7 @@ class Tree(tfds.core.BuilderConfig):
     files: dict[str, dict[str, list[str]]] = dataclasses.field(default_factory=dict)  # split: class: paths
     notes: tuple[str, ...] = ()  # see `ImageTree`
     digests: dict[str, str] = dataclasses.field(default_factory=dict)  # split: that of the names of its files
+    source: ImageTree | None = None  # as it was listed
 
 
 def scan(directory: str, size: int, max_pixels: int = 0, interpolation: str = "bilinear") -> Tree:
@@ -50,10 +51,7 @@ def scan(directory: str, size: int, max_pixels: int = 0, interpolation: str = "b
       UserError: no such folder, no or too few images, or a class of the test split that training does not have.
     """
     tree = ImageTree(directory)
-    files = {
-        split: {name: [str(tree.folder(split) / name / one) for one in of] for name, of in tree.files(split).items()}
-        for split in ("train", "test")
-    }
+    files = {split: tree.paths(split) for split in ("train", "test")}
     marks = []
     for path in (path for part in files.values() for of in part.values() for path in of):
         found = os.stat(path)
@@ -72,6 +70,7 @@ def scan(directory: str, size: int, max_pixels: int = 0, interpolation: str = "b
         files=files,
         notes=tuple(tree.notes),
         digests={split: ImageFiles(tree, split).digest() for split in files},
+        source=tree,
     )
 
 
