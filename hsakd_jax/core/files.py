@@ -244,7 +244,7 @@ def read_names(path: str | Path, count: int) -> list[str]:
     """The names of `count` classes, from a text file with one name per line; empty lines are skipped.
 
     Raises:
-      UserError: the file can't be read, or has another number of names.
+      UserError: the file can't be read, has another number of names, or one with a control character.
     """
     try:
         # Some editors write a byte order mark first.
@@ -252,6 +252,8 @@ def read_names(path: str | Path, count: int) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} can't be read ({error}): use a text file with one class per line") from error
     names = [line.strip() for line in lines if line.strip()]
+    if odd := next((name for name in names if re.search(r"[\x00-\x1f\x7f]", name)), None):
+        raise UserError(f"{path} has {odd!r}, with a tab or another control character: write one name in each line")
     if len(names) != count:
         raise UserError(f"{path} contains {len(names)} class names, the network has {count} classes: fix the file")
     return names

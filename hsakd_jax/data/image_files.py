@@ -60,7 +60,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `M
 
 
 class TooLargeError(ValueError):
-    """An image with more pixels than `data.max_pixels` allows, or too large a file."""
+    """An image with more pixels than `data.max_pixels` allows, as it is or scaled, or too large a file."""
 
 
 def fit(
@@ -109,7 +109,10 @@ def centre_crop(
         image = decode(image)
     short, long = min(image.size), int(resize * max(image.size) / min(image.size))
     width, height = (resize if side == short else long for side in image.size)
-    image = image.resize((width, height), FILTERS[interpolation])
+    if (pixels := width * height) > (max_pixels or MAX_PIXELS):
+        raise TooLargeError(f"has {pixels:,} pixels when its shorter side is scaled to {resize}: cut off its ends")
+    with _LARGE if pixels > _ALONE else contextlib.nullcontext():
+        image = image.resize((width, height), FILTERS[interpolation])
     left, top = (round((side - size) / 2) for side in image.size)
     return rgb(image.crop((left, top, left + size, top + size)))
 

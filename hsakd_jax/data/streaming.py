@@ -85,8 +85,13 @@ class Photos:
         """The same images with other labels, int32 [n]."""
         return self._with(labels, self._indices)
 
-    def _with(self, labels: np.ndarray, indices: np.ndarray) -> "Photos":
-        return Photos(self._read, labels, self.class_names, indices, self.max_pixels, self.interpolation, self._digest)
+    def with_interpolation(self, interpolation: str) -> "Photos":
+        """The same images, whose crops are scaled by another filter of `image_files.FILTERS`."""
+        return self._with(self.labels, self._indices, interpolation)
+
+    def _with(self, labels: np.ndarray, indices: np.ndarray, interpolation: str = "") -> "Photos":
+        scaled = interpolation or self.interpolation
+        return Photos(self._read, labels, self.class_names, indices, self.max_pixels, scaled, self._digest)
 
     def encoded(self, i: int) -> tuple[str, bytes]:
         """The name of image `i`, for messages, and its unchanged bytes."""

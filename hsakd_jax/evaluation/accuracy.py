@@ -22,7 +22,7 @@ from hsakd_jax.evaluation import metrics
 from hsakd_jax.models.network import Outputs
 from hsakd_jax.models.rotations import rotate
 from hsakd_jax.runs.compare import match_classes
-from hsakd_jax.runs.config import Config
+from hsakd_jax.runs.config import Config, ConvertedConfig
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.restore import build_network, network_variables
 from hsakd_jax.runs.results import Accuracies
@@ -217,9 +217,10 @@ def load_test(run: Path, config: Config, data_dir: str | None = None) -> Dataset
     test = relabel(splits, run, config, f"{config.data.name} in {where or '(default)'}")
     shape, found = config.network.image_shape, test.image_shape
     if found[-1] != shape[-1] or (config.data.crop == "pad" and tuple(found) != tuple(shape)):
+        again = ", or convert the checkpoint again with their --image_size, or with --resize to scale them"
         raise UserError(
             f"{run} takes images of {list(shape)}, those of {config.data.name} are {list(found)}: set --data_dir to "
-            "the right ones"
+            f"the right ones{again if isinstance(config, ConvertedConfig) else ''}"
         )
     return test
 

@@ -12,9 +12,10 @@ Array = jax.Array
 
 
 def in_top(logits: Array, labels: Array, k: int = 1) -> Array:
-    """Whether the label is among the k greatest logits: [R, N], integers [R] -> bool [R]."""
+    """Whether the label is among the k greatest logits: [R, N], integers [R] -> bool [R]; False where one is NaN."""
     _, best = jax.lax.top_k(logits, min(k, logits.shape[-1]))
-    return (best == labels[:, None].astype(best.dtype)).any(-1)
+    # `top_k` sorts NaN first: without the check, a network that outputs NaN only would always predict class 0.
+    return (best == labels[:, None].astype(best.dtype)).any(-1) & ~jnp.isnan(logits).any(-1)
 
 
 def top1(outputs: Outputs | Sequence[Outputs], labels: Array) -> Array:

@@ -1,7 +1,7 @@
 """Predictions of several networks for the same test images."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +14,8 @@ from hsakd_jax.core.errors import UserError
 from hsakd_jax.data import datasets, locate
 from hsakd_jax.data.augment import prepare
 from hsakd_jax.data.builders import BUILDERS
+from hsakd_jax.data.dataset import Dataset
+from hsakd_jax.data.streaming import Photos
 from hsakd_jax.evaluation.accuracy import batches_of, other_test_images, preprocessing, relabel
 from hsakd_jax.runs.compare import match_classes
 from hsakd_jax.runs.config import Config
@@ -56,7 +58,9 @@ class Predictions(NamedTuple):
 
 
 def predict_all(networks: Mapping[str, Checkpoint], most: int, data_dir: str | None = None) -> Predictions:
-    """Predicts the classes of all test images by several networks; each image is read once.
+    """Predicts the classes of all test images by several networks.
+
+    Each image is read once, or of photographs once for each crop that the networks were tested with.
 
     Args:
       networks: by key; the first one decides on the images.
@@ -82,26 +86,43 @@ def predict_all(networks: Mapping[str, Checkpoint], most: int, data_dir: str | N
     for key in predictors.keys() - {first}:
         if line := other_test_images(RunDirectory(networks[key].run), config, test):
             warn(line)
-    batches = batches_of(config, test, config.eval_batch)
+    passes = _passes(test, {key: configs[key] for key in predictors})
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {key: [] for key in predictors}
     wrong: list[_Mistake] = []
     done = 0
-    with Progress(f"Predicting by {len(predictors)} networks", len(test.labels)) as progress:
-        for rows in batches:
-            real = int(rows["mask"].sum())
-            for key, predict in predictors.items():
-                classes, probabilities = (np.asarray(x)[:real] for x in predict(rows["image"]))
-                found[key].append((classes, probabilities))
-            classes, probabilities = found[first][-1]
-            for i in np.flatnonzero(classes != rows["label"][:real]).tolist():
-                # A copy, or one image would keep all of its batch.
-                image = rows["image"][i].copy()
-                wrong.append(_Mistake(float(probabilities[i]), done + i, int(classes[i]), image))
-            wrong = _worst(wrong, most)
-            done += real
-            progress.update(done)
+    with Progress(f"Predicting by {len(predictors)} networks", len(passes) * len(test.labels)) as progress:
+        for keys in passes:
+            for rows in _batches(configs[keys[0]], test, config.eval_batch):
+                real = int(rows["mask"].sum())
+                for key in keys:
+                    classes, probabilities = (np.asarray(x)[:real] for x in predictors[key](rows["image"]))
+                    found[key].append((classes, probabilities))
+                if first in keys:
+                    wrong = _worst([*wrong, *_mistakes(rows, *found[first][-1], done)], most)
+                done += real
+                progress.update(done)
     by_network = {key: Prediction(*map(np.concatenate, zip(*parts, strict=True))) for key, parts in found.items()}
     return Predictions(np.asarray(test.labels), by_network, {one.position: one.image for one in wrong}, left_out)
+
+
+def _passes(test: Dataset | Photos, configs: Mapping[str, Config]) -> list[list[str]]:
+    """The networks by the pixels that they share, the first network's first.
+
+    Images in memory are cropped on the device. Photographs are cropped as they are read, for each network as in its own
+    evaluation.
+    """
+    by_crop: dict[Any, list[str]] = {}
+    for key, config in configs.items():
+        settings = preprocessing(config)
+        crop = tuple(settings[name] for name in ("shape", "resize", "interpolation"))
+        by_crop.setdefault(crop if isinstance(test, Photos) else None, []).append(key)
+    return list(by_crop.values())
+
+
+def _batches(config: Config, test: Dataset | Photos, batch: int) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of the test images for a network."""
+    own = test.with_interpolation(config.data.interpolation) if isinstance(test, Photos) else test
+    return batches_of(config, own, batch)
 
 
 class _Mistake(NamedTuple):
@@ -109,6 +130,15 @@ class _Mistake(NamedTuple):
     position: int
     predicted: int
     image: np.ndarray
+
+
+def _mistakes(
+    rows: Mapping[str, np.ndarray], classes: np.ndarray, probabilities: np.ndarray, first: int
+) -> Iterator[_Mistake]:
+    """The misclassified images of a batch, whose first image has the position `first`."""
+    for i in np.flatnonzero(classes != rows["label"][: len(classes)]).tolist():
+        # A copy, or one image would keep all of its batch.
+        yield _Mistake(float(probabilities[i]), first + i, int(classes[i]), rows["image"][i].copy())
 
 
 def _worst(wrong: list[_Mistake], most: int) -> list[_Mistake]:

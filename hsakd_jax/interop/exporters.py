@@ -26,7 +26,7 @@ from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.data.streaming import Photos
 from hsakd_jax.evaluation.accuracy import load_test, preprocessing
 from hsakd_jax.interop import hub, model_files, quantising, torch_files, torch_weights
-from hsakd_jax.interop.preprocessing import record_of
+from hsakd_jax.interop.preprocessing import WITHOUT_RECORD, record_of
 from hsakd_jax.models import profile
 from hsakd_jax.models.folding import Folded
 from hsakd_jax.runs.config import Config
@@ -139,9 +139,7 @@ def export(
                 quantised = folder / "int8.onnx"
                 quantising.quantise(file, quantised, iter(batches), model_files.inputs_of(exported.config, preprocess))
                 files, file = {"float32, not kept": file, path.name: quantised}, quantised
-            measured = [
-                _measure(exported, one, label, test, workdir) for label, one in files.items() if test is not None
-            ]
+            measured = _measure(exported, files, test, workdir)
             if file_format == "hub":
                 hub.describe(folder, exported.network, workdir, checkpoint, licence, measured)
             size = file.stat().st_size
@@ -188,6 +186,8 @@ def _restore(workdir: str | Path, file_format: str, checkpoint: str, branches: b
         raise UserError(f"{workdir} has no branches: leave out --with-branches")
     network = network.clone(branches=branches)
     variables = variables if branches else without_branches(variables)
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
+        raise UserError(f"the {checkpoint} checkpoint of {workdir} has numbers that are not finite: choose another one")
     return Export(config.network.arch, network, variables, config, preprocess)
 
 
@@ -206,10 +206,20 @@ def _test_images(config: Config, run: Path, data_dir: str | None) -> Dataset | P
 
 
 def _measure(
-    exported: Export, file: Path, label: str, test: Dataset | Photos, workdir: str | Path
-) -> model_files.Measured:
-    read = model_files.READERS[file.suffix]
-    return model_files.measure(read(file, exported.config, Path(workdir)), file, exported.config, test, label)
+    exported: Export, files: dict[str, Path], test: Dataset | Photos | None, workdir: str | Path
+) -> list[model_files.Measured]:
+    """The measured files; fewer, and a note, where a test image can't be read: the files are right without it."""
+    measured: list[model_files.Measured] = []
+    if test is None:
+        return measured
+    for label, file in files.items():
+        program = model_files.open_program(file, exported.config, Path(workdir))
+        try:
+            measured.append(model_files.measure(program, file, exported.config, test, label))
+        except UserError as error:
+            note(f"not measured: {error}")
+            break
+    return measured
 
 
 def _write(exported: Export, write: Callable[[Export, Path], Run], path: Path, what: str) -> tuple[float, float]:
@@ -267,6 +277,8 @@ def _safetensors(exported: Export, path: Path) -> Run:
 
     tensors = torch_weights.to_state_dict(exported.arch, exported.network, exported.variables)
     record = record_of(exported.config)
+    if record is None:
+        note(f"the weights contain no settings for `convert`: {WITHOUT_RECORD}")
     metadata = {"format": "pt"} | ({torch_files.RECORD: msgspec.json.encode(record).decode()} if record else {})
     path.write_bytes(safetensors.numpy.save(tensors, metadata=metadata))
     return _reread(exported, path)

@@ -48,7 +48,7 @@ def describe(
     licence: str,
     measured: Sequence[model_files.Measured],
 ) -> None:
-    """Writes config.json, labels.txt, preprocessor_config.json and README.md.
+    """Writes config.json, labels.txt, README.md and, for square images, preprocessor_config.json.
 
     Args:
       folder: with the weights, under the name `torch_files.WEIGHTS`.
@@ -66,7 +66,9 @@ def describe(
     config = directory.config()
     names = config.classes or tuple(f"class {i}" for i in range(config.network.num_classes))
     write_json(folder / "config.json", _network_json(config, names))
-    write_json(folder / "preprocessor_config.json", _preprocessing_json(config))
+    height, width, _ = config.network.image_shape
+    if height == width:  # the Hub's image processors have no setting for the middle of another ratio of sides
+        write_json(folder / "preprocessor_config.json", _preprocessing_json(config))
     write_text(folder / "labels.txt", "".join(f"{name}\n" for name in names))
     card = _card(config, directory.results(), network, checkpoint, licence, measured)
     write_text(folder / "README.md", card)
@@ -81,7 +83,8 @@ def _network_json(config: AnyConfig, names: Sequence[str]) -> dict[str, Any]:
         "num_channels": channels,
         "image_size": [height, width],
         "id2label": {str(i): name for i, name in enumerate(names)},
-        "label2id": {name: i for i, name in enumerate(names)},
+        # Without it, the Hub's libraries make their own. ImageNet has two classes of the name crane.
+        **({"label2id": {name: i for i, name in enumerate(names)}} if len(set(names)) == len(names) else {}),
     }
 
 

@@ -1,23 +1,21 @@
 """A PyTorch checkpoint becomes a run directory like any other."""
 
-import contextlib
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
-
 from hsakd_jax.core.console import Console
 from hsakd_jax.core.errors import UserError
-from hsakd_jax.core.files import NOT_VALID, expand, read_names
+from hsakd_jax.core.files import expand, read_names
+from hsakd_jax.data.datasets import STREAMED
 from hsakd_jax.data.image_files import DECODING
 from hsakd_jax.data.image_tree import ImageTree
 from hsakd_jax.data.locate import IMAGE_TREE, check_name
 from hsakd_jax.data.statistics import NORMALISATION
 from hsakd_jax.interop import packages, torch_files, torch_weights
-from hsakd_jax.interop.preprocessing import Preprocessing, Record, published
-from hsakd_jax.models import NETWORKS, architecture, create, profile
+from hsakd_jax.interop.preprocessing import SIDES, Preprocessing, Record, published, read_record
+from hsakd_jax.models import architecture, create, profile
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.config import ConvertedConfig, typed
 from hsakd_jax.runs.directory import RunDirectory
@@ -80,7 +78,7 @@ def convert(
     usual = weights.usual or published(found.name, data)
     prepared = _changed(usual, given)
     parameters = _parameters(found, prepared, weights.label)
-    crops = bool(resize or (record and record.resize)) or architecture(found.name).for_imagenet
+    crops = bool(resize or (record and record.resize)) or _scales(found, data)
     if crops:
         _check_crop(found.name, data, prepared)
     values = {
@@ -94,7 +92,7 @@ def convert(
     }
     flags = "--data, --mean, --std, --image_size, --resize, --interpolation"
     config = typed(ConvertedConfig, values, f"{weights.label} ({flags})")
-    variables = torch_weights.to_variables(weights.tensors, found)
+    variables = torch_weights.to_variables(weights.tensors, found, weights.label)
     if weights.pretrained:
         packages.check(weights.pretrained, found.network(), variables)
     named = bool(arch or record)
@@ -136,10 +134,8 @@ def _of_file(path: str | Path, part: str) -> _Weights:
         notes.append(f"the weights are those of {content.section}; to use others of the file, set {others}")
     record = None
     if content.record:
-        with contextlib.suppress(*NOT_VALID):
-            record = msgspec.json.decode(content.record, type=Record)
-        if record is None or record.arch not in NETWORKS:
-            record = None
+        record = read_record(content.record)
+        if record is None:
             notes.append("the settings of its run can't be read, and are not used")
     classes = record.classes if record else ()
     return _Weights(str(path), Path(path).name, _sha256(path), tensors, tuple(notes), classes, record=record)
@@ -159,16 +155,21 @@ def _describe(config: ConvertedConfig, label: str, named: bool) -> str:
 
 def _assumed(found: torch_weights.Found, data: str, usual_data: str, given: Preprocessing) -> list[str]:
     """The flags of the settings that neither the user nor the named dataset sets."""
-    from_data, big = data in NORMALISATION, architecture(found.name).for_imagenet
+    from_data, scales = data in NORMALISATION, _scales(found, data)
     known = {
         "data": data or not usual_data,
         "mean": given.mean or from_data,
         "std": given.std or from_data,
-        "image_size": given.image_size or (from_data and not big),
-        "resize": given.resize or not big,
-        "interpolation": given.interpolation or not big,
+        "image_size": given.image_size or (data in SIDES and not scales),
+        "resize": given.resize or not scales,
+        "interpolation": given.interpolation or not scales,
     }
     return [flag for flag, value in known.items() if not value]
+
+
+def _scales(found: torch_weights.Found, data: str) -> bool:
+    """Whether images are scaled where nothing sets it: for networks of ImageNet, and images of many sizes."""
+    return architecture(found.name).for_imagenet or data in STREAMED
 
 
 def _describe_images(config: ConvertedConfig, assumed: Sequence[str]) -> str:

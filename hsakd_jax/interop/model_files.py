@@ -19,7 +19,9 @@ from hsakd_jax.data.streaming import Photos
 from hsakd_jax.evaluation import metrics
 from hsakd_jax.evaluation.accuracy import batches_of, load_test, preprocessing
 from hsakd_jax.interop import torch_files, torch_weights
+from hsakd_jax.interop.preprocessing import read_record, record_difference, record_of
 from hsakd_jax.models import create
+from hsakd_jax.runs.compare import match_classes
 from hsakd_jax.runs.config import Config
 from hsakd_jax.runs.directory import RunDirectory
 from hsakd_jax.runs.restore import peer_config, without_branches
@@ -118,9 +120,27 @@ def open_program(path: Path, config: Config, run: Path) -> Program:
 
     Raises:
       UserError: the file is damaged, would execute foreign code, or needs a package that is not installed. Or it has
-        other images or classes than the run.
+        other images or classes than the run: an ONNX or StableHLO file by their shape and number, weights that
+        `export` wrote by all settings. `run` of the result raises one where the outputs are not of [B, N].
     """
-    return READERS[path.suffix](path, config, run)
+    program = READERS[path.suffix](path, config, run)
+
+    def scores(images: np.ndarray) -> np.ndarray:
+        try:
+            found = np.asarray(program.run(images))
+        except Exception as error:  # a stranger's program can fail in any way
+            raise UserError(
+                f"{path} fails on images of {list(images.shape)} ({_reason(error)}): export it again"
+            ) from error
+        expected = (len(images), config.network.num_classes)
+        if found.shape != expected or not jnp.issubdtype(found.dtype, jnp.floating):
+            raise UserError(
+                f"{path} has outputs of {found.dtype} {list(found.shape)}, not floating point {list(expected)}: export "
+                "it again"
+            )
+        return found
+
+    return program._replace(run=scores)
 
 
 def measure(program: Program, path: Path, config: Config, test: Dataset | Photos, label: str | None = None) -> Measured:
@@ -134,7 +154,7 @@ def measure(program: Program, path: Path, config: Config, test: Dataset | Photos
       label: name of the file in the table; None for its own.
 
     Raises:
-      UserError: its outputs have another shape than [B, N].
+      UserError: of the program, or of a test image that can't be read.
     """
     make_inputs = inputs_of(config, program.takes_pixels)
     found: dict[int, list[np.ndarray]] = {1: [], 5: []}
@@ -144,9 +164,6 @@ def measure(program: Program, path: Path, config: Config, test: Dataset | Photos
             inputs = make_inputs(rows["image"])
             first = first if len(first) else inputs
             scores = program.run(inputs)
-            expected = (len(inputs), config.network.num_classes)
-            if scores.shape != expected:
-                raise UserError(f"{path} has outputs of {list(scores.shape)}, not {list(expected)}: export it again")
             for k, right in found.items():
                 right.append(np.asarray(metrics.in_top(jnp.asarray(scores), jnp.asarray(rows["label"]), k)))
             progress.update(min(done * config.eval_batch, len(test.labels)))
@@ -272,7 +289,8 @@ def _stablehlo(path: Path, config: Config, run: Path) -> Program:
 def _weights(path: Path, config: Config, run: Path) -> Program:
     """Weights alone, in our own network."""
     described = peer_config(config.network, run)
-    tensors, _ = torch_weights.unwrap(torch_files.read(path), str(path))
+    content = torch_files.read(path)
+    tensors, _ = torch_weights.unwrap(content, str(path))
     found = torch_weights.recognise(tensors, described.arch, str(path))
     for what, theirs, ours in (
         ("classes", found.num_classes, described.num_classes),
@@ -280,12 +298,27 @@ def _weights(path: Path, config: Config, run: Path) -> Program:
     ):
         if theirs != ours:
             raise UserError(f"{path} is for {theirs} {what}, {run} has {ours}: choose its own run")
+    _check_settings(content.record, path, config, run)
     network: Any = create(found.name, found.num_classes, branches=False, dtype=described.dtype)
-    variables = without_branches(torch_weights.to_variables(tensors, found))
+    variables = without_branches(torch_weights.to_variables(tensors, found, str(path)))
     settings = preprocessing(config)
     # The variables are no constants of the program, which XLA would compute with when it compiles.
     call = jax.jit(lambda variables, images: network.apply(variables, prepare(images, **settings)).logits)
     return Program(_jax(), True, lambda inputs: np.asarray(call(variables, inputs)))
+
+
+def _check_settings(content: str, path: Path, config: Config, run: Path) -> None:
+    """Refuses weights that `export` wrote for other images or classes than the run's."""
+    theirs, ours = read_record(content), record_of(config)
+    if theirs is None or ours is None:
+        return
+    match = match_classes(config, run, config.network.num_classes, theirs.classes, str(path))
+    if match.order is not None:
+        raise UserError(f"{path} has the classes of {run} in another order: choose its own run")
+    if match.difference:
+        raise UserError(f"{run} {match.difference} in {path}: choose the file's own run")
+    if differing := record_difference(theirs, ours):
+        raise UserError(f"{path} was exported with other settings than those of {run}, {differing}: choose its own run")
 
 
 def _jax() -> str:
@@ -293,8 +326,11 @@ def _jax() -> str:
 
 
 def _damaged(path: Path, kind: str, error: Exception) -> UserError:
-    reason = (str(error).splitlines() or [""])[0][:160] or type(error).__name__
-    return UserError(f"{path} is damaged or no {kind} file ({reason}): export it again")
+    return UserError(f"{path} is damaged or no {kind} file ({_reason(error)}): export it again")
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:160] or type(error).__name__
 
 
 READERS: dict[str, Callable[[Path, Config, Path], Program]] = {

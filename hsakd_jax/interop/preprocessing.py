@@ -3,10 +3,14 @@
 from collections.abc import Sequence
 from typing import Annotated, NamedTuple
 
+import msgspec
+import numpy as np
 from msgspec import Meta, Struct
 
+from hsakd_jax.core.files import NOT_VALID
 from hsakd_jax.data.statistics import NORMALISATION
-from hsakd_jax.models import architecture
+from hsakd_jax.models import NETWORKS, architecture
+from hsakd_jax.runs.compare import CLOSE, in_words
 from hsakd_jax.runs.config import Config, Deviation, Interpolation, Mean, Side
 
 
@@ -57,12 +61,15 @@ class Record(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return Preprocessing(self.image_size, self.resize or self.image_size, self.interpolation, self.mean, self.std)
 
 
+WITHOUT_RECORD = "images are not square, or the name of a class is empty or has a control character such as a tab"
+
+
 def record_of(config: Config) -> Record | None:
     """The settings of a run that its exported weights contain; None where `convert` can't have them."""
     side, width, _ = config.network.image_shape
     if side != width:
         return None
-    return Record(
+    record = Record(
         arch=config.network.arch,
         data=config.data.name,
         image_size=side,
@@ -72,8 +79,31 @@ def record_of(config: Config) -> Record | None:
         std=config.data.std,
         classes=config.classes,
     )
+    return read_record(msgspec.json.encode(record))
 
 
+def read_record(content: str | bytes) -> Record | None:
+    """The settings that an exported file contains; None where they are not valid, or of an unknown network."""
+    try:
+        record = msgspec.json.decode(content, type=Record)
+    except NOT_VALID:
+        return None
+    return record if record.arch in NETWORKS else None
+
+
+def record_difference(theirs: Record, ours: Record) -> str:
+    """The differing settings of the images of two networks, in words; '' where there are none."""
+    found = {}
+    for key in Preprocessing._fields:
+        there, here = (getattr(one.preprocessing, key) for one in (theirs, ours))
+        if key == "interpolation" and theirs.resize is None and ours.resize is None:
+            continue  # nothing is scaled
+        if there != here and not (key in ("mean", "std") and np.allclose(there, here, rtol=0, atol=CLOSE)):
+            found[key] = (there, here)
+    return ", ".join(in_words(found, "there", "here"))
+
+
+SIDES = {"digits": 8, "cifar10": 32, "cifar100": 32}  # of the images, which networks for small images do not scale
 _MEAN_STD = tuple(NORMALISATION["imagenet2012"].values())
 # Of the weights IMAGENET1K_V1 of torchvision 0.28 (`weights.transforms()`), where they are not `_USUAL`. Those of timm
 # 1.0.31 (`timm.data.resolve_model_data_config`) for DeiT and MobileNetV1. tests/interop/test_packages.py compares.
@@ -100,5 +130,5 @@ def published(name: str, data: str) -> Preprocessing:
         found = _PUBLISHED.get(name, _USUAL)
         normal = {} if data == "imagenet2012" else NORMALISATION.get(data, {})
         return found._replace(**normal)
-    side = 8 if data == "digits" else architecture(name).image_size
+    side = SIDES.get(data, architecture(name).image_size)
     return Preprocessing(side, side, "bilinear", **NORMALISATION.get(data, NORMALISATION["cifar100"]))

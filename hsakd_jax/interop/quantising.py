@@ -26,14 +26,14 @@ OPERATIONS = (
 
 
 def calibration_images(config: Config, data_dir: str | None = None) -> Iterator[np.ndarray]:
-    """Batches of training images of a run, as they are stored: of each class as many as of the others, without crops.
+    """Batches of training images of a run, as they are stored, without crops: the same fraction of each class.
 
     Args:
       config: of the run.
       data_dir: folder of the data, if it has moved; None for the run's.
 
     Yields:
-      uint8 [BATCH, H, W, C], at most `IMAGES` images; the last batch may be smaller.
+      uint8 [BATCH, H, W, C], about `IMAGES` images, at least one of each class; the last batch may be smaller.
 
     Raises:
       UserError: data that is not there.

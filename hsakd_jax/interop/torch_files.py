@@ -42,9 +42,10 @@ OTHERS = {
 ONNX = re.compile(rb"\x08[\x01-\x40][\x12\x3a\x42]")  # the version, then producer, graph or operators
 RECORD = "hsakd_jax export 1"  # the key of a safetensors file's metadata for `Content.record`, with its version
 WEIGHTS = "model.safetensors"  # of a folder for the Hub
-# Bounds of a file: unpacked bytes per byte (torch stores them uncompressed), operations of its pickle, and depth of its
-# tuples. Python computes the hash of a nested tuple by recursion in C, which ends the process at great depth.
-MAX_UNPACKED, MAX_OPERATIONS, MAX_DEPTH = 10, 2_000_000, 100
+# Bounds of a file: unpacked bytes per byte (torch stores them uncompressed), operations of its pickle, depth of its
+# tuples, and objects in tuples over all operations. Python computes the hash of a nested tuple by recursion in C, which
+# ends the process at great depth. It visits an object as often as tuples contain it: with each level twice as often.
+MAX_UNPACKED, MAX_OPERATIONS, MAX_DEPTH, MAX_VISITS = 10, 2_000_000, 100, 10**8
 LEGACY_PICKLES = 5  # magic number, protocol, system, content, keys of the storages
 
 
@@ -97,6 +98,8 @@ def read(path: str | Path, part: str = "") -> Content:
             return take(safetensors.numpy.load_file(path), str(path), part)._replace(record=record)
         except UserError:
             raise
+        except AttributeError as error:  # the reader looks the type up in NumPy
+            raise UserError(f"{path} has tensors of a type that NumPy lacks ({error}): save it in float32") from error
         except Exception as error:  # a damaged file can fail anywhere in the reader
             raise UserError(f"{path} is a damaged safetensors file ({error}): get it again") from error
     is_zip = start.startswith(b"PK\x03\x04")
@@ -227,15 +230,16 @@ def _check_legacy(path: Path) -> None:
 
 
 def _check_pickle(stream: Any, path: Path) -> None:
-    """Refuses a pickle of too many operations, with too deep tuples or with `bytearray`; executes nothing.
+    """Refuses a pickle of too many operations, with too deep or large tuples or with `bytearray`; executes nothing.
 
     `torch` permits `bytearray(N)`, which is N bytes of memory for a few bytes of the file. No tensor needs it.
 
     Lists and dicts have no hash, so the depth of tuples inside them does not matter once they are memoised.
     """
-    stack: list[int] = []  # the depth of tuples in each object
+    stack: list[tuple[int, int]] = []  # of each object: the depth of tuples in it, and the objects in them
     marks: list[int] = []
-    memo: dict[Any, int] = {}
+    memo: dict[Any, tuple[int, int]] = {}
+    visits = 0
     for count, (operation, argument, _) in enumerate(pickletools.genops(stream)):
         if isinstance(argument, str) and argument.split()[-1:] == ["bytearray"]:
             raise UserError(
@@ -251,9 +255,12 @@ def _check_pickle(stream: Any, path: Path) -> None:
         else:
             marked = pickletools.markobject in before
             first = marks.pop() - before.index(pickletools.markobject) if marked else len(stack) - len(before)
-            depth = max(stack[first:], default=0) + name.startswith("TUPLE")
-            stack[first:] = [depth] * len(operation.stack_after)
-            if depth > MAX_DEPTH or count > MAX_OPERATIONS:
+            is_tuple = name.startswith("TUPLE")
+            depths, sizes = zip(*stack[first:], strict=True) if stack[first:] else ((0,), (0,))
+            depth, size = max(depths) + is_tuple, 1 + sum(sizes) if is_tuple else max(sizes)
+            stack[first:] = [(depth, size)] * len(operation.stack_after)
+            visits += 0 if is_tuple else sum(sizes)
+            if depth > MAX_DEPTH or visits > MAX_VISITS or count > MAX_OPERATIONS:
                 raise UserError(
                     f"{path} contains more than the tensors of a network (nested or very many objects) and was not "
                     "loaded: save the state dict alone where the file is trusted"

@@ -65,12 +65,12 @@ def load_torch(source: str | Path | Mapping[str, Any], name: str = "", part: str
       {'params', 'batch_stats'} of NumPy arrays, bit for bit the checkpoint's; half precision becomes float32.
 
     Raises:
-      UserError: not a readable checkpoint, or not of this network.
+      UserError: not a readable checkpoint, not of this network, or numbers that are not finite.
     """
     label = str(source) if isinstance(source, str | Path) else "the state dict"
     content = read(source, part) if isinstance(source, str | Path) else take(source, label, part)
     tensors, _ = unwrap(content, label, part)
-    return to_variables(tensors, recognise(tensors, name, label))
+    return to_variables(tensors, recognise(tensors, name, label), label)
 
 
 def unwrap(content: Content, label: str, part: str = "") -> tuple[StateDict, list[str]]:
@@ -166,9 +166,23 @@ def _refuse_one_logit(shapes: Mapping[str, tuple[int, ...]], label: str) -> None
             )
 
 
-def to_variables(tensors: StateDict, found: Found) -> dict[str, Any]:
-    """{'params', 'batch_stats'} of NumPy arrays, where `recognise` has found the network."""
-    flat = {path: _to_ours(tensors[key]) for path, (key, _) in _keys(found).items()}
+def to_variables(tensors: StateDict, found: Found, label: str) -> dict[str, Any]:
+    """{'params', 'batch_stats'} of NumPy arrays, where `recognise` has found the network.
+
+    Args:
+      tensors: as of `unwrap`.
+      found: of `recognise`.
+      label: name of the checkpoint in errors.
+
+    Raises:
+      UserError: numbers that are not finite.
+    """
+    keys = _keys(found)
+    if odd := [key for key, _ in keys.values() if not np.isfinite(tensors[key]).all()]:
+        raise UserError(
+            f"{label} has NaN or infinite numbers in {listed(odd)}: its training diverged, choose another checkpoint"
+        )
+    flat = {path: _to_ours(tensors[key]) for path, (key, _) in keys.items()}
     return {"batch_stats": {}, **unflatten_dict(flat)}  # networks without BatchNorm have no statistics
 
 

@@ -107,7 +107,13 @@ def match_classes(config: Config, path: Path, count: int, names: Sequence[str], 
     if tuple(names) == ours:
         return ClassMatch()
     if any(_are_imagenet(a) and not _are_ids(b) for a, b in ((names, ours), (ours, names))):
-        # Such as torchvision's 'tench' for n01440764. Published networks have the order of the sorted ids.
+        # Such as torchvision's 'tench' for n01440764. Published networks have the order of the sorted ids. A tree of
+        # folders has that of the sorted words.
+        if any(list(one) == sorted(one) and not _are_ids(one) for one in (names, ours)):
+            return ClassMatch(
+                "may have another order of classes: there are words in alphabetic order and ImageNet's ids; name the "
+                "folders by the ids"
+            )
         note = f"{path} or {other} has words for ImageNet's WordNet ids: both are taken to be in the order of the ids"
         return ClassMatch(note=note)
     if sorted(names) != sorted(ours):

@@ -3,23 +3,26 @@
     python results/cifar100/table.py [--figure FILE.png]
 
 The table has the paper's numbers for rows of full length. A row is compared with the baseline of the same schedule and
-seed, by McNemar's test on the test images. The last rows are those of in_pytorch.py, in the folder pytorch.
+seed, by McNemar's test on the test images. A second table compares the baselines with those of in_pytorch.py, in the
+folder pytorch.
 """
 
 import argparse
 import json
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import msgspec
+from scipy import stats
 
 from hsakd_jax.analysis.paper import TABLES, Column
-from hsakd_jax.evaluation.verdict import compare, mcnemar
+from hsakd_jax.evaluation.verdict import LEVEL, Verdict, compare
 from hsakd_jax.experiments.recipes import RECIPES
-from hsakd_jax.runs.results import Correct, Results
+from hsakd_jax.runs.results import Results
 
 HERE = Path(__file__).resolve().parent
-FULL = 240  # epochs of the paper
+FULL, SHORT = 240, 30  # epochs: of the paper, and of rows with a check in PyTorch
 PAIR = Column("cifar100", "resnet56", "resnet20")
 
 
@@ -36,23 +39,31 @@ def schedule(one: Results) -> tuple[int, int]:
     return round(one.last["epoch"]), one.seed
 
 
-def pytorch_row(path: Path, baselines: dict[tuple[int, int], Results]) -> str:
-    """The row of a baseline in plain PyTorch, compared with that of this package."""
-    content = json.loads(path.read_text())
-    one, ours = msgspec.convert(content["correct"], Correct), baselines.get((content["epochs"], content["seed"]))
-    verdict = ""
-    if ours and ours.correct:
-        if one.labels != ours.correct.labels:
-            raise SystemExit(f"{path} is of other test images than the baseline of this package")
-        verdict = mcnemar(*(correct.unpack(ours.test_images) for correct in (one, ours.correct))).brief()
-    top1 = content["top1_by_epoch"]
-    last, best = f"{top1[str(content['epochs'])]:.2f}", f"{max(top1.values()):.2f}"
-    link = f"[baseline in plain PyTorch](cifar100/pytorch/{path.name})"
-    return f"| {link} | {content['epochs']} | {last} | {best} | {verdict} |  |  |"
+def print_check(ours: dict[int, float], theirs: dict[int, float]) -> None:
+    """Prints the table of the baselines of 30 epochs, of this package and in plain PyTorch, and their difference.
+
+    Welch's t-test, as the two have different random numbers: the same seed is not a pair.
+
+    Args:
+      ours: top-1 of the last epoch by seed.
+      theirs: the same of in_pytorch.py.
+    """
+    print("| training | seeds | top-1 %, last | mean (standard deviation) |")
+    print("|---|---|---|---|")
+    for name, found in (("this package", ours), ("plain PyTorch", theirs)):
+        seeds, top1 = zip(*sorted(found.items()), strict=True)
+        every = ", ".join(f"{one:.2f}" for one in top1)
+        print(f"| {name} | {', '.join(map(str, seeds))} | {every} | {mean(top1):.2f} ({stdev(top1):.2f}) |")
+    test = stats.ttest_ind(list(theirs.values()), list(ours.values()), equal_var=False)
+    low, high = test.confidence_interval(LEVEL)
+    difference = mean(theirs.values()) - mean(ours.values())
+    verdict = Verdict(difference, (float(low), float(high)), float(test.pvalue), len(ours))
+    print()
+    print(f"PyTorch against this package: {verdict.words} ({LEVEL * 100:g} % interval {verdict.bounds}).")
 
 
 def draw(rows: dict[str, Any], path: Path) -> None:
-    """Top-1 over epochs: each test, and the mean of an epoch's training images, which are augmented."""
+    """Top-1 over epochs with seed 0: each test, and the mean of an epoch's training images, which are augmented."""
     from hsakd_jax.analysis import plots
 
     panels = []
@@ -76,8 +87,10 @@ def main() -> None:
     results = {name: msgspec.convert(row["results"], Results) for name, row in rows.items()}
     order = sorted(results, key=lambda name: (-results[name].last["epoch"], results[name].recipe != "baseline", name))
     baselines = {schedule(one): one for one in results.values() if one.recipe == "baseline"}
-    print("| row | epochs | top-1 %, last | best | against the baseline | published, best of full length | hours |")
-    print("|---|---|---|---|---|---|---|")
+    heads = ["row", "seed", "epochs", "top-1 %, last", "best", "against the baseline"]
+    heads += ["published, best of full length", "hours"]
+    print(f"| {' | '.join(heads)} |")
+    print("|---" * len(heads) + "|")
     for name in order:
         one, title = results[name], RECIPES[results[name].recipe].title
         verdict = ""
@@ -85,12 +98,20 @@ def main() -> None:
             verdict = compare({one.seed: one}, {one.seed: baselines[schedule(one)]}).brief()
         theirs = published(one.recipe) if round(one.last["epoch"]) == FULL else ""
         last, best = (f"{accuracies['top1']:.2f}" for accuracies in (one.last, one.best))
-        cells = [f"[{title}](cifar100/{name}.json)", f"{one.last['epoch']:g}", last, best, verdict, theirs]
-        print(f"| {' | '.join(cells)} | {rows[name]['hours']} |")
-    for path in sorted((HERE / "pytorch").glob("*.json")):
-        print(pytorch_row(path, baselines))
+        cells = [f"[{title}](cifar100/{name}.json)", str(one.seed), f"{one.last['epoch']:g}", last, best, verdict]
+        print(f"| {' | '.join(cells)} | {theirs} | {rows[name]['hours']} |")
+    print()
+    ours = {seed: one for (epochs, seed), one in baselines.items() if epochs == SHORT}
+    theirs = [json.loads(path.read_text()) for path in (HERE / "pytorch").glob("*.json")]
+    images = {one.correct.labels for one in ours.values() if one.correct}
+    if images != {one["correct"]["labels"] for one in theirs}:
+        raise SystemExit("the runs in PyTorch have other test images than those of this package")
+    print_check(
+        {seed: one.last["top1"] for seed, one in ours.items()},
+        {one["seed"]: one["top1_by_epoch"][str(SHORT)] for one in theirs},
+    )
     if args.figure:
-        draw({name: rows[name] for name in order}, args.figure)
+        draw({name: rows[name] for name in order if results[name].seed == 0}, args.figure)
 
 
 if __name__ == "__main__":

@@ -78,6 +78,10 @@ def test_words_for_the_ids_of_imagenet_are_in_their_order():
         )
         unsorted = [*ids[1:], ids[0]]
         assert match_classes(run_config(classes=words), Path("run"), 1000, unsorted, "photos").difference
+    # Folders that are named by the words: fish and goldfish are the first ids, but not the first words.
+    for ours, theirs in ((ids, sorted(words)), (sorted(words), ids)):
+        found = match_classes(run_config(classes=ours), Path("run"), 1000, theirs, "photos")
+        assert found.difference.startswith("may have another order of classes: there are words in alphabetic order")
     assert match_classes(run_config(classes=words[:9]), Path("run"), 9, ids[:9], "photos").difference
     # Ids in another order, such as that of a challenge, have names to match by.
     turned = match_classes(run_config(classes=ids), Path("run"), 1000, ids[::-1], "photos")

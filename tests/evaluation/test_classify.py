@@ -3,11 +3,14 @@
 import io
 import itertools
 import os
+from functools import partial
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import write_photographs
 from PIL import Image
 from run_configs import run_config
 
@@ -16,12 +19,15 @@ from hsakd_jax.core.sharding import Devices
 from hsakd_jax.data import datasets
 from hsakd_jax.data.augment import prepare
 from hsakd_jax.data.dataset import Dataset
-from hsakd_jax.data.image_files import FILTERS
+from hsakd_jax.data.image_files import FILTERS, TooLargeError, centre_crop
 from hsakd_jax.data.streaming import centre_crops
-from hsakd_jax.evaluation.accuracy import batches_of, make_evaluate, pixels_of, preprocessing
-from hsakd_jax.evaluation.classify import find
-from hsakd_jax.evaluation.predictions import _class_order
+from hsakd_jax.evaluation.accuracy import batches_of, load_test, make_evaluate, pixels_of, preprocessing
+from hsakd_jax.evaluation.classify import find, predict
+from hsakd_jax.evaluation.predictions import Checkpoint, _class_order, predict_all
 from hsakd_jax.models.network import Outputs
+from hsakd_jax.runs.checkpoint import Checkpoints
+from hsakd_jax.runs.directory import RunDirectory
+from hsakd_jax.runs.restore import build_network, initialise, restore
 
 CROPPED = {"data__crop": "resized", "data__image_size": 32, "data__resize": 36, "shape": (0, 0, 3)}
 COLOUR = {"data__mean": (0.5,), "data__std": (0.25,)}
@@ -158,6 +164,53 @@ def test_test_images_of_another_size():
     images = [Dataset(np.zeros((1, *shape, 3), np.uint8), np.zeros(1, np.int32)) for shape in ((8, 8), (8, 9))]
     with pytest.raises(UserError, match=r"training images of \[8, 8, 3\] and test images of \[8, 9, 3\]"):
         run_config(shape=images[0].image_shape, tests=images[1], **COLOUR)
+
+
+def make(path, change=lambda variables: variables, **keys):
+    """A run of random weights."""
+    directory, config = RunDirectory(path), run_config(student__arch="resnet8_quarter", **keys)
+    directory.acquire(config)
+    checkpoints = Checkpoints(directory.checkpoints)
+    variables = initialise(build_network(config.network), config.network.image_shape, 0)
+    checkpoints.save(1, change(jax.device_get(variables)))
+    checkpoints.close()
+    return path
+
+
+def test_photographs_are_cropped_for_each_network_as_in_its_own_evaluation(tmp_path):
+    write_photographs(tmp_path / "tree", {"train": 1, "test": 6}, "ab", "png")
+    networks = {}
+    for key, size, resize, interpolation in (("student", 16, 32, "bilinear"), ("teacher", 24, 28, "bicubic")):
+        sizes = {"data__image_size": size, "data__resize": resize, "data__interpolation": interpolation}
+        keys = {"data__name": "image_tree", "data__dir": str(tmp_path / "tree"), "data__crop": "resized"}
+        networks[key] = make(tmp_path / key, **keys, **sizes, **COLOUR, shape=(0, 0, 3))
+    found = predict_all({key: Checkpoint(run) for key, run in networks.items()}, 3)
+    for key, run in networks.items():
+        config = RunDirectory(run).config()
+        (rows,) = batches_of(config, load_test(run, config), 12)
+        network, variables = restore(run)
+        logits = network.apply(variables, prepare(rows["image"], **preprocessing(config))).logits
+        np.testing.assert_allclose(found.by_network[key].probabilities, jax.nn.softmax(logits).max(-1), rtol=1e-5)
+        if key == "student":
+            wrong = np.flatnonzero(logits.argmax(-1) != rows["label"])
+            assert set(found.misclassified) <= set(wrong.tolist())
+            for i, image in found.misclassified.items():
+                np.testing.assert_array_equal(image, rows["image"][i])
+    assert found.misclassified
+
+
+def test_outputs_that_are_not_finite_predict_nothing(tmp_path):
+    spoil = partial(jax.tree.map, lambda x: np.full_like(x, np.nan))
+    run = make(tmp_path / "run", spoil, classes="ab")
+    photograph(8, 8).save(tmp_path / "x.png")
+    with pytest.raises(UserError, match="the outputs of .*run are not finite: choose another checkpoint or run"):
+        predict(run, [tmp_path / "x.png"], 1)
+
+
+def test_an_image_whose_scaled_form_fills_the_memory_is_refused():
+    with pytest.raises(TooLargeError, match="has 1,638,400,000 pixels when its shorter side is scaled to 256: cut off"):
+        centre_crop(png(Image.new("L", (200_000, 8))), 224, 256)
+    assert centre_crop(png(Image.new("L", (2000, 8))), 224, 256).size == (224, 224)
 
 
 def test_a_network_of_four_channels_predicts_no_files():

@@ -39,10 +39,12 @@ def test_correct_against_numpy():
     )
 
 
-def test_logits_that_are_not_finite_are_wrong():
-    outputs = Outputs(jnp.full((4, 3), jnp.nan), (), ())
-    labels = jnp.array([1, 2, 1, 2])
-    assert not metrics.correct(outputs, labels, jnp.ones(4, bool))["top1"].any()
+def test_logits_with_nan_are_wrong_for_each_class():
+    labels = jnp.array([0, 1, 2])
+    logits = 9.0 * jnp.eye(3)
+    assert metrics.in_top(logits, labels).all()
+    for at in range(3):
+        assert metrics.in_top(logits.at[:, at].set(jnp.nan), labels, 5).tolist() == [False] * 3
 
 
 @pytest.mark.parametrize("batch", [7, 16, 100])

@@ -262,11 +262,15 @@ def test_what_convert_takes_for_granted_is_printed(tmp_path, capsys):
     assert "data cifar100 (assumed: data, mean, std, image_size)\n" in capsys.readouterr().out
     for i, (flags, words) in enumerate([
         ({"data": "cifar100"}, "data cifar100\n"),
-        ({"data": "image_tree"}, "data image_tree (assumed: mean, std, image_size)\n"),
+        ({"data": "image_tree"}, "data image_tree (assumed: mean, std, image_size, resize, interpolation)\n"),
+        ({"data": "image_tree", "resize": 40}, "images scaled to 40 (bilinear), "),
         ({"mean": [0.5], "std": [0.5]}, "data cifar100 (assumed: data, image_size)\n"),
     ]):  # fmt: skip
         convert(file, tmp_path / f"b{i}", Console(), **flags)
         assert words in capsys.readouterr().out
+    # Images of a tree have many sizes, which a network of images of 32 pixels can't take as they are.
+    assert settings_of(tmp_path / "b1")[0][2:] == (32, 32, "resized")
+    assert settings_of(tmp_path / "b2")[0][2:] == (32, 40, "resized")
     record = {"arch": "resnet8_quarter", "data": None, "image_size": 32, "resize": None, "interpolation": "bilinear",
               "mean": [0.1], "std": [0.1], "classes": []}  # fmt: skip
     damages = {"mean": "x"}, {"data": "digits\n"}, {"classes": ["\x1b[2J"] * 100}, {"more": 1}, {"arch": "later"}

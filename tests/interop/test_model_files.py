@@ -20,7 +20,7 @@ from hsakd_jax.core.sharding import Devices
 from hsakd_jax.data import datasets
 from hsakd_jax.data.augment import normalise, prepare
 from hsakd_jax.evaluation.accuracy import load_test, make_measure, preprocessing
-from hsakd_jax.interop import exporters, hub, model_files
+from hsakd_jax.interop import exporters, hub, model_files, torch_files
 from hsakd_jax.interop.exporters import export
 from hsakd_jax.interop.model_files import evaluate_file
 from hsakd_jax.models import create
@@ -218,15 +218,22 @@ def foreign_program(path):
     path.write_bytes(jax_export.export(jax.jit(call), disabled_checks=checks)(images).serialize())
 
 
-def program_of(*shape, batch=None, dtype=jnp.uint8, outputs=10):
+def program_of(*shape, batch=None, dtype=jnp.uint8, outputs=10, make=jnp.zeros):
     """Writes a program of images of that shape."""
 
     def write(path):
         first = batch or jax_export.symbolic_shape("batch")[0]
-        call = jax.jit(lambda images: jnp.zeros((images.shape[0], outputs)))
+        call = jax.jit(lambda images: make((images.shape[0], outputs)))
         path.write_bytes(jax_export.export(call)(jax.ShapeDtypeStruct((first, *shape), dtype)).serialize())
 
     return write
+
+
+def small_batches(path):
+    """A program of at most 32 images."""
+    (batch,) = jax_export.symbolic_shape("batch", constraints=["batch <= 32"])
+    call = jax.jit(lambda images: jnp.zeros((images.shape[0], 10)))
+    path.write_bytes(jax_export.export(call)(jax.ShapeDtypeStruct((batch, 8, 8, 1), jnp.uint8)).serialize())
 
 
 REFUSED = {
@@ -244,7 +251,18 @@ REFUSED = {
     "one batch": ("x.stablehlo", program_of(8, 8, 1, batch=4), "takes batches of 4 only"),
     "vectors": ("x.stablehlo", program_of(8), r"takes uint8 arrays of \['batch', 8\], not images"),
     "integers": ("x.stablehlo", program_of(8, 8, 1, dtype=jnp.int32), "takes int32 arrays"),
-    "classes": ("x.stablehlo", program_of(8, 8, 1, outputs=7), r"has outputs of \[448, 7\], not \[448, 10\]"),
+    "classes": (
+        "x.stablehlo",
+        program_of(8, 8, 1, outputs=7),
+        r"has outputs of float32 \[448, 7\], not floating point \[448, 10\]",
+    ),
+    "no scores": (
+        "x.stablehlo",
+        program_of(8, 8, 1, make=lambda shape: jnp.zeros(shape, bool)),
+        r"has outputs of bool \[448, 10\], not floating point",
+    ),
+    "no outputs": ("x.stablehlo", program_of(8, 8, 1, make=lambda shape: ()), "fails on images of .*: export it again"),
+    "small batches": ("x.stablehlo", small_batches, r"fails on images of \[448, 8, 8, 1\] .*: export it again"),
     "no weights": ("x.safetensors", lambda path: path.write_bytes(b"12345678{"), "is a damaged safetensors file"),
 }
 
@@ -325,6 +343,56 @@ def test_weights_of_another_network_are_refused(run, tmp_path):
             evaluate_file(tmp_path / f"{one.name}.safetensors", run)
 
 
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"classes": "9876543210"}, "has the classes of .* in another order: choose its own run"),
+        ({"classes": "abcdefghij"}, "has other classes: '0' where 'a' is expected in .*: choose the file's own run"),
+        ({"data__mean": (0.9,)}, r"was exported with other settings .*, mean \(\(0.9,\) there, \(0.31,\) here\)"),
+        ({"data__mean": (0.311,)}, ""),  # as good as the same
+        ({"data__crop": "resized", "data__image_size": 8, "data__resize": 12}, r"resize \(12 there, 8 here\)"),
+    ],
+)
+def test_weights_that_were_exported_with_other_settings_are_refused(keys, words, run, tmp_path):
+    export(make(tmp_path / "other", **keys), tmp_path / "x.safetensors", "safetensors")
+    with pytest.raises(UserError, match=words) if words else nullcontext():
+        evaluate_file(tmp_path / "x.safetensors", run)
+
+
+def test_names_that_convert_would_refuse_are_not_exported(tmp_path, capsys):
+    tabs = make(tmp_path / "run", classes=[f"n{i}\tdigit" for i in range(10)])
+    export(tabs, tmp_path / "x.safetensors", "safetensors")
+    assert "the weights contain no settings for `convert`: images are not square, or the" in capsys.readouterr().err
+    assert torch_files.read(tmp_path / "x.safetensors").record == ""
+
+
+def test_a_run_that_diverged_is_not_exported(run, tmp_path):
+    directory = RunDirectory(tmp_path / "run")
+    directory.acquire(RunDirectory(run).config())
+    _, variables = restore(run)
+    variables["batch_stats"]["stem"]["bn1"]["var"] = np.full_like(
+        variables["batch_stats"]["stem"]["bn1"]["var"], np.nan
+    )
+    checkpoints = Checkpoints(directory.checkpoints)
+    checkpoints.save(1, variables)
+    checkpoints.close()
+    with pytest.raises(UserError, match="the last checkpoint of .* has numbers that are not finite: choose another"):
+        export(tmp_path / "run", tmp_path / "x.safetensors", "safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_file_is_kept_if_a_test_image_can_not_be_read(run, tmp_path, monkeypatch, capsys):
+    def damaged(*_):
+        raise UserError("3.png can't be read")
+        yield
+
+    monkeypatch.setattr(model_files, "batches_of", damaged)
+    found = export(run, tmp_path / "x.safetensors", "safetensors", measure=True)
+    assert found["measured"] == []
+    assert capsys.readouterr().err.endswith("not measured: 3.png can't be read\n")
+    assert (tmp_path / "x.safetensors").exists()
+
+
 def test_an_export_without_its_data_is_not_measured(run, tmp_path, call_command):
     out = call_command(
         "export", f"--workdir={run}", "--format=safetensors", f"--output={tmp_path}/x.pt", "--data_dir=/nowhere"
@@ -370,6 +438,14 @@ def test_a_folder_for_the_hub_describes_crop_and_filter():
     assert "(a folder of images of the person who trained it)" in hub._card(
         folder, None, create("resnet8", 10), "last", "", []
     )
+
+
+def test_a_folder_for_the_hub_of_images_that_are_not_square(tmp_path):
+    names = ["crane", "crane", *"23456789"]  # ImageNet has two classes of one name
+    export(make(tmp_path / "run", shape=(8, 12, 1), classes=names), tmp_path / "hub", "hub")
+    assert not (tmp_path / "hub/preprocessor_config.json").exists()  # it can't describe the run's crop
+    described = json.loads((tmp_path / "hub/config.json").read_text())
+    assert (described["id2label"]["1"], "label2id" in described) == ("crane", False)
 
 
 def test_a_card_has_the_accuracy_of_the_network_that_is_exported():

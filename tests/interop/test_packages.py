@@ -208,7 +208,7 @@ def test_other_layers_with_the_same_tensors_are_refused(timm):
     found = torch_weights.recognise(tensors, "", "x")
     pretrained = packages.Pretrained("x", tensors, published(found.name, ""), (), packages.logits_of(model))
     with pytest.raises(UserError, match=r"x has the tensors of our network and other layers: its logits differ by \d"):
-        packages.check(pretrained, found.network(), torch_weights.to_variables(tensors, found))
+        packages.check(pretrained, found.network(), torch_weights.to_variables(tensors, found, ""))
 
 
 def test_gradients_are_those_of_torchvision(torchvision):

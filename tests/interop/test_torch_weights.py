@@ -20,7 +20,9 @@ from hsakd_jax import load_torch
 from hsakd_jax.core.console import Console
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.interop import importing, torch_files, torch_weights
+from hsakd_jax.models import create
 from hsakd_jax.runs.directory import RunDirectory
+from hsakd_jax.runs.restore import initialise
 
 torch = pytest.importorskip("torch", reason="the extra 'torch' is not installed; .ci/run does it")
 ARCHITECTURES = reference.read("architectures.json")["architectures"]
@@ -57,7 +59,7 @@ def test_round_trip_of_every_network(name):
     found = torch_weights.recognise(kept, plain if name == "mobilenetV2" else "", name)
     assert (found.name, found.num_classes, found.branches) == (plain, arch["num_classes"], with_branches)
     assert not foreign
-    back = torch_weights.to_state_dict(plain, found.network(), torch_weights.to_variables(kept, found))
+    back = torch_weights.to_state_dict(plain, found.network(), torch_weights.to_variables(kept, found, ""))
     assert {key: list(value.shape) for key, value in back.items()} == dict(arch["state_dict"])
     for key, value in given.items():
         assert back[key].dtype == value.dtype
@@ -277,7 +279,11 @@ NESTED = b"\x80\x02}K\x01" + b"\x85" * 500_000 + b"K\x01s."
 MEMOISED = b"\x80\x02}K\x01" + b"\x85q\x010h\x01" * 500 + b"K\x01s."
 
 
-@pytest.mark.parametrize("pickled", [NESTED, MEMOISED], ids=["nested", "memoised"])
+# A tuple of a tuple twice, which contains another one twice ...: 60 levels are 10^18 objects to Python's hash.
+DOUBLED = b"\x80\x02})q\x00" + b"0h\x00h\x00\x86q\x00" * 60 + b"K\x01s."
+
+
+@pytest.mark.parametrize("pickled", [NESTED, MEMOISED, DOUBLED], ids=["nested", "memoised", "doubled"])
 @pytest.mark.parametrize("write", [write_legacy, write_zip, partial(write_zip, name="x/DATA.PKL")])
 def test_a_nested_pickle_is_refused(write, pickled, tmp_path):
     write(tmp_path / "x.pth", pickled)
@@ -447,3 +453,13 @@ def test_differences_are_listed(tensors):
             UserError, match="EfficientNet, MobileNetV2 and V3 are those of torchvision here, not timm's"
         ):
             load_torch(changed, name)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    network = create("resnet8_quarter", 10, branches=False)
+    tensors = torch_weights.to_state_dict("resnet8_quarter", network, initialise(network, (32, 32, 3), 0))
+    tensors["bn1.running_var"] = tensors["bn1.running_var"].copy()
+    tensors["bn1.running_var"][3] = np.nan
+    safetensors.numpy.save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match="NaN or infinite numbers in bn1.running_var: its training diverged"):
+        load_torch(tmp_path / "x.safetensors")

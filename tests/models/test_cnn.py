@@ -69,7 +69,7 @@ def test_parameters_and_tensors_are_those_of_torchvision(name):
     assert (found.name, found.num_classes, found.branches) == (name, 1000, False)
     assert set(torch_names.num_batches_tracked(kept)) == counters
     expected = jax.eval_shape(plain.init, jax.random.key(0), IMAGES)
-    assert shapes(torch_weights.to_variables(kept, found)) == shapes(expected)
+    assert shapes(torch_weights.to_variables(kept, found, "")) == shapes(expected)
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -28,7 +28,7 @@ def assert_tensors_of_the_original(name, side):
     }
     found = torch_weights.recognise(tensors, "", name)
     assert (found.name, found.num_classes, found.branches) == (name, 1000, False)
-    variables = torch_weights.to_variables(tensors, found)
+    variables = torch_weights.to_variables(tensors, found, "")
     assert shapes(variables) == shapes(jax.eval_shape(plain.init, jax.random.key(0), jnp.zeros((2, 64, 64, 3))))
     back = torch_weights.to_state_dict(name, plain, variables)
     assert {key: list(value.shape) for key, value in back.items()} == dict(golden["state_dict"])
