@@ -17,6 +17,7 @@ Run the same command again to resume. Exit status: 0 done, 2 bad input; 143, 130
 closed terminal with the state saved. Under nohup, a run goes on when its terminal is closed.
 """
 
+import re
 from collections.abc import Sequence
 
 from absl import flags
@@ -43,7 +44,7 @@ def main(values: flags.FlagValues, argv: Sequence[str]) -> None:
     initialize_distributed(values.coordinator, values.processes, values.process)
     with report_lost_process():
         console = Console(silent=not is_first_process())
-        command = [word for word in argv if "dry_run" not in word.partition("=")[0].replace("-", "_")]
+        command = [word for word in argv if not re.fullmatch(r"--?(no)?dry[_-]run(=.*)?", word)]
         pipeline.execute(values.config.to_dict(), values.workdir, console, command, dry_run=values.dry_run)
 
 

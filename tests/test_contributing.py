@@ -20,6 +20,7 @@ from hsakd_jax.core.errors import UserError
 from hsakd_jax.data import builders, datasets
 from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.distillation import methods
+from hsakd_jax.distillation.methods import Sample
 from hsakd_jax.experiments import pipeline, recipes
 from hsakd_jax.experiments.resolve import recipes_of, resolve
 from hsakd_jax.interop import torch_weights
@@ -135,7 +136,8 @@ def test_method(new_file, new_functions, new_lines):
 
     # Odds of 1 to 3 for the second class: the label says the first one, the teacher the second.
     student, teacher = (Outputs(jnp.log(jnp.array([odds])), (), ()) for odds in ([1.0, 3.0], [1.0, 9.0]))
-    found = make_objective(resolved.objective).apply({}, student, jnp.array([0]), teacher, None)
+    sample = Sample(jnp.array([0]), jnp.array([0]), jax.random.key(0))
+    found = make_objective(resolved.objective).apply({}, student, jnp.array([0]), teacher, sample)
     loss = sum(weights[name] * float(value) for name, value in found.items())
     assert loss == pytest.approx(0.5 * math.log(4) + 0.5 * math.log(4 / 3))
 

@@ -95,9 +95,9 @@ def make_config(
         "runs": runs,  # recipes to train, in order; those that they need come first
         "data": data,
         "teacher": {**started, **taught, **teacher},
-        "student": {**student, **started},
-        "frozen": {**frozen, **started},
-        "head": {**(head or frozen), **started},
+        "student": {**started, **student},
+        "frozen": {**started, **frozen},
+        "head": {**started, **(head or frozen)},
     }
     if name.endswith("_tiny"):
         _make_tiny(config)

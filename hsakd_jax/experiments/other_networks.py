@@ -32,6 +32,7 @@ def settings_of_other_networks(
     lines = _learning_rate(config, run, chosen, command)
     if teacher is None or run.teacher is None:
         return lines
+    lines += _other_dataset(config, run, teacher, chosen)
     student, taught_by = run.network.arch, peer_config(teacher.network, run.teacher.workdir, peer=run.teacher.peer).arch
     dataset = published.dataset_of(run.data.name, run.classes)
     values = published.values(run.recipe, dataset, taught_by, student)
@@ -56,6 +57,27 @@ def settings_of_other_networks(
             f"for {taught_by} and {student}: select your own on held-out images, --config.data.validation=0.1"
         )
     return lines
+
+
+def _other_dataset(config: dict[str, Any], run: RunConfig, teacher: Config, chosen: Sequence[str]) -> list[str]:
+    """The line about settings of the config file's dataset, where a flag sets another one; or none."""
+    if "data.name" not in chosen or run.teacher is None:
+        return []
+    taught_by = peer_config(teacher.network, run.teacher.workdir, peer=run.teacher.peer).arch
+    dataset = published.dataset_of(run.data.name, run.classes)
+    given, expected = config["objective"][run.recipe], published_terms(run.recipe, dataset, taught_by, run.network.arch)
+    differing = [
+        f"{term}.{option} {value}, not {expected[term][option]}"
+        for term, options in given.items()
+        for option, value in options.items()
+        if value != expected[term].get(option) and f"objective.{run.recipe}.{term}.{option}" not in chosen
+    ]
+    if not differing:
+        return []
+    return [
+        f"objective.{run.recipe} has the settings of the config file's dataset ({', '.join(differing)} as for "
+        f"{dataset}): select your own on held-out images, --config.data.validation=0.1"
+    ]
 
 
 def _learning_rate(config: dict[str, Any], run: RunConfig, chosen: Sequence[str], command: Sequence[str]) -> list[str]:

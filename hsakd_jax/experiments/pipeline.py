@@ -16,6 +16,7 @@ from hsakd_jax.core.sharding import Devices, is_first_process
 from hsakd_jax.data import sampling
 from hsakd_jax.data.datasets import Splits, load_source
 from hsakd_jax.evaluation.accuracy import other_test_images
+from hsakd_jax.experiments.cautions import cautions
 from hsakd_jax.experiments.other_networks import settings_of_other_networks
 from hsakd_jax.experiments.recipes import RECIPES
 from hsakd_jax.experiments.resolve import recipes_of, resolve, run_config, section_of, teacher_recipe
@@ -24,6 +25,7 @@ from hsakd_jax.experiments.validate import check, check_types
 from hsakd_jax.runs.compare import normalisation_difference
 from hsakd_jax.runs.config import Config, RunConfig
 from hsakd_jax.runs.directory import RunDirectory, resolve_path, runs_inside, seed_folder
+from hsakd_jax.runs.restore import read_variables
 from hsakd_jax.runs.results import Accuracies, Results
 from hsakd_jax.training import loop
 from hsakd_jax.training.build import Program
@@ -102,7 +104,7 @@ def next_commands(workdir: str, run: Path) -> str:
 
 
 def plan_table(plans: Mapping[int, Mapping[str, _Planned]], console: Console) -> str:
-    """A table of the runs to train, with time and memory, which are those of the first seed.
+    """A table of the runs to train, with time and memory of one seed, and the time that all seeds still need.
 
     Args:
       plans: runs by recipe, by seed.
@@ -110,7 +112,10 @@ def plan_table(plans: Mapping[int, Mapping[str, _Planned]], console: Console) ->
     """
     header = ["run", "network", "images", "epochs", "steps", "s per step", "time", "MiB", "compile s"]
     rows, total, fits = [], 0.0, True
-    for name, run in next(iter(plans.values())).items():
+    for name in next(iter(plans.values())):
+        runs = [plan[name] for plan in plans.values()]
+        # Of the seeds that are not done, the first one is timed.
+        run = next((run for run in runs if run.traced), runs[0])
         training, images = run.config.training, len(run.splits.train.labels)
         steps = training.epochs * training.steps_per_epoch(images)
         cells = [name, run.config.network.arch, f"{images:,}", str(training.epochs), f"{steps:,}"]
@@ -119,13 +124,13 @@ def plan_table(plans: Mapping[int, Mapping[str, _Planned]], console: Console) ->
             continue
         console.line(f"{name}: compiling and timing the step")
         needs = measure_run(run.config, run.traced, run.splits.train, Devices())
-        total += steps * needs.seconds
+        total += needs.seconds * sum(steps - RunDirectory(one.path).newest_step() for one in runs if one.traced)
         fits = fits and needs.fits
         memory = f"{needs.bytes / 2**20:,.0f}" + ("" if needs.fits else " (too much)")
         measured = [f"{needs.seconds:.3g}", duration(steps * needs.seconds), memory, f"{needs.compile_seconds:.0f}"]
         rows.append([*cells, *measured])
     seeds = f" for {len(plans)} seeds" if len(plans) > 1 else ""
-    lines = [table(header, rows), f"about {duration(total * len(plans))}{seeds}, without evaluations"]
+    lines = [table(header, rows), f"about {duration(total)}{seeds}, without evaluations"]
     if not fits:
         lines.append("set a smaller batch, or accumulate=2 in the section of a run with too much memory")
     return "\n\n".join(lines)
@@ -250,8 +255,11 @@ def _teacher_config(config: dict[str, Any], resolved: dict[str, RunConfig], name
     """The config of the run that teaches a recipe."""
     if not (teacher := teacher_recipe(config, name)):
         return None
-    given = config["teacher"]["workdir"]
-    return run_config(given, "teacher.workdir") if given else resolved[teacher]
+    if not (given := config["teacher"]["workdir"]):
+        return resolved[teacher]
+    found = run_config(given, "teacher.workdir")
+    read_variables(RunDirectory(given), config["teacher"]["checkpoint"])  # refuses one that is absent or damaged
+    return found
 
 
 def _is_finished(run: _Planned) -> bool:
@@ -273,6 +281,8 @@ def _is_finished(run: _Planned) -> bool:
         )
     if not results.same_test_images(now[1], splits.test.digest):
         raise UserError(f"{run.path} was tested on other images: restore the data, or choose another directory")
+    trained_on = {role: digest for role, digest in loop.images_of(splits).items() if role.startswith("data")}
+    directory.check_sources(trained_on)
     return True
 
 
@@ -285,6 +295,7 @@ def _check_run(run: _Planned, paths: dict[str, Path], name: str, teacher: Config
             if os.path.realpath(start) not in map(os.path.realpath, paths.values()):  # Path.resolve refuses loops
                 theirs = RunDirectory(start).config()  # refuses a folder that is no run
                 _check_start(start, theirs, config, section, RECIPES[name].network)
+                read_variables(RunDirectory(start), "last")  # refuses a checkpoint that is absent or damaged
                 difference = normalisation_difference(theirs.data, config.data)
                 if difference and not training.fresh_last_layer:  # a probe's data has its own
                     console.line(f"warning: {run.path}: {start} {difference}")
@@ -293,28 +304,9 @@ def _check_run(run: _Planned, paths: dict[str, Path], name: str, teacher: Config
         program = trace(config, run.path, teacher, run.splits.train, Devices())
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
-    for key, when in _late(config, section, name).items():
-        console.line(
-            f"warning: {run.path}: {key} {when}, and the run ends at epoch {training.epochs}: set "
-            f"--config.{key} to less"
-        )
+    for line in cautions(config, section, teacher):
+        console.line(f"warning: {run.path}: {line}")
     return program
-
-
-def _late(config: RunConfig, section: str, name: str) -> dict[str, str]:
-    """The settings in epochs that the run is too short for: their values in words, by key."""
-    training, found = config.training, {}
-    if late := [str(epoch) for epoch in training.milestones if epoch >= training.epochs]:
-        found[f"{section}.milestones"] = f"has {', '.join(late)}"
-    if training.warmup >= training.epochs:
-        found[f"{section}.warmup"] = f"is {training.warmup} epochs"
-    for term, options in config.objective.terms.items():
-        key = f"objective.{name}.{term}"
-        if options.weight and options.warmup > training.epochs:
-            found[f"{key}.warmup"] = f"is {options.warmup} epochs"
-        if options.weight and options.decay and options.decay >= training.epochs:
-            found[f"{key}.decay"] = f"begins at epoch {options.decay}"
-    return found
 
 
 def _check_start(start: Path, theirs: Config, config: RunConfig, section: str, network_section: str) -> None:

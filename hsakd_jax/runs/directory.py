@@ -186,7 +186,7 @@ class RunDirectory:
         return found
 
     def check_sources(self, sources: Mapping[str, str]) -> None:
-        """Refuses to go on with a teacher, a start or training images other than those that the run began with.
+        """Refuses a teacher, a start or training images other than those that the run began with.
 
         Of other images for the selection of the best epoch, it only warns: the training does not depend on them.
 
@@ -217,6 +217,10 @@ class RunDirectory:
     def has_checkpoint(self) -> bool:
         """Whether a checkpoint was saved here, whole or damaged."""
         return bool(manifest.steps(self.checkpoints))
+
+    def newest_step(self) -> int:
+        """The step of the newest checkpoint, whole or damaged; 0 without any."""
+        return max(manifest.steps(self.checkpoints), default=0)
 
     def is_finished(self) -> bool:
         """Whether the run has ended; a converted checkpoint has."""

@@ -203,7 +203,8 @@ def start_from(
     """
     flat: dict[tuple[str, ...], Any] = flatten_dict(variables)
     directory = RunDirectory(run_dir)
-    given, note = restore(run_dir)[1], None
+    several = "peer1" in variables["params"]  # networks that learn together start from all of theirs
+    given, note = network_variables(directory, "last") if several else restore(run_dir)[1], None
     if not fresh_last_layer:
         match = match_classes(directory.config(), directory.path, len(classes), classes, "the data")
         given = given if match.order is None else reorder_classes(given, match.order)
@@ -222,7 +223,7 @@ def start_from(
         for path, leaf in leaves.items()
         if path in flat and flat[path].shape == leaf.shape and not (fresh_last_layer and is_last_layer(path))
     }
-    missing = [path for path in flat if path not in taken and not path[1].startswith("branch")]
+    missing = [path for path in flat if path not in taken and not path[1 + several].startswith("branch")]
     if others := [path for path in missing if not is_last_layer(path)]:
         raise UserError(f"{run_dir} is not a run of this network: {'/'.join(others[0][1:])} has no match; check arch")
     return Start(unflatten_dict(flat | taken), note)

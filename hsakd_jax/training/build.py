@@ -1,6 +1,6 @@
 """From a run's config to its computation: network, teacher, objective and the whole jitted step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -142,7 +142,10 @@ def dry_run(
         variables = initialiser(program.network).eval_shape(jax.random.key(0), image)
         theirs = None if teacher is None else initialiser(teacher).eval_shape(jax.random.key(0), image)
         if program.objective_init:
-            variables = with_objective(variables, jax.eval_shape(program.objective_init, variables, theirs))
+            own = jax.eval_shape(program.objective_init, variables, theirs)
+            if config.teacher and teacher_config:
+                _check_fixed(own, config, teacher_config, resolve_path(path, config.teacher.workdir))
+            variables = with_objective(variables, own)
         state = jax.eval_shape(program.init, variables)
         # The placement of arrays is part of a trace.
         given = devices.abstract((state, theirs), devices.replicated)
@@ -187,7 +190,7 @@ def make_program(config: RunConfig, network: Any, teacher: Any, train: Dataset |
     schedule = make_schedule(training, steps_per_epoch)
     update = TrainStep(
         network=network,
-        objective=make_objective(config.objective),
+        objective=make_objective(config.objective, training.batch_norm_groups),
         weights={
             name: term_weight(term, steps_per_epoch, training.epochs)
             for name, term in config.objective.terms.items()
@@ -214,7 +217,8 @@ def make_program(config: RunConfig, network: Any, teacher: Any, train: Dataset |
 
     objective_init = None
     if isinstance(update.objective, nn.Module):
-        objective_init = partial(_objective_variables, config, network, teacher, update.objective, labels)
+        alone = update.objective.clone(batch_norm_groups=1)  # for a batch of two rows
+        objective_init = partial(_objective_variables, config, network, teacher, alone, labels)
     whole = devices.jit(step, replicated=2, donate=True)
     return Program(network, teacher, schedule, update.init, whole, objective_init)
 
@@ -283,8 +287,12 @@ def make_schedule(training: Training, steps_per_epoch: int) -> optax.Schedule:
     )
 
 
-def make_objective(objective: Objective) -> Any:
+def make_objective(objective: Objective, batch_norm_groups: int = 1) -> Any:
     """The objective of a run, as `TrainStep` takes it.
+
+    Args:
+      objective: its config.
+      batch_norm_groups: see `BatchNorm.groups`; of layers that belong to a method.
 
     Raises:
       UserError: every term has weight 0.
@@ -293,7 +301,7 @@ def make_objective(objective: Objective) -> Any:
     if not on:
         raise UserError("every term of the objective has weight 0: set a weight above 0")
     if objective.kind == "methods":
-        return methods.Methods(on)
+        return methods.Methods(on, batch_norm_groups)
     return partial(objectives.OBJECTIVES[objective.kind], **{name: on.get(name) for name in objective.terms})
 
 
@@ -378,14 +386,37 @@ def _fixed_from_teacher(own: dict[str, Any], config: RunConfig, taught_by: RunDi
     if config.teacher is None:
         return own
     flat: dict[tuple[str, ...], Any] = flatten_dict(own)
-    train = _train(config.training)
-    fixed = [path for path in flat if path[0] == "params" and not is_trainable(train, "/".join(path[1:]))]
+    fixed = _fixed(flat, config)
     if not fixed:
         return own
     given: dict[tuple[str, ...], Any] = flatten_dict(read_variables(taught_by, config.teacher.checkpoint))
     if missing := [path for path in fixed if np.shape(given.get(path, 0)) != flat[path].shape]:
-        raise UserError(
-            f"trainable={train!r} keeps {'/'.join(missing[0][1:])} fixed, which {taught_by.path} has not trained: use "
-            "a teacher that has (for SSKD the recipe sskd_teacher), or train it here"
-        )
+        raise _untrained(config, missing[0], taught_by.path)
     return unflatten_dict({**flat, **{path: given[path] for path in fixed}})
+
+
+def _fixed(paths: Iterable[tuple[str, ...]], config: RunConfig) -> list[tuple[str, ...]]:
+    """The parameters of an objective that the run does not train."""
+    train = _train(config.training)
+    return [path for path in paths if path[0] == "params" and not is_trainable(train, "/".join(path[1:]))]
+
+
+def _check_fixed(own: dict[str, Any], config: RunConfig, theirs: Config, teacher: Path) -> None:
+    """Refuses a teacher whose recipe has no term for a layer that the run takes from it.
+
+    Raises:
+      UserError: as `_fixed_from_teacher` after the teacher's training.
+    """
+    terms = theirs.objective.terms.items() if isinstance(theirs, RunConfig) else ()
+    trained = [name for name, term in terms if term.weight]
+    for path in _fixed(flatten_dict(own), config):
+        family = path[2]  # of {'params': {'objective': {'sskd': ...}}}, whose terms are sskd_head, sskd_kl, sskd_ss
+        if not any(name.partition("_")[0] == family for name in trained):
+            raise _untrained(config, path, teacher)
+
+
+def _untrained(config: RunConfig, path: tuple[str, ...], teacher: Path) -> UserError:
+    return UserError(
+        f"trainable={config.training.trainable!r} keeps {'/'.join(path[1:])} fixed, which {teacher} has not trained: "
+        "use a teacher that has (for SSKD the recipe sskd_teacher), or train it here"
+    )

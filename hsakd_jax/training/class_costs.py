@@ -98,7 +98,7 @@ def _features(
 
     def compute(variables, images):
         outputs = teacher.apply(variables, prepare(images, **preprocess))
-        rows = outputs.logits if options["cost"] == "cka_logits" else outputs.last_map
+        rows = outputs.logits if options["cost"] == "cka_logits" else outputs.features[-1]
         return at_least_float32(rows).reshape(len(images), -1, rows.shape[-1])
 
     compute, variables = devices.jit(compute, 1), devices.replicate(teacher_variables)

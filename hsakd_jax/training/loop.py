@@ -78,7 +78,7 @@ def run(
     if config.evaluation.select_by == "top1":  # without branches, which take most of the time
         select = make_measure(network.clone(branches=False), devices, config, config.eval_batch)
     # Each step draws its images by position: with other images, a resumed run could not be repeated.
-    sources = {**used, **_images(splits)}
+    sources = {**used, **images_of(splits)}
     checkpoints = Checkpoints(directory.checkpoints, config=config, sources=sources)
     for line in checkpoints.damaged:
         console.line(f"warning: {line}")
@@ -101,7 +101,7 @@ def run(
     return final_results(session, state)
 
 
-def _images(splits: Splits) -> dict[str, str]:
+def images_of(splits: Splits) -> dict[str, str]:
     """The images that a run depends on, see `manifest.Manifest.sources`."""
     used = {"data": splits.train, "selection": splits.selection[0]}
     found = {role: hashlib.sha256(images.labels.tobytes()).hexdigest() for role, images in used.items()}
@@ -152,7 +152,13 @@ def _train(
     while done < total:
         trace.begin(done, state)
         until = min(total, *(every * (done // every + 1) for every in (eval_steps, config.logging.every)))
-        state, done = multi_step(state, teacher_variables, done, trace.limit(done, until))
+        try:
+            state, done = multi_step(state, teacher_variables, done, trace.limit(done, until))
+        except UserError:  # a photograph can't be read, before the step; other processes wait for this one's
+            if done and jax.process_count() == 1 and done != session.directory.newest_step():
+                _save(session, state, done)
+                session.console.line(f"{session.directory.path}: saved at step {done} of {total}")
+            raise
         trace.end(done, state)  # an evaluation is not in the trace
         if not clock.started:
             jax.block_until_ready(state.step)  # later steps are not waited for
@@ -260,8 +266,17 @@ def _stop_if_requested(session: Session, state: State, done: int, requests: list
     if not (signal := all_reduce_max(requests[0] if requests else 0)):
         return
     if not saved:
-        check_finite(jax.device_get(state.metrics))
-        session.checkpoints.save(done, state)
+        _save(session, state, done)
     raise Stopped(
         f"{session.directory.path}: saved at step {done} of {session.steps}; run the same command to resume", signal
     )
+
+
+def _save(session: Session, state: State, done: int) -> None:
+    """Saves the state between two evaluations.
+
+    Raises:
+      UserError: a loss that is not finite, or a full disk.
+    """
+    check_finite(jax.device_get(state.metrics))
+    session.checkpoints.save(done, state)

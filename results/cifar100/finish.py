@@ -10,14 +10,29 @@ row that has both files is left as it is. Anyone checks a row without training: 
 
 import argparse
 import json
-import math
 import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
-from statistics import mean
 
 HERE = Path(__file__).resolve().parent
+
+
+def training_top1(records: list[dict]) -> dict[str, float]:
+    """Top-1 in percent on the images of each epoch, each before its step.
+
+    A record has the mean of its steps. One that begins in an epoch and ends in the next one counts in both.
+    """
+    per_epoch = round(records[-1]["step"] / records[-1]["epoch"])
+    total, steps, begin = defaultdict(float), defaultdict(int), 0
+    for one in records:
+        while begin < one["step"]:
+            epoch = begin // per_epoch + 1
+            end = min(one["step"], epoch * per_epoch)
+            total[epoch] += 100 * one["top1"] * (end - begin)
+            steps[epoch] += end - begin
+            begin = end
+    return {str(epoch): round(total[epoch] / steps[epoch], 2) for epoch in total}
 
 
 def describe(run: Path, calls: int) -> dict:
@@ -26,17 +41,13 @@ def describe(run: Path, calls: int) -> dict:
     config, results = (json.loads((run / f"{name}.json").read_text()) for name in ("config", "results"))
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     epochs = config["training"]["epochs"]
-    training = defaultdict(list)
-    for one in records:
-        if "loss" in one:
-            training[math.ceil(one["epoch"])].append(100 * one["top1"])
     del results["crc32"]  # which is that of results.json
     return {
         "command": ["python", "-m", "hsakd_jax.main", *config["command"]],
         "calls": calls,
         "hours": round(epochs * results["train_images"] / results["images_per_s"] / 3600, 2),
         "top1_by_epoch": {f"{one['epoch']:g}": one["top1"] for one in records if one.get("split") == "test"},
-        "training_top1_by_epoch": {str(epoch): round(mean(values), 2) for epoch, values in training.items()},
+        "training_top1_by_epoch": training_top1([one for one in records if "loss" in one]),
         "results": results,
     }
 

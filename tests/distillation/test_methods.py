@@ -12,7 +12,16 @@ from float64 import enable_x64
 
 from hsakd_jax import create
 from hsakd_jax.distillation import methods
-from hsakd_jax.distillation.methods import Methods, Sample, contrastive, review, self_supervised, transport
+from hsakd_jax.distillation.methods import (
+    RELATE_IMAGES,
+    TERMS,
+    Methods,
+    Sample,
+    contrastive,
+    review,
+    self_supervised,
+    transport,
+)
 from hsakd_jax.experiments.published import OURS
 from hsakd_jax.experiments.recipes import RECIPES
 from hsakd_jax.models.network import Outputs
@@ -253,7 +262,8 @@ def test_cka_cost(rows):
     a, b = (wide(x) - wide(x).mean(0) for x in features[:2])
     cka = (np.linalg.norm(b.T @ a) ** 2) / (np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b))
     expected = [[0, 1 - cka, 1], [1 - cka, 0, 1], [1, 1, 1]]
-    np.testing.assert_allclose(jax.jit(transport.cka_cost)(features), expected, atol=1e-5)
+    for scale in (1, 1e15, 1e-15):
+        np.testing.assert_allclose(jax.jit(transport.cka_cost)(scale * features), expected, atol=1e-5)
 
 
 def test_reviewkd_takes_the_teachers_maps_before_their_last_relu():
@@ -604,3 +614,28 @@ def test_every_option_of_a_recipe_has_a_type():
             types = methods.option_types(name)
             assert options.keys() - {"weight", "warmup", "decay"} <= types.keys(), name
             assert Any not in types.values()
+
+
+@pytest.mark.parametrize("term", sorted(TERMS.keys() - {"crd"}))  # whose memory relates the batches of a run
+def test_terms_relate_the_images_of_a_batch_or_not(term):
+    """The mean loss of two halves is that of the batch, or `RELATE_IMAGES` has the term.
+
+    Layers of a method normalise each of two BatchNorm groups on its own, as two batches do.
+    """
+    rotations = 4 if term.startswith("sskd") or term == "dist_aux" else 1
+    s, t = outputs(0, STUDENT, rotations * B), outputs(1, TEACHER, rotations * B)
+    s, t = (x._replace(last_map=outputs(i, STUDENT, rotations * B).last_map) for i, x in enumerate((s, t)))
+    variables = filled(np.random.default_rng(4), Methods({term: {}}).init, jax.random.key(0), s, LABELS, t, SAMPLE)
+
+    def loss(groups, first, count):
+        images, rows = slice(first, first + count), slice(rotations * first, rotations * (first + count))
+        strong = jax.tree.map(lambda x: x[images], STRONG)
+        sample = Sample(SAMPLE.index[images], SAMPLE.classes, SAMPLE.key, *strong)
+        s_rows, t_rows = jax.tree.map(lambda x: x[rows], (s, t))
+        return float(apply(Methods({term: {}}, groups), variables, s_rows, LABELS[images], t_rows, sample)[0][term])
+
+    whole, halves = loss(2, 0, 4), np.mean([loss(1, 0, 2), loss(1, 2, 2)])
+    assert np.isfinite(whole)
+    assert (abs(whole - halves) > 1e-5 * abs(whole)) == (term in RELATE_IMAGES)
+    if term in ("fitnet", "reviewkd", "wkd_f", "ofa"):
+        assert abs(loss(1, 0, 4) - halves) > 1e-5 * abs(whole)

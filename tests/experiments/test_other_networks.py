@@ -53,6 +53,16 @@ def test_networks_behind_the_recipe_have_their_settings(resnet56):
     assert not lines("mutual/ShuffleV1", peers=("ShuffleV1", "ShuffleV2"))
 
 
+def test_a_dataset_of_a_flag_has_the_settings_of_the_files_dataset():
+    (line,) = lines("dkd/resnet56/resnet20", data__name="cifar10")
+    assert line == (
+        "objective.dkd has the settings of the config file's dataset (dkd.beta 2.0, not 8.0 as for cifar10): select "
+        "your own on held-out images, --config.data.validation=0.1"
+    )
+    assert not lines("dkd/resnet56/resnet20", data__name="cifar10", objective__dkd__dkd__beta=8.0)
+    assert not lines("kd/resnet56/resnet20", data__name="cifar10")
+
+
 def test_networks_of_flags_do_not(resnet56):
     (line,) = lines("dkd", teacher__arch="resnet56", student__arch="resnet20")
     assert line == (

@@ -9,11 +9,15 @@ import pytest
 from conftest import ROOT
 from run_configs import run_config
 
+from hsakd_jax import main
 from hsakd_jax.core.console import Console
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.data.datasets import Splits
 from hsakd_jax.experiments import pipeline
+from hsakd_jax.experiments.cautions import cautions
+from hsakd_jax.experiments.make_config import make_config
+from hsakd_jax.runs.directory import RunDirectory
 
 IMAGE = Dataset(np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int32))
 
@@ -32,7 +36,12 @@ def test_runs_of_a_command_share_the_accuracies_of_teachers(monkeypatch, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"), [({"warmup": 3}, "warmup is 3 epochs"), ({"decay": 2}, "decay begins at epoch 2")]
+    ("changes", "words"),
+    [
+        ({"warmup": 3}, "warmup is 3 epochs, and the run ends"),
+        ({"decay": 2}, "decay begins at epoch 2"),
+        ({"milestones": (1,)}, "warmup is 2 epochs, the learning rate falls at epoch 1, and the run ends at epoch 2"),
+    ],
 )
 def test_a_term_that_does_not_fit_the_length_of_the_run_is_told(changes, words, monkeypatch, tmp_path):
     """As a milestone or a warm-up of the learning rate."""
@@ -40,8 +49,11 @@ def test_a_term_that_does_not_fit_the_length_of_the_run_is_told(changes, words, 
     monkeypatch.setattr(pipeline, "trace", lambda *_: "a program")
     console = SimpleNamespace(line=shown.append)
     for options in ({}, changes):
-        keys = {f"objective__dkd__dkd__{key}": value for key, value in {"warmup": 2, **options}.items()}
-        run = run_config("dkd", student__epochs=2, student__batch=1, student__milestones=(), student__warmup=0, **keys)
+        term = {"warmup": 2, **options}
+        milestones = term.pop("milestones", ())
+        keys = {f"objective__dkd__dkd__{key}": value for key, value in term.items()}
+        keys |= {"student__epochs": 2, "student__batch": 1, "student__milestones": milestones, "student__warmup": 0}
+        run = run_config("dkd", student__schedule="multi_step", **keys)
         splits = Splits(IMAGE, None, IMAGE, run.classes)
         planned = pipeline._Planned(run, tmp_path / "run", splits, None)
         pipeline._check_run(planned, {"dkd": tmp_path / "run"}, "dkd", None, console)
@@ -82,3 +94,93 @@ def test_the_batch_of_few_images_can_be_split(images, devices, keys, batch, monk
     monkeypatch.setattr(pipeline, "Devices", lambda: range(32))
     with pytest.raises(UserError, match=rf"baseline has {images} training images, and 32 devices .* need \d+: add"):
         pipeline._check_batches(planned)
+
+
+def test_terms_that_relate_images_relate_those_of_a_micro_batch():
+    few = {"student__batch": 64, "student__accumulate": 2}
+    (line,) = cautions(run_config("sp", **few), "student", None)
+    assert line == (
+        "student.accumulate is 2: sp relate the images of a micro-batch of 32, not of the batch of 64, which is "
+        "another loss"
+    )
+    assert not [*cautions(run_config("sp"), "student", None), *cautions(run_config("dkd", **few), "student", None)]
+
+
+def test_branches_without_a_partner_are_told():
+    deeper = run_config("student", student__arch="mobilenetV2", shape=(32, 32, 3), data__mean=(0.5,), data__std=(0.5,))
+    teacher = run_config("teacher", teacher__arch="resnet8_half")
+    (line,) = cautions(deeper, "student", teacher)
+    assert line.startswith("branch 1 of mobilenetV2 have no partner in resnet8_half, whose 3 stages are paired")
+    assert not list(cautions(teacher, "teacher", None))
+
+
+def test_a_teacher_without_a_checkpoint_is_refused_before_anything_trains(tmp_path):
+    RunDirectory(tmp_path / "teacher").acquire(run_config("backbone"))
+    config = {"teacher": {"workdir": str(tmp_path / "teacher"), "run": "", "checkpoint": "last"}}
+    with pytest.raises(UserError, match="teacher has no checkpoint"):
+        pipeline._teacher_config(config, {}, "kd")
+
+
+def test_time_of_several_seeds_is_that_which_is_left(monkeypatch, tmp_path):
+    """Of seed 0, the first of two runs is done; of seed 1, half of the first."""
+    monkeypatch.setattr(
+        pipeline, "measure_run", lambda *_: SimpleNamespace(seconds=60.0, bytes=1, fits=True, compile_seconds=1)
+    )
+    console = SimpleNamespace(line=lambda _: None)
+    images = Dataset(np.zeros((8, 8, 8, 1), np.uint8), np.zeros(8, np.int32))
+    config = run_config(student__epochs=10, student__batch=8)
+    (tmp_path / "1/first/checkpoints/5").mkdir(parents=True)
+    plans = {
+        seed: {
+            name: pipeline._Planned(
+                config,
+                tmp_path / f"{seed}/{name}",
+                Splits(images, None, images, ()),
+                None if name in done else "program",
+            )
+            for name in ("first", "second")
+        }
+        for seed, done in ((0, ["first"]), (1, []))
+    }
+    text = pipeline.plan_table(plans, console)
+    assert "about 25 min" in text.replace(" 0 s", "")
+    assert text.count("done") == 0
+    del plans[1]
+    text = pipeline.plan_table(plans, console)
+    assert "about 10 min" in text.replace(" 0 s", "")
+    assert text.count("done") == 1
+
+
+def test_a_finished_run_of_other_training_images_is_refused(tmp_path):
+    """With as many of them, and the same test images."""
+    g = np.random.default_rng(0)
+    data = Dataset(g.integers(0, 256, (8, 8, 8, 1)).astype(np.uint8), np.arange(8, dtype=np.int32) % 2)
+    config = run_config(student__arch="resnet8_quarter", student__epochs=1, student__batch=8, tests=data)
+    splits = Splits(data, None, data, config.classes)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        pipeline.loop.run(config, tmp_path / "run", splits, Console(silent=True))
+    planned = pipeline._Planned(config, tmp_path / "run", splits, None)
+    assert pipeline._is_finished(planned)
+    other = splits._replace(train=data._replace(labels=1 - data.labels))
+    with pytest.raises(UserError, match="run began with other training images: restore the data, or choose another"):
+        pipeline._is_finished(planned._replace(splits=other))
+
+
+def test_the_command_is_recorded_without_dry_run_alone(monkeypatch, tmp_path):
+    recorded = []
+    monkeypatch.setattr(pipeline, "execute", lambda *args, **_: recorded.append(args[3]))
+    words = ["--config=a.py", "--dry-run", "--workdir", "my-dry-run", "--nodry_run", "--dry_run=true"]
+    values = SimpleNamespace(
+        config=SimpleNamespace(to_dict=dict), workdir="my-dry-run", dry_run=False, coordinator=None, processes=None,
+        process=None,
+    )  # fmt: skip
+    main.main(values, words)
+    assert recorded == [["--config=a.py", "--workdir", "my-dry-run"]]
+
+
+def test_a_config_file_sets_start_and_trained_layers_of_each_section():
+    given = {"init": "runs/a", "trainable": "head", "arch": "resnet8_quarter", "lr": 0.1}
+    sections = {name: dict(given) for name in ("teacher", "student", "frozen", "head")}
+    config = make_config("baseline", data={"name": "digits"}, **sections)
+    for name in sections:
+        assert (config[name].init, config[name].trainable) == ("runs/a", "head")

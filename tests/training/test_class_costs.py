@@ -31,12 +31,12 @@ IMAGES = np.random.default_rng(3).integers(0, 256, (len(LABELS), 8, 8, 1), np.ui
 TRAIN = Dataset(IMAGES, LABELS)
 
 
-def configs(**options):
+def configs(arch="resnet8_half", **options):
     """Of a run with WKD-L, and of its teacher's, whose pixels have another normalisation."""
     keys = {f"objective__wkd_l__wkd_l__{key}": value for key, value in options.items()}
     keys |= {"student__arch": "resnet8_quarter", "student__batch": 8, "eval_batch": 5}
     mine = run_config("wkd_l", classes=NAMES, data__mean=(0.6,), data__std=(0.2,), **keys)
-    return mine, run_config("backbone", classes=NAMES, teacher__arch="resnet8_half")
+    return mine, run_config("backbone", classes=NAMES, teacher__arch=arch)
 
 
 def linear_cka(x, y):
@@ -53,7 +53,7 @@ def by_hand(network, variables, theirs, cost, count):
         kernel /= np.linalg.norm(kernel, axis=0)
         return 1 - kernel.T @ kernel
     outputs = jax.jit(network.apply)(variables, normalise(jnp.asarray(IMAGES), theirs.data.mean, theirs.data.std))
-    rows = outputs.logits if cost == "cka_logits" else outputs.last_map
+    rows = outputs.logits if cost == "cka_logits" else outputs.features[-1]  # not `last_map`, behind the head's layers
     rows = np.asarray(rows)
     features = [rows[label == LABELS][:count].reshape(-1, rows.shape[-1]) for label in range(3)]
     return np.array([[1 - linear_cka(x, y) for y in features] for x in features])
@@ -61,12 +61,18 @@ def by_hand(network, variables, theirs, cost, count):
 
 @pytest.mark.parametrize("folded", [False, True])
 @pytest.mark.parametrize(
-    ("cost", "images", "count"), [("cka_map", 500, 4), ("cka_map", 3, 3), ("cka_logits", 3, 3), ("classifier", 500, 0)]
+    ("cost", "images", "count", "arch"),
+    [
+        ("cka_map", 500, 4, "resnet8_half"),
+        ("cka_map", 3, 3, "wrn_16_1"),  # whose head has layers before the pool
+        ("cka_logits", 3, 3, "resnet8_half"),
+        ("classifier", 500, 0, "resnet8_half"),
+    ],
 )
-def test_costs_are_those_of_the_teacher(cost, images, count, folded):
+def test_costs_are_those_of_the_teacher(cost, images, count, arch, folded):
     """Of the first images of each class: as many as are asked for, or as the smallest class has."""
-    mine, theirs = configs(cost=cost, images=images)
-    network = create("resnet8_half", 3, branches=False)
+    mine, theirs = configs(arch, cost=cost, images=images)
+    network = create(arch, 3, branches=False)
     variables = jax.tree.map(lambda x: x + 0.1, initialise(network, (8, 8, 1), 0))
     expected = by_hand(network, variables, theirs, cost, count)
     form, given = network, variables

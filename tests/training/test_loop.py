@@ -186,6 +186,32 @@ def test_a_signal_while_trackers_end_stops_the_command(tmp_path, monkeypatch):
     assert results.last["epoch"] == EPOCHS
 
 
+@pytest.mark.parametrize("step", [0, 4, 6])
+def test_a_training_image_that_cannot_be_read_saves_the_steps_before_it(step, tmp_path, monkeypatch):
+    """Between two evaluations, which save at steps 4 and 8."""
+    made = loop.make_multi_step
+
+    def make(*args, **options):
+        multi_step = made(*args, **options)
+
+        def run(state, teacher_variables, done, until):
+            if done == step:
+                raise UserError("image 7 can't be read")
+            return multi_step(state, teacher_variables, done, until)
+
+        return run
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "make_multi_step", make)
+        with pytest.raises(UserError, match="image 7"):
+            train(tmp_path / "run")
+    checkpoints = Checkpoints(tmp_path / "run/checkpoints", write=False)
+    assert checkpoints.steps() == {0: [], 4: [4], 6: [4, 6]}[step]
+    resumed, whole = (train(tmp_path / name)[0] for name in ("run", "whole"))
+    contents = [manifest.read(one.checkpoints, 8).content for one in (resumed, whole)]
+    assert contents[0] == contents[1]
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_an_image_that_cannot_be_read_saves_the_epoch_of_one_process(processes, monkeypatch):
     """With two, the other one waits in the computation: what the first would do together with it never ends."""

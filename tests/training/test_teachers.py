@@ -1,5 +1,6 @@
 """Teachers as a student's run sees them: their own preprocessing, and their classes in the student's order."""
 
+from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from hsakd_jax.models.folding import Folded
 from hsakd_jax.models.rotations import class_logits, rotate
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.directory import RunDirectory
-from hsakd_jax.runs.restore import initialise, reorder_classes, start_from
+from hsakd_jax.runs.restore import build_network, initialise, reorder_classes, start_from
 from hsakd_jax.runs.results import Results
 from hsakd_jax.training import loop, teachers
 from hsakd_jax.training.build import dry_run
@@ -208,6 +209,28 @@ def test_a_start_has_its_last_layer_in_the_order_of_the_classes(classes, kept, w
     np.testing.assert_array_equal(head["bias"], expected)
     np.testing.assert_array_equal(start.variables["params"]["branch1"]["head"]["fc"]["bias"][4:8].any(), bool(kept))
     assert start.note is None if words is None else words in start.note
+
+
+def test_networks_that_learn_together_start_from_all_of_theirs(tmp_path):
+    config = run_config("mutual", classes=NAMES, student__arch="resnet8_quarter")
+    network = build_network(config.network)
+    theirs, fresh = (jax.device_get(initialise(network, (8, 8, 1), seed)) for seed in (0, 1))
+    directory = RunDirectory(tmp_path / "mutual")
+    directory.acquire(config)
+    checkpoints = Checkpoints(directory.checkpoints)
+    checkpoints.save(1, theirs)
+    checkpoints.close()
+    jax.tree.map(np.testing.assert_array_equal, start_from(directory.path, fresh, NAMES).variables, theirs)
+
+
+def test_a_teacher_without_the_layer_that_a_run_takes_from_it_is_refused_before_it_trains(tmp_path):
+    config = run_config("sskd", classes=NAMES, student__arch="resnet8_quarter", student__batch=4)
+    train = Dataset(np.zeros((4, 8, 8, 1), np.uint8), np.zeros(4, np.int32))
+    for recipe in ("backbone", "sskd_teacher"):
+        theirs = run_config(recipe, classes=NAMES, teacher__arch="resnet8_quarter")
+        refused = pytest.raises(UserError, match="keeps objective/sskd/teacher_head/.* fixed, which .* has not trained")
+        with jax.numpy_dtype_promotion("standard"), refused if recipe == "backbone" else nullcontext():
+            dry_run(config, tmp_path / "sskd", theirs, train, Devices(jax.devices()[:1]))
 
 
 def test_peers_are_reordered_too():

@@ -2,8 +2,7 @@
 
 A term is a function `term(outputs, labels, teacher, sample, **options)` that returns a scalar in at least float32.
 SSKD's terms and `dist_aux` take a rotated batch of 4B rows, `dist` takes either one, and the others take a plain one
-of B rows. `Methods` calls them, so they may create
-layers, which start as PyTorch's do.
+of B rows. `Methods` calls them, so they may create layers, which start as PyTorch's do.
 
 Each file has the losses first, as functions of arrays, and then the terms that find these arrays in the outputs. The
 defaults of the options, and the weights in `experiments/recipes.py`, are the published ones: those of CRD's benchmark
@@ -39,7 +38,7 @@ from hsakd_jax.distillation.methods.views import (
 )
 from hsakd_jax.models.network import Outputs
 
-__all__ = ["TERMS", "Methods", "Sample", "default_options", "option_types"]
+__all__ = ["RELATE_IMAGES", "TERMS", "Methods", "Sample", "default_options", "option_types"]
 
 Array = jax.Array
 
@@ -77,6 +76,12 @@ TERMS: dict[str, Callable[..., Array]] = {
 }
 
 
+# Terms whose loss for an image depends on the other images of the batch.
+RELATE_IMAGES = frozenset({
+    *("sp", "cc", "rkd", "pkt", "crd", "dist", "dist_aux", "mlld_images", "mlld_classes", "sskd_head", "sskd_ss"),
+})  # fmt: skip
+
+
 def option_types(name: str) -> dict[str, Any]:
     """The types of a term's options with their ranges, from the signature of its function.
 
@@ -108,9 +113,11 @@ class Methods(nn.Module):
 
     Attributes:
       terms: name -> options, without weights; names are keys of `TERMS` or of `objectives.TERMS`.
+      batch_norm_groups: see `BatchNorm.groups`; of the layers that the terms create.
     """
 
     terms: Mapping[str, Mapping[str, Any]]
+    batch_norm_groups: int = 1
 
     @nn.compact
     def __call__(self, outputs: Outputs, labels: Array, teacher: Outputs | None, sample: Sample) -> dict[str, Array]:
@@ -129,6 +136,7 @@ class Methods(nn.Module):
           ValueError: a term does not fit these outputs.
         """
         teacher = jax.lax.stop_gradient(teacher)
+        sample = sample._replace(batch_norm_groups=self.batch_norm_groups)
         return {
             name: TERMS[name](outputs, labels, teacher, sample, **options)
             if name in TERMS

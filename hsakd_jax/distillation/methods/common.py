@@ -25,6 +25,7 @@ class Sample(NamedTuple):
       key: random key of this step.
       strong: outputs of the network that learns for the strong view; None where the run has none.
       teacher_strong: outputs of the teacher for the strong view, without gradient; None where the run has none.
+      batch_norm_groups: that of `Methods`, which sets it.
     """
 
     index: Array  # pyright: ignore[reportIncompatibleMethodOverride]: tuples have a method of this name
@@ -32,6 +33,7 @@ class Sample(NamedTuple):
     key: Array
     strong: Outputs | None = None
     teacher_strong: Outputs | None = None
+    batch_norm_groups: int = 1
 
 
 def embedding(outputs: Outputs) -> Array:

@@ -10,7 +10,7 @@ from jax.nn.initializers import normal
 
 from hsakd_jax.distillation.methods.common import Sample, embedding
 from hsakd_jax.distillation.options import Exponent, Temperature
-from hsakd_jax.models.layers import Init, LayerFactory, he, zero_bias
+from hsakd_jax.models.layers import Init, LayerFactory, he, torch_bias, zero_bias
 from hsakd_jax.models.network import Outputs
 from hsakd_jax.models.numerics import at_least_float32
 
@@ -51,7 +51,7 @@ def ofa(
 ) -> Array:
     """The sum of `ofa_loss` over the class logits and those of `Exits`, with the authors' defaults for CIFAR-100."""
     width = max(embedding(outputs).shape[-1], embedding(teacher).shape[-1])
-    exits = Exits(width, outputs.logits.shape[-1], name="ofa")(outputs.features)
+    exits = Exits(width, outputs.logits.shape[-1], sample.batch_norm_groups, name="ofa")(outputs.features)
     every = [ofa_loss(logits, teacher.logits, labels, gamma, temperature) for logits in (outputs.logits, *exits)]
     return jnp.stack(every).sum()
 
@@ -62,14 +62,16 @@ class Exits(nn.Module):
     Attributes:
       width: inputs of their linear layers.
       num_classes: N.
+      batch_norm_groups: see `BatchNorm.groups`.
     """
 
     width: int
     num_classes: int
+    batch_norm_groups: int = 1
 
     @nn.compact
     def __call__(self, maps: Sequence[Array]) -> list[Array]:
-        layers = LayerFactory(Init(he, zero_bias, normal(0.02), zero_bias), None, True, False)
+        layers = LayerFactory(Init(he, torch_bias, normal(0.02), zero_bias), None, True, False, self.batch_norm_groups)
         return [
             Exit(layers, len(maps) - l, self.width, self.num_classes, name=f"stage{l}")(at_least_float32(x))
             for l, x in enumerate(maps, 1)

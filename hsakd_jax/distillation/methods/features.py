@@ -94,7 +94,8 @@ def fitnet(
             f"fitnet: choose a stage that has a partner (paired from the deepest): {', '.join(map(str, pairs))}"
         )
     student_map, teacher_map = pairs[stage]
-    return hint_loss(Regressor(teacher_map.shape[1:], name="fitnet")(student_map), teacher_map)
+    regressor = Regressor(teacher_map.shape[1:], sample.batch_norm_groups, name="fitnet")
+    return hint_loss(regressor(student_map), teacher_map)
 
 
 class Regressor(nn.Module):
@@ -104,12 +105,14 @@ class Regressor(nn.Module):
 
     Attributes:
       size: H, W, C of the other map.
+      batch_norm_groups: see `BatchNorm.groups`.
 
     Raises:
       ValueError: none of the three convolutions reaches that size.
     """
 
     size: tuple[int, ...]
+    batch_norm_groups: int = 1
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -133,7 +136,7 @@ class Regressor(nn.Module):
                 conv_general_dilated=convolve,
                 name="conv",
             )(x)
-        return nn.relu(BatchNorm(True, name="bn")(x))
+        return nn.relu(BatchNorm(True, self.batch_norm_groups, name="bn")(x))
 
 
 def at(outputs: Outputs, labels: Array, teacher: Outputs, sample: Sample, maps: MapsOf = "hints") -> Array:

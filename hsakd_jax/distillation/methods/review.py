@@ -76,12 +76,14 @@ def reviewkd(
       outputs: of the student.
       labels: [B], not used.
       teacher: its outputs.
-      sample: not used.
+      sample: for its BatchNorm groups.
       max_channels: see `Review`.
       preactivation: whether the student's maps are those before the last ReLU.
     """
     pairs = stage_pairs(outputs.preactivations if preactivation else outputs.hints, teacher.preactivations)
-    return Review(max_channels, name="reviewkd")(pairs, embedding(outputs), embedding(teacher))
+    return Review(max_channels, sample.batch_norm_groups, name="reviewkd")(
+        pairs, embedding(outputs), embedding(teacher)
+    )
 
 
 class Review(nn.Module):
@@ -90,9 +92,11 @@ class Review(nn.Module):
     Attributes:
       max_channels: the most channels of a fused map, which has as many as the student's embedding up to that. The
         authors use 512, and 256 for MobileNetV1 on ImageNet.
+      batch_norm_groups: see `BatchNorm.groups`.
     """
 
     max_channels: int = 512
+    batch_norm_groups: int = 1
 
     @nn.compact
     def __call__(self, pairs: StagePairs, student: Array, teacher: Array) -> Array:
@@ -108,7 +112,8 @@ class Review(nn.Module):
         channels = min(self.max_channels, student.shape[-1])
         deeper, terms = None, list[Array]()
         for name, (student_map, teacher_map) in levels.items():
-            compared, deeper = Fusion(channels, teacher_map.shape[1:], name=name)(student_map, deeper)
+            fusion = Fusion(channels, teacher_map.shape[1:], self.batch_norm_groups, name=name)
+            compared, deeper = fusion(student_map, deeper)
             terms.append(hcl_loss(compared, teacher_map))
         return jnp.stack(terms).sum()
 
@@ -119,10 +124,12 @@ class Fusion(nn.Module):
     Attributes:
       channels: of the fused map.
       size: H, W, C of the teacher's map.
+      batch_norm_groups: see `BatchNorm.groups`.
     """
 
     channels: int
     size: tuple[int, ...]
+    batch_norm_groups: int = 1
 
     @nn.compact
     def __call__(self, x: Array, deeper: Array | None) -> tuple[Array, Array]:
@@ -136,7 +143,7 @@ class Fusion(nn.Module):
           The map to compare with the teacher's, [B, H, W, C], and the fused map, [B, H, W, channels].
         """
         height, width, features = self.size
-        fresh = LayerFactory(TORCH._replace(conv=lecun_uniform()), None, True, False)
+        fresh = LayerFactory(TORCH._replace(conv=lecun_uniform()), None, True, False, self.batch_norm_groups)
         x = fresh.norm(fresh.conv(x, self.channels, 1, name="conv1"), name="bn1")
         if deeper is not None:
             deeper = resize_nearest(deeper, *x.shape[1:3])

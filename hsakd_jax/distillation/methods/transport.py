@@ -101,6 +101,9 @@ def cka_cost(features: Array) -> Array:
     """
     classes, rows, channels = features.shape
     centred = features - features.mean(1, keepdims=True)
+    # The scale of a class cancels out. Fourth powers of great features would not be finite.
+    largest = jnp.abs(centred).max((1, 2), keepdims=True)
+    centred = centred / jnp.where(largest > 0, largest, 1)
     if rows <= channels:
         # Of matrices [R, R] of each class.
         similarities = unit_rows(inner_products(centred, centred).reshape(classes, -1))
@@ -223,7 +226,11 @@ def wkd_f(
     """
     student_map, teacher_map = stage_pairs(outputs.features, teacher.features)[len(outputs.features)]
     size = teacher_map.shape[1:]
-    module = Regressor(size, name="wkd_f") if projector == "regressor" else Bottleneck(hidden, size, name="wkd_f")
+    groups = sample.batch_norm_groups
+    if projector == "regressor":
+        module = Regressor(size, groups, name="wkd_f")
+    else:
+        module = Bottleneck(hidden, size, groups, name="wkd_f")
     means, deviations = gaussian_distances(module(student_map), teacher_map, grid, eps)
     return ratio * means + deviations
 
@@ -236,6 +243,7 @@ class Bottleneck(nn.Module):
     Attributes:
       hidden: channels of the first two convolutions.
       size: H, W, C of the other map.
+      batch_norm_groups: see `BatchNorm.groups`.
 
     Raises:
       ValueError: the maps differ in height or width.
@@ -243,13 +251,14 @@ class Bottleneck(nn.Module):
 
     hidden: int
     size: tuple[int, ...]
+    batch_norm_groups: int = 1
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         (height, width), (h, w, features) = x.shape[1:3], self.size
         if (height, width) != (h, w):
             raise ValueError(f"no bottleneck from a map of {height}x{width} to one of {h}x{w}: use the regressor")
-        layers = LayerFactory(TORCH, None, True, False)
+        layers = LayerFactory(TORCH, None, True, False, self.batch_norm_groups)
         x = layers.conv(x, self.hidden, 1, bias=True, name="conv1")
         x = layers.conv(x, self.hidden, 3, bias=True, name="conv2")
         x = layers.conv(x, features, 1, bias=True, name="conv3")
