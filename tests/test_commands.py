@@ -628,24 +628,6 @@ BAD = {
     "negative milestone": (["--config.student.milestones=(-1, 1)"], ["student.milestones is (-1, 1): set"]),
     "infinite milestone": (["--config.student.milestones=(1e999,)"], ["student.milestones is (inf,): set"]),
     "unsorted milestones": (["--config.student.milestones=(2, 1)"], ["student.milestones is (2, 1)", "ascending"]),
-    "milestones in the warm-up": (
-        ["--config.student.schedule=multi_step", "--config.student.warmup=2", "--config.student.milestones=(1, 3)"],
-        ["student.milestones is (1, 3), and student.warmup 2 epochs: set milestones after the warm-up"],
-    ),
-    "resize without a crop": (["--config.data.resize=10"], ["data.resize has no effect with data.crop=pad: leave"]),
-    "a filter that scales nothing": (
-        ["--config.data.interpolation=bicubic"],
-        ["data.interpolation has no effect with data.crop=pad, which scales nothing: leave it out"],
-    ),
-    "pixels of no file": (["--config.data.max_pixels=9"], ["data.max_pixels has no effect on digits, whose images"]),
-    "pad of scaled crops": (
-        ["--config.data.crop=resized", "--config.data.image_size=8", "--config.data.pad=1"],
-        ["data.pad has no effect with data.crop=resized: leave it out"],
-    ),
-    "crops of whole images": (
-        ["--config.data.crop=resized", "--config.data.image_size=8", "--config.data.resize=9"],
-        ["data.resize is 9, and the test images of digits have 8x8 pixels, which are not scaled: set"],
-    ),
     "equal milestones": (["--config.student.milestones=(1, 1)"], ["student.milestones is (1, 1)", "ascending"]),
     "milestones of a cosine": (
         ["--config.student.schedule=cosine", "--config.student.milestones=(1,)"],

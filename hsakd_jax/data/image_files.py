@@ -59,6 +59,10 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImageP
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `MAX_PIXELS` is the limit
 
 
+class UnreadableImageError(UserError):
+    """An image file that is damaged, of an unknown kind, or too large."""
+
+
 class TooLargeError(ValueError):
     """An image with more pixels than `data.max_pixels` allows, as it is or scaled, or too large a file."""
 
@@ -109,7 +113,7 @@ def centre_crop(
         image = decode(image)
     short, long = min(image.size), int(resize * max(image.size) / min(image.size))
     width, height = (resize if side == short else long for side in image.size)
-    if (pixels := width * height) > (max_pixels or MAX_PIXELS):
+    if (pixels := width * height) > MAX_PIXELS:
         raise TooLargeError(f"has {pixels:,} pixels when its shorter side is scaled to {resize}: cut off its ends")
     with _LARGE if pixels > _ALONE else contextlib.nullcontext():
         image = image.resize((width, height), FILTERS[interpolation])
@@ -198,17 +202,17 @@ def rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def unreadable(name: str, error: Exception) -> UserError:
+def unreadable(name: str, error: Exception) -> UnreadableImageError:
     """The line about an image that can't be read: its name, the reason, the remedy."""
     if isinstance(error, TooLargeError):
-        return UserError(f"{name} {error}")
+        return UnreadableImageError(f"{name} {error}")
     if isinstance(error, FileNotFoundError):
-        return UserError(f"{name} is no file: check the path")
+        return UnreadableImageError(f"{name} is no file: check the path")
     if isinstance(error, UnidentifiedImageError):
         reason = "of an unknown kind, or damaged"
     else:
         reason = getattr(error, "strerror", None) or (str(error).strip() or type(error).__name__).splitlines()[0]
-    return UserError(f"{name} can't be read as an image ({reason}): fix, replace or delete it")
+    return UnreadableImageError(f"{name} can't be read as an image ({reason}): fix, replace or delete it")
 
 
 def _orientation(image: Image.Image) -> int:

@@ -217,10 +217,11 @@ def load_test(run: Path, config: Config, data_dir: str | None = None) -> Dataset
     test = relabel(splits, run, config, f"{config.data.name} in {where or '(default)'}")
     shape, found = config.network.image_shape, test.image_shape
     if found[-1] != shape[-1] or (config.data.crop == "pad" and tuple(found) != tuple(shape)):
-        again = ", or convert the checkpoint again with their --image_size, or with --resize to scale them"
+        scalable = isinstance(config, ConvertedConfig) and found[-1] == shape[-1]
+        again = ", or convert the checkpoint again with their --image_size, or with --resize to scale them" * scalable
         raise UserError(
             f"{run} takes images of {list(shape)}, those of {config.data.name} are {list(found)}: set --data_dir to "
-            f"the right ones{again if isinstance(config, ConvertedConfig) else ''}"
+            f"the right ones{again}"
         )
     return test
 

@@ -68,7 +68,7 @@ def predict_all(networks: Mapping[str, Checkpoint], most: int, data_dir: str | N
       data_dir: folder of the data, if it has moved; None for the first run's.
 
     Raises:
-      UserError: the first run or its data is not there or damaged.
+      UserError: the first run or its data is not there or damaged, or its outputs are not finite.
     """
     first, *_ = networks
     configs, predictors, left_out = {}, {}, {}
@@ -102,6 +102,11 @@ def predict_all(networks: Mapping[str, Checkpoint], most: int, data_dir: str | N
                 done += real
                 progress.update(done)
     by_network = {key: Prediction(*map(np.concatenate, zip(*parts, strict=True))) for key, parts in found.items()}
+    for key in [key for key, one in by_network.items() if not np.isfinite(one.probabilities).all()]:
+        left_out[key] = f"the outputs of {networks[key].run} are not finite"
+        if key == first:
+            raise UserError(left_out[key])
+        del by_network[key]
     return Predictions(np.asarray(test.labels), by_network, {one.position: one.image for one in wrong}, left_out)
 
 

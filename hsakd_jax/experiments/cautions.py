@@ -1,25 +1,33 @@
 """Settings of a run that are allowed, and may surprise the user: a line for each."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from hsakd_jax.data.datasets import STREAMED
 from hsakd_jax.distillation.methods import RELATE_IMAGES
+from hsakd_jax.experiments.config_file import overridden
+from hsakd_jax.experiments.recipes import RECIPES
 from hsakd_jax.models import architecture
-from hsakd_jax.runs.config import Config, RunConfig
+from hsakd_jax.runs.config import Config, Data, RunConfig
 from hsakd_jax.runs.restore import peer_config
 
 
-def cautions(config: RunConfig, section: str, teacher: Config | None) -> Iterator[str]:
+def cautions(
+    config: RunConfig, section: str, teacher: Config | None, tests: Sequence[int], command: Sequence[str] = ()
+) -> Iterator[str]:
     """The lines about a run.
 
     Args:
       config: of the run.
       section: of its schedule, in the command's config.
       teacher: config of the run that teaches; None without one.
+      tests: [H, W, C] of the test images.
+      command: arguments of the command.
     """
-    epochs = config.training.epochs
     for key, when in _late(config, section).items():
-        yield f"{key} {when}, and the run ends at epoch {epochs}: set --config.{key} to less"
+        yield f"{key} {when}, and the run ends at epoch {config.training.epochs}: set --config.{key} to less"
+    yield from _milestones(config, section)
     yield from _micro_batches(config, section)
+    yield from _without_effect(config.data, tests, overridden(command))
     if teacher is not None and config.teacher is not None:
         taught_by = peer_config(teacher.network, config.teacher.workdir, peer=config.teacher.peer).arch
         yield from _untaught_branches(config, taught_by)
@@ -47,26 +55,63 @@ def _late(config: RunConfig, section: str) -> dict[str, str]:
     return found
 
 
+def _milestones(config: RunConfig, section: str) -> Iterator[str]:
+    """The line about a learning rate that falls while it still warms up."""
+    training = config.training
+    if training.schedule == "multi_step" and any(epoch < training.warmup for epoch in training.milestones):
+        yield (
+            f"{section}.milestones is {training.milestones}, and the learning rate falls only after {section}.warmup, "
+            f"{training.warmup} epochs: set later milestones"
+        )
+
+
 def _micro_batches(config: RunConfig, section: str) -> Iterator[str]:
     """The line about terms that relate the images of a batch, of which they see a part only."""
     training = config.training
     related = [name for name, term in config.objective.terms.items() if term.weight and name in RELATE_IMAGES]
     if training.accumulate > 1 and related:
         yield (
-            f"{section}.accumulate is {training.accumulate}: {', '.join(related)} relate the images of a micro-batch "
-            f"of {training.batch // training.accumulate}, not of the batch of {training.batch}, which is another loss"
+            f"{section}.accumulate is {training.accumulate}: the loss of {', '.join(related)} relates the images of a "
+            f"micro-batch of {training.batch // training.accumulate}, not of the batch of {training.batch}"
         )
+
+
+def _without_effect(data: Data, tests: Sequence[int], chosen: Sequence[str]) -> Iterator[str]:
+    """The lines about keys of the section 'data' that a flag sets, and that change nothing."""
+    crops, files = data.crop == "resized", data.name in ("image_folder", *STREAMED)
+    side = data.image_size or 0
+    reasons = {
+        "pad": f"with data.crop={data.crop}" if crops else "",
+        "resize": f"with data.crop={data.crop}" if not crops else "",
+        "interpolation": "" if crops or files else f"with data.crop={data.crop}, which scales nothing",
+        "max_pixels": "" if files else f"on {data.name}, whose images are no files",
+    }
+    if crops and tuple(tests[:2]) == (side, side) and (data.resize or 0) > side:
+        reasons["resize"] = f"on test images of {side}x{side} pixels, which are neither scaled nor cropped"
+    for key, reason in reasons.items():
+        if reason and getattr(data, key) and f"data.{key}" in chosen:
+            yield f"data.{key} has no effect {reason}"
 
 
 def _untaught_branches(config: RunConfig, taught_by: str) -> Iterator[str]:
-    """The line about branches of a student that is deeper than its teacher."""
+    """The line about branches that no term trains, of a student that is deeper than its teacher."""
     if not config.network.branches:
         return
     stages, theirs = (len(architecture(name).stages) for name in (config.network.arch, taught_by))
-    on = {name for name, term in config.objective.terms.items() if term.weight}
-    if stages > theirs and "joint" not in on:
-        which = "branch 1" if stages == theirs + 1 else f"branches 1 to {stages - theirs}"
-        yield (
-            f"{which} of {config.network.arch} have no partner in {taught_by}, whose {theirs} stages are paired from "
-            f"the deepest: no term trains them; --config.objective.{config.recipe}.joint.weight=1 does"
-        )
+    joint = config.objective.terms.get("joint")
+    trained: set[object] = set()
+    if joint and joint.weight:
+        branches = joint.options.get("branches")
+        trained |= {*branches} if isinstance(branches, tuple) and branches else {*range(1, stages + 1)}
+    untaught = [branch for branch in range(1, stages - theirs + 1) if branch not in trained]
+    if not untaught:
+        return
+    have = "branch 1 has" if untaught == [1] else f"branches {', '.join(map(str, untaught))} have"
+    remedy = ""
+    if "joint" in RECIPES[config.recipe].terms:
+        key = f"--config.objective.{config.recipe}.joint"
+        remedy = f'; {key}.weight=1 and {key}.branches="({",".join(map(str, untaught))},)" do'
+    yield (
+        f"{have} no partner among the {theirs} stages of {taught_by}, paired from the deepest, and no term trains "
+        f"{'it' if untaught == [1] else 'them'}{remedy}"
+    )

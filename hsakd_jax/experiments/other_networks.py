@@ -32,13 +32,14 @@ def settings_of_other_networks(
     lines = _learning_rate(config, run, chosen, command)
     if teacher is None or run.teacher is None:
         return lines
-    lines += _other_dataset(config, run, teacher, chosen)
     student, taught_by = run.network.arch, peer_config(teacher.network, run.teacher.workdir, peer=run.teacher.peer).arch
     dataset = published.dataset_of(run.data.name, run.classes)
     values = published.values(run.recipe, dataset, taught_by, student)
+    pair = f"{taught_by} and {student}" + (f" on {dataset}" if "data.name" in chosen else "")
     given, expected = config["objective"][run.recipe], published_terms(run.recipe, dataset, taught_by, student)
-    others = []
-    for key in published.keys(run.recipe, dataset):
+    others, of_flag = [], "data.name" in chosen
+    # Of another dataset than the config file's, the file's settings may be those that are published for its own.
+    for key in published.keys(run.recipe, None if of_flag else dataset):
         term, option = key.split(".")
         path, defaults = f"objective.{run.recipe}.{key}", default_options(term)
         ours, theirs = ({**defaults, **terms[term]}.get(option) for terms in (given, expected))
@@ -47,37 +48,16 @@ def settings_of_other_networks(
         if key not in values:
             others.append(f"{key} {ours}")
             continue
-        lines.append(
-            f"{path} is {ours}, and {theirs} is published for {taught_by} and {student}: name both behind the recipe, "
-            f"--config=FILE:{config['recipe']}/{taught_by}/{student}, or set --config.{path}"
-        )
+        remedy = f"name both behind the recipe, --config=FILE:{config['recipe']}/{taught_by}/{student}"
+        remedy = f"use the config file of {dataset}" if of_flag else remedy
+        lines.append(f"{path} is {ours}, and {theirs} is published for {pair}: {remedy}, or set --config.{path}")
     if others:
         lines.append(
-            f"objective.{run.recipe} has the settings of other networks ({', '.join(others)}), and none are published "
-            f"for {taught_by} and {student}: select your own on held-out images, --config.data.validation=0.1"
+            f"objective.{run.recipe} has the settings of {'another dataset' if of_flag else 'other networks'} "
+            f"({', '.join(others)}), and none are published for {pair}: select your own on held-out images, "
+            "--config.data.validation=0.1"
         )
     return lines
-
-
-def _other_dataset(config: dict[str, Any], run: RunConfig, teacher: Config, chosen: Sequence[str]) -> list[str]:
-    """The line about settings of the config file's dataset, where a flag sets another one; or none."""
-    if "data.name" not in chosen or run.teacher is None:
-        return []
-    taught_by = peer_config(teacher.network, run.teacher.workdir, peer=run.teacher.peer).arch
-    dataset = published.dataset_of(run.data.name, run.classes)
-    given, expected = config["objective"][run.recipe], published_terms(run.recipe, dataset, taught_by, run.network.arch)
-    differing = [
-        f"{term}.{option} {value}, not {expected[term][option]}"
-        for term, options in given.items()
-        for option, value in options.items()
-        if value != expected[term].get(option) and f"objective.{run.recipe}.{term}.{option}" not in chosen
-    ]
-    if not differing:
-        return []
-    return [
-        f"objective.{run.recipe} has the settings of the config file's dataset ({', '.join(differing)} as for "
-        f"{dataset}): select your own on held-out images, --config.data.validation=0.1"
-    ]
 
 
 def _learning_rate(config: dict[str, Any], run: RunConfig, chosen: Sequence[str], command: Sequence[str]) -> list[str]:

@@ -22,10 +22,11 @@ from hsakd_jax.experiments.recipes import RECIPES
 from hsakd_jax.experiments.resolve import recipes_of, resolve, run_config, section_of, teacher_recipe
 from hsakd_jax.experiments.results_table import summary
 from hsakd_jax.experiments.validate import check, check_types
+from hsakd_jax.runs import manifest
+from hsakd_jax.runs.checkpoint import check as check_checkpoint
 from hsakd_jax.runs.compare import normalisation_difference
 from hsakd_jax.runs.config import Config, RunConfig
 from hsakd_jax.runs.directory import RunDirectory, resolve_path, runs_inside, seed_folder
-from hsakd_jax.runs.restore import read_variables
 from hsakd_jax.runs.results import Accuracies, Results
 from hsakd_jax.training import loop
 from hsakd_jax.training.build import Program
@@ -77,6 +78,7 @@ def execute(
     splits = _load(config, list(folders))
     # All are checked before the first one trains: a mistake in the student is found before the teacher's hours.
     plans = {seed: _plan({**config, "seed": seed}, paths[seed], splits.pop(seed), command, console) for seed in folders}
+    _check_checkpoints([run for plan in plans.values() for run in plan.values() if run.traced])
     if dry_run:
         console.line("\n" + plan_table(plans, console))
         return {}
@@ -197,7 +199,7 @@ def _plan(
     _check_batches(to_train)
     for name, one in to_train.items():
         teacher = _teacher_config(config, resolved, name)
-        plan[name] = one._replace(traced=_check_run(one, paths, name, teacher, console))
+        plan[name] = one._replace(traced=_check_run(one, paths, name, teacher, console, command or ()))
         for line in settings_of_other_networks(config, one.config, teacher, command or ()):
             console.line(f"warning: {one.path}: {line}")
     return plan
@@ -257,9 +259,7 @@ def _teacher_config(config: dict[str, Any], resolved: dict[str, RunConfig], name
         return None
     if not (given := config["teacher"]["workdir"]):
         return resolved[teacher]
-    found = run_config(given, "teacher.workdir")
-    read_variables(RunDirectory(given), config["teacher"]["checkpoint"])  # refuses one that is absent or damaged
-    return found
+    return run_config(given, "teacher.workdir")
 
 
 def _is_finished(run: _Planned) -> bool:
@@ -286,7 +286,14 @@ def _is_finished(run: _Planned) -> bool:
     return True
 
 
-def _check_run(run: _Planned, paths: dict[str, Path], name: str, teacher: Config | None, console: Console) -> Program:
+def _check_run(
+    run: _Planned,
+    paths: dict[str, Path],
+    name: str,
+    teacher: Config | None,
+    console: Console,
+    command: Sequence[str] = (),
+) -> Program:
     """Refuses a run that can't train, or returns its traced program."""
     config, training, section = run.config, run.config.training, _section(name)
     try:
@@ -295,7 +302,6 @@ def _check_run(run: _Planned, paths: dict[str, Path], name: str, teacher: Config
             if os.path.realpath(start) not in map(os.path.realpath, paths.values()):  # Path.resolve refuses loops
                 theirs = RunDirectory(start).config()  # refuses a folder that is no run
                 _check_start(start, theirs, config, section, RECIPES[name].network)
-                read_variables(RunDirectory(start), "last")  # refuses a checkpoint that is absent or damaged
                 difference = normalisation_difference(theirs.data, config.data)
                 if difference and not training.fresh_last_layer:  # a probe's data has its own
                     console.line(f"warning: {run.path}: {start} {difference}")
@@ -304,9 +310,34 @@ def _check_run(run: _Planned, paths: dict[str, Path], name: str, teacher: Config
         program = trace(config, run.path, teacher, run.splits.train, Devices())
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
-    for line in cautions(config, section, teacher):
+    for line in cautions(config, section, teacher, run.splits.test.image_shape, command):
         console.line(f"warning: {run.path}: {line}")
     return program
+
+
+def _check_checkpoints(to_train: Sequence[_Planned]) -> None:
+    """Refuses runs that need the checkpoint of another one, which is absent or damaged, and not to be made first.
+
+    Raises:
+      UserError: the line begins with the recipe.
+    """
+    made = {os.path.realpath(run.path) for run in to_train}
+    needed: dict[tuple[str, str], str] = {}  # the recipe, by run and checkpoint
+    for run in to_train:
+        teacher, init = run.config.teacher, run.config.training.init
+        used = [(teacher.workdir, teacher.checkpoint)] if teacher else []
+        for where, checkpoint in [*used, *([(init, "last")] if init else [])]:
+            needed.setdefault((os.path.realpath(resolve_path(run.path, where)), checkpoint), run.config.recipe)
+    for (where, checkpoint), recipe in needed.items():
+        if where in made:
+            continue
+        directory = RunDirectory(where)
+        try:
+            step = manifest.select(directory.checkpoints, checkpoint)
+            if directory.is_finished():  # another one may delete this checkpoint while it trains
+                check_checkpoint(directory.checkpoints, step)
+        except UserError as error:
+            raise UserError(f"{recipe}: {error}") from error
 
 
 def _check_start(start: Path, theirs: Config, config: RunConfig, section: str, network_section: str) -> None:

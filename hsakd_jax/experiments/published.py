@@ -493,10 +493,15 @@ def dataset_of(name: str | None, classes: Sequence[str]) -> str:
     return "imagenet2012" if imagenet else name or ""
 
 
-def keys(recipe: str, dataset: str) -> list[str]:
-    """The settings of a recipe, 'TERM.OPTION', that are published for some pair of networks on a dataset."""
+def keys(recipe: str, dataset: str | None) -> list[str]:
+    """The settings of a recipe, 'TERM.OPTION', that are published for some pair of networks.
+
+    Args:
+      recipe: a key of `recipes.RECIPES`.
+      dataset: on which; None for any.
+    """
     recipe = _of_all_images(recipe)
-    lines = (s for s in SETTINGS if (s.recipe, s.dataset) == (recipe, dataset))
+    lines = (s for s in SETTINGS if s.recipe == recipe and dataset in (None, s.dataset))
     return list(dict.fromkeys(key for line in lines for key in line.values))
 
 

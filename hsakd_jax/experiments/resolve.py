@@ -74,12 +74,6 @@ def _network(config: dict[str, Any], recipe: Recipe, section: dict[str, Any], sp
             f"{source['name']} has training images of {list(shape)} and test images of {list(tests)}: prepare it with "
             "images of one size, or set --config.data.crop=resized and --config.data.image_size=PIXELS"
         )
-    side, resize = source["image_size"], source["resize"] or 0
-    if source["crop"] == "resized" and tests[:2] == (side, side) and resize > side:
-        raise UserError(
-            f"data.resize is {resize}, and the test images of {source['name']} have {side}x{side} pixels, which are "
-            "not scaled: set --config.data.resize=0, or a smaller --config.data.image_size"
-        )
     peers = [peer or section["arch"] for peer in config["peers"]] if recipe.objective == "mutual" else []
     if source["crop"] == "pad" and source["pad"] > min(shape[:2]):
         raise UserError(f"data.pad is {source['pad']}, more than the side of the images, {min(shape[:2])}: set less")

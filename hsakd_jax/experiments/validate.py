@@ -9,7 +9,6 @@ from msgspec import Meta
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.sharding import Devices
 from hsakd_jax.core.typed import check_section, field_types
-from hsakd_jax.data.datasets import STREAMED
 from hsakd_jax.distillation.methods import option_types
 from hsakd_jax.experiments.config_file import overridden
 from hsakd_jax.experiments.recipes import GIVEN, RECIPES, Recipe
@@ -123,7 +122,7 @@ def check(config: dict[str, Any], sections: Mapping[str, dict[str, Any]], comman
         _check_networks(config, name, section)
         _check_start(name, section)
         _check_copies(name, section)
-        _check_milestones(section, RECIPES[name].schedule or RECIPES[name].network)
+        _check_milestones(section["milestones"], RECIPES[name].schedule or RECIPES[name].network)
         _check_batch(config, name, section)
 
 
@@ -207,12 +206,7 @@ def _check_copies(name: str, section: dict[str, Any]) -> None:
         )
 
 
-def _check_milestones(section: dict[str, Any], where: str) -> None:
-    milestones, warmup = section["milestones"], section["warmup"]
-    if section["schedule"] == "multi_step" and warmup and any(epoch < warmup for epoch in milestones):
-        raise UserError(
-            f"{where}.milestones is {milestones}, and {where}.warmup {warmup} epochs: set milestones after the warm-up"
-        )
+def _check_milestones(milestones: Sequence[float], where: str) -> None:
     if any(later <= earlier for earlier, later in itertools.pairwise(milestones)):
         raise UserError(f"{where}.milestones is {milestones}: set epochs in ascending order, such as (150, 180, 210)")
 
@@ -231,8 +225,6 @@ def _check_batch(config: dict[str, Any], name: str, section: dict[str, Any]) -> 
 def _refuse_without_effect(config: dict[str, Any], names: Sequence[str], path: str) -> None:
     """Refuses a key of the command line that changes nothing in these recipes."""
     section, _, key = path.partition(".")
-    if section == "data" and (needed := _without_effect(config["data"], key)):
-        raise UserError(f"{path} has no effect {needed}: leave it out")
     if section == "objective" and (name := key.partition(".")[0]) not in names:
         raise UserError(
             f"{path} is changed, but {name} is not to run: change objective.{names[-1]}, or name the recipe {name}"
@@ -254,21 +246,6 @@ def _refuse_without_effect(config: dict[str, Any], names: Sequence[str], path: s
             f"{path} has no effect with {section}.schedule={schedule}: leave it out, or set "
             f"--config.{section}.schedule=multi_step"
         )
-
-
-def _without_effect(data: dict[str, Any], key: str) -> str:
-    """Why a key of the section 'data' changes nothing; '' for a key that does."""
-    crop, name = data["crop"], data["name"]
-    files = name in ("image_folder", *STREAMED)
-    if key == "pad" and crop != "pad":
-        return f"with data.crop={crop}"
-    if key == "resize" and crop != "resized":
-        return f"with data.crop={crop}"
-    if key == "interpolation" and crop != "resized" and not files:
-        return f"with data.crop={crop}, which scales nothing"
-    if key == "max_pixels" and not files:
-        return f"on {name}, whose images are no files"
-    return ""
 
 
 def _uses(recipe: Recipe, section: str, key: str) -> bool:

@@ -23,6 +23,7 @@ from hsakd_jax.core.files import check_folder, expand
 from hsakd_jax.data import datasets
 from hsakd_jax.data.augment import prepare
 from hsakd_jax.data.dataset import Dataset
+from hsakd_jax.data.image_files import UnreadableImageError
 from hsakd_jax.data.streaming import Photos
 from hsakd_jax.evaluation.accuracy import load_test, preprocessing
 from hsakd_jax.interop import hub, model_files, quantising, torch_files, torch_weights
@@ -216,7 +217,7 @@ def _measure(
         program = model_files.open_program(file, exported.config, Path(workdir))
         try:
             measured.append(model_files.measure(program, file, exported.config, test, label))
-        except UserError as error:
+        except UnreadableImageError as error:
             note(f"not measured: {error}")
             break
     return measured

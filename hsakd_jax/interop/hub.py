@@ -25,8 +25,7 @@ from hsakd_jax.runs.results import Results
 LIMITS = """\
 - The accuracies hold for the test images of the same dataset. No other images were measured.
 - The network chooses one of its classes for every image, also for an image of none of them.
-- The probabilities are those of a softmax. They are not calibrated.
-- Other preprocessing than that of `preprocessor_config.json` costs accuracy."""
+- The probabilities are those of a softmax. They are not calibrated."""
 
 USE = f"""\
 `{torch_files.WEIGHTS}` has the names of the PyTorch network. In this folder, with hsakd_jax installed:
@@ -121,7 +120,7 @@ def _card(
         "Training": _training(config, results),
         "Use": USE if record_of(config) else OTHER_USE,
         "Licence": _licence(licence, data),
-        "Limits": LIMITS + _selection(results, checkpoint),
+        "Limits": "\n".join([LIMITS, _preprocessing(config), *_selection(results, checkpoint)]),
     }
     size = profile.totals(network, config.network.image_shape)
     height, width, channels = config.network.image_shape
@@ -204,7 +203,15 @@ def _licence(licence: str, data: str) -> str:
     return f"{own} The terms of the training data ({data}) hold too. The code of hsakd_jax: Apache-2.0."
 
 
-def _selection(results: Results | None, checkpoint: str) -> str:
+def _preprocessing(config: AnyConfig) -> str:
+    height, width, _ = config.network.image_shape
+    if height == width:
+        return "- Other preprocessing than that of `preprocessor_config.json` costs accuracy."
+    mean, std = list(config.data.mean), list(config.data.std)
+    return f"- Images have {height}x{width} pixels, divided by 255 and normalised by mean {mean} and std {std}."
+
+
+def _selection(results: Results | None, checkpoint: str) -> list[str]:
     if results is None or checkpoint == "last":
-        return ""
-    return f"\n- The epoch was selected by {results.selected_by}."
+        return []
+    return [f"- The epoch was selected by {results.selected_by}."]

@@ -12,6 +12,7 @@ import numpy as np
 from hsakd_jax.core.console import Progress, table
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.extras import INSTALL_ONNX
+from hsakd_jax.core.failures import explain
 from hsakd_jax.core.files import expand
 from hsakd_jax.data.augment import crop_to, prepare
 from hsakd_jax.data.dataset import Dataset
@@ -124,11 +125,15 @@ def open_program(path: Path, config: Config, run: Path) -> Program:
         `export` wrote by all settings. `run` of the result raises one where the outputs are not of [B, N].
     """
     program = READERS[path.suffix](path, config, run)
+    if READERS[path.suffix] is _weights:  # which our own network runs
+        return program
 
     def scores(images: np.ndarray) -> np.ndarray:
         try:
             found = np.asarray(program.run(images))
         except Exception as error:  # a stranger's program can fail in any way
+            if explain(error):  # such as too little memory, whose remedy is another one
+                raise
             raise UserError(
                 f"{path} fails on images of {list(images.shape)} ({_reason(error)}): export it again"
             ) from error

@@ -109,18 +109,13 @@ class Checkpoints:
           UserError: it is absent, or its files are not those that were written.
         """
         path = self._directory / str(step)
-        results = path.parents[1] / "results.json"
-        done = f"delete {results} and " if results.exists() else ""
-        remedy = f"use a run that has a whole one, or {done}run the command that made it again"
-        saved = manifest.read_whole(self._directory, step)
-        if saved is None:
-            raise UserError(f"checkpoint {path} is damaged or absent: {remedy}")
+        saved = check(self._directory, step)
         try:
             state = self._read(path)
         except Exception as error:  # of any kind: the checkpoint may be a stranger's
-            raise UserError(f"checkpoint {path} can't be read ({_first_line(error)}): {remedy}") from error
+            raise UserError(f"checkpoint {path} can't be read ({_first_line(error)}): {_remedy(path)}") from error
         if digest(state) != saved.content:
-            raise UserError(f"checkpoint {path} contains other arrays than were saved: {remedy}")
+            raise UserError(f"checkpoint {path} contains other arrays than were saved: {_remedy(path)}")
         return state
 
     def close(self) -> None:
@@ -237,6 +232,25 @@ class Checkpoints:
             _check_size(path, sum(math.prod(a.shape) * a.dtype.itemsize for a in jax.tree.leaves(metadata)))
             target = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), metadata)
             return self._handler.restore(plain, args=ocp.args.StandardRestore(target))
+
+
+def check(directory: Path, step: int) -> Manifest:
+    """The manifest of a checkpoint whose files are those that were written.
+
+    Raises:
+      UserError: it is absent or damaged.
+    """
+    path = directory / str(step)
+    saved = manifest.read_whole(directory, step)
+    if saved is None:
+        raise UserError(f"checkpoint {path} is damaged or absent: {_remedy(path)}")
+    return saved
+
+
+def _remedy(path: Path) -> str:
+    results = path.parents[1] / "results.json"
+    done = f"delete {results} and " if results.exists() else ""
+    return f"use a run that has a whole one, or {done}run the command that made it again"
 
 
 def _check_size(path: Path, needed: int) -> None:

@@ -410,8 +410,8 @@ def _check_fixed(own: dict[str, Any], config: RunConfig, theirs: Config, teacher
     terms = theirs.objective.terms.items() if isinstance(theirs, RunConfig) else ()
     trained = [name for name, term in terms if term.weight]
     for path in _fixed(flatten_dict(own), config):
-        family = path[2]  # of {'params': {'objective': {'sskd': ...}}}, whose terms are sskd_head, sskd_kl, sskd_ss
-        if not any(name.partition("_")[0] == family for name in trained):
+        layer = path[2]  # of {'params': {'objective': {'sskd': ...}}}, whose terms are sskd_head, sskd_kl, sskd_ss
+        if not any(name == layer or name.startswith(f"{layer}_") for name in trained):
             raise _untrained(config, path, teacher)
 
 

@@ -45,7 +45,7 @@ def print_check(ours: dict[int, float], theirs: dict[int, float]) -> None:
     Welch's t-test, as the two have different random numbers: the same seed is not a pair.
 
     Args:
-      ours: top-1 of the last epoch by seed.
+      ours: top-1 of the last epoch by seed, of at least two seeds.
       theirs: the same of in_pytorch.py.
     """
     print("| training | seeds | top-1 %, last | mean (standard deviation) |")
@@ -55,9 +55,9 @@ def print_check(ours: dict[int, float], theirs: dict[int, float]) -> None:
         every = ", ".join(f"{one:.2f}" for one in top1)
         print(f"| {name} | {', '.join(map(str, seeds))} | {every} | {mean(top1):.2f} ({stdev(top1):.2f}) |")
     test = stats.ttest_ind(list(theirs.values()), list(ours.values()), equal_var=False)
-    low, high = test.confidence_interval(LEVEL)
     difference = mean(theirs.values()) - mean(ours.values())
-    verdict = Verdict(difference, (float(low), float(high)), float(test.pvalue), len(ours))
+    low, high = map(float, test.confidence_interval(LEVEL))
+    verdict = Verdict(difference, (low, high), float(test.pvalue), min(len(ours), len(theirs)))
     print()
     print(f"PyTorch against this package: {verdict.words} ({LEVEL * 100:g} % interval {verdict.bounds}).")
 
@@ -100,16 +100,17 @@ def main() -> None:
         last, best = (f"{accuracies['top1']:.2f}" for accuracies in (one.last, one.best))
         cells = [f"[{title}](cifar100/{name}.json)", str(one.seed), f"{one.last['epoch']:g}", last, best, verdict]
         print(f"| {' | '.join(cells)} | {theirs} | {rows[name]['hours']} |")
-    print()
     ours = {seed: one for (epochs, seed), one in baselines.items() if epochs == SHORT}
     theirs = [json.loads(path.read_text()) for path in (HERE / "pytorch").glob("*.json")]
     images = {one.correct.labels for one in ours.values() if one.correct}
     if images != {one["correct"]["labels"] for one in theirs}:
         raise SystemExit("the runs in PyTorch have other test images than those of this package")
-    print_check(
-        {seed: one.last["top1"] for seed, one in ours.items()},
-        {one["seed"]: one["top1_by_epoch"][str(SHORT)] for one in theirs},
-    )
+    if min(len(ours), len(theirs)) > 1:
+        print()
+        print_check(
+            {seed: one.last["top1"] for seed, one in ours.items()},
+            {one["seed"]: one["top1_by_epoch"][str(SHORT)] for one in theirs},
+        )
     if args.figure:
         draw({name: rows[name] for name in order if results[name].seed == 0}, args.figure)
 

@@ -616,7 +616,7 @@ def test_every_option_of_a_recipe_has_a_type():
             assert Any not in types.values()
 
 
-@pytest.mark.parametrize("term", sorted(TERMS.keys() - {"crd"}))  # whose memory relates the batches of a run
+@pytest.mark.parametrize("term", sorted(TERMS))
 def test_terms_relate_the_images_of_a_batch_or_not(term):
     """The mean loss of two halves is that of the batch, or `RELATE_IMAGES` has the term.
 

@@ -56,9 +56,12 @@ def test_networks_behind_the_recipe_have_their_settings(resnet56):
 def test_a_dataset_of_a_flag_has_the_settings_of_the_files_dataset():
     (line,) = lines("dkd/resnet56/resnet20", data__name="cifar10")
     assert line == (
-        "objective.dkd has the settings of the config file's dataset (dkd.beta 2.0, not 8.0 as for cifar10): select "
-        "your own on held-out images, --config.data.validation=0.1"
+        "objective.dkd has the settings of another dataset (dkd.beta 2.0), and none are published for resnet56 and "
+        "resnet20 on cifar10: select your own on held-out images, --config.data.validation=0.1"
     )
+    found = lines("dkd/resnet34_imagenet/resnet18_imagenet", data__name="imagenet2012")
+    assert "objective.dkd.dkd.beta is 8.0, and 0.5 is published for resnet34_imagenet and resnet18" in found[0]
+    assert all("use the config file of imagenet2012, or set --config.objective.dkd" in line for line in found)
     assert not lines("dkd/resnet56/resnet20", data__name="cifar10", objective__dkd__dkd__beta=8.0)
     assert not lines("kd/resnet56/resnet20", data__name="cifar10")
 

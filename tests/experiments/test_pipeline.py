@@ -1,6 +1,7 @@
 """Runs of one command, one after the other."""
 
 import runpy
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import jax
@@ -17,6 +18,8 @@ from hsakd_jax.data.datasets import Splits
 from hsakd_jax.experiments import pipeline
 from hsakd_jax.experiments.cautions import cautions
 from hsakd_jax.experiments.make_config import make_config
+from hsakd_jax.runs import manifest
+from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.directory import RunDirectory
 
 IMAGE = Dataset(np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int32))
@@ -96,29 +99,93 @@ def test_the_batch_of_few_images_can_be_split(images, devices, keys, batch, monk
         pipeline._check_batches(planned)
 
 
+def lines(config, teacher=None, tests=(8, 8, 1), flags=()):
+    return list(cautions(config, "student", teacher, tests, [f"--config.{flag}=x" for flag in flags]))
+
+
 def test_terms_that_relate_images_relate_those_of_a_micro_batch():
     few = {"student__batch": 64, "student__accumulate": 2}
-    (line,) = cautions(run_config("sp", **few), "student", None)
+    (line,) = lines(run_config("sp", **few))
     assert line == (
-        "student.accumulate is 2: sp relate the images of a micro-batch of 32, not of the batch of 64, which is "
-        "another loss"
+        "student.accumulate is 2: the loss of sp relates the images of a micro-batch of 32, not of the batch of 64"
     )
-    assert not [*cautions(run_config("sp"), "student", None), *cautions(run_config("dkd", **few), "student", None)]
+    assert not [*lines(run_config("sp")), *lines(run_config("dkd", **few))]
 
 
 def test_branches_without_a_partner_are_told():
-    deeper = run_config("student", student__arch="mobilenetV2", shape=(32, 32, 3), data__mean=(0.5,), data__std=(0.5,))
+    keys = {"student__arch": "mobilenetV2", "shape": (32, 32, 3), "data__mean": (0.5,), "data__std": (0.5,)}
     teacher = run_config("teacher", teacher__arch="resnet8_half")
-    (line,) = cautions(deeper, "student", teacher)
-    assert line.startswith("branch 1 of mobilenetV2 have no partner in resnet8_half, whose 3 stages are paired")
-    assert not list(cautions(teacher, "teacher", None))
+    key = "--config.objective.student.joint"
+    assert lines(run_config("student", **keys), teacher) == [
+        "branch 1 has no partner among the 3 stages of resnet8_half, paired from the deepest, and no term trains it; "
+        f'{key}.weight=1 and {key}.branches="(1,)" do'
+    ]
+    (line,) = lines(run_config("student_dist", **keys), teacher)  # which has no term for joint labels
+    assert line.endswith("and no term trains it")
+    for branches, found in (((), 0), ((1,), 0), ((2, 4), 1)):
+        joint = {"objective__student__joint__weight": 1.0, "objective__student__joint__branches": branches}
+        assert len(lines(run_config("student", **keys, **joint), teacher)) == found
+    assert not lines(teacher)
 
 
-def test_a_teacher_without_a_checkpoint_is_refused_before_anything_trains(tmp_path):
-    RunDirectory(tmp_path / "teacher").acquire(run_config("backbone"))
-    config = {"teacher": {"workdir": str(tmp_path / "teacher"), "run": "", "checkpoint": "last"}}
-    with pytest.raises(UserError, match="teacher has no checkpoint"):
-        pipeline._teacher_config(config, {}, "kd")
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"data__resize": 10}, "data.resize has no effect with data.crop=pad"),
+        (
+            {"data__interpolation": "bicubic"},
+            "data.interpolation has no effect with data.crop=pad, which scales nothing",
+        ),
+        ({"data__max_pixels": 9}, "data.max_pixels has no effect on digits, whose images are no files"),
+        (
+            {"data__crop": "resized", "data__image_size": 8, "data__pad": 1},
+            "data.pad has no effect with data.crop=resized",
+        ),
+        (
+            {"data__crop": "resized", "data__image_size": 8, "data__resize": 9},
+            "data.resize has no effect on test images of 8x8 pixels, which are neither scaled nor cropped",
+        ),
+        ({"data__crop": "resized", "data__image_size": 7, "data__resize": 8}, None),
+        ({"data__pad": 2}, None),
+        ({"data__crop": "resized", "data__image_size": 8, "data__pad": 0}, None),
+    ],
+)
+def test_keys_of_the_data_without_effect_are_told(keys, words):
+    config, flags = run_config(**keys), [key.replace("__", ".") for key in keys]
+    assert lines(config, flags=flags) == ([words] if words else [])
+    assert not lines(config)  # a config file may set them for other runs
+
+
+def test_a_milestone_in_the_warm_up_is_told():
+    keys = {"student__schedule": "multi_step", "student__warmup": 2, "student__epochs": 9}
+    (line,) = lines(run_config(student__milestones=(1, 3), **keys))
+    assert line.startswith("student.milestones is (1, 3), and the learning rate falls only after student.warmup, 2")
+    assert not lines(run_config(student__milestones=(2, 3), **keys))
+
+
+@pytest.mark.parametrize("damage", ["none", "no checkpoint", "a changed file", "a changed file of a run that trains"])
+@pytest.mark.parametrize("role", ["teacher", "init"])
+def test_checkpoints_of_other_runs_are_checked_before_anything_trains(role, damage, tmp_path, monkeypatch):
+    path = tmp_path / "needed"
+    needed = run_config("backbone", teacher__arch="resnet8_quarter")
+    keys = {"teacher": {"recipe": "kd", "teacher__workdir": str(path)}, "init": {"student__init": str(path)}}[role]
+    directory = RunDirectory(path)
+    directory.acquire(needed)
+    if damage != "no checkpoint":
+        checkpoints = Checkpoints(directory.checkpoints)
+        checkpoints.save(1, {"params": {"x": np.ones(3)}})
+        checkpoints.close()
+    monkeypatch.setattr(RunDirectory, "is_finished", lambda _: damage == "a changed file")
+    if damage.startswith("a changed"):
+        file = next(iter(manifest.read(directory.checkpoints, 1).files))
+        (directory.checkpoints / "1" / file).write_bytes(b"other")
+    config = run_config(student__arch="resnet8_quarter", **keys)
+    planned = pipeline._Planned(config, tmp_path / "run", None, "a program")
+    words = {"no checkpoint": "needed has no checkpoint", "a changed file": "needed/checkpoints/1 is damaged or absent"}
+    with pytest.raises(UserError, match=f"^{config.recipe}: .*{words[damage]}") if damage in words else nullcontext():
+        pipeline._check_checkpoints([planned])
+    made_first = pipeline._Planned(needed, path, None, "a program")
+    pipeline._check_checkpoints([made_first, planned])
 
 
 def test_time_of_several_seeds_is_that_which_is_left(monkeypatch, tmp_path):

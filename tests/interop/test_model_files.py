@@ -19,6 +19,7 @@ from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.sharding import Devices
 from hsakd_jax.data import datasets
 from hsakd_jax.data.augment import normalise, prepare
+from hsakd_jax.data.image_files import UnreadableImageError
 from hsakd_jax.evaluation.accuracy import load_test, make_measure, preprocessing
 from hsakd_jax.interop import exporters, hub, model_files, torch_files
 from hsakd_jax.interop.exporters import export
@@ -383,7 +384,7 @@ def test_a_run_that_diverged_is_not_exported(run, tmp_path):
 
 def test_a_file_is_kept_if_a_test_image_can_not_be_read(run, tmp_path, monkeypatch, capsys):
     def damaged(*_):
-        raise UserError("3.png can't be read")
+        raise UnreadableImageError("3.png can't be read")
         yield
 
     monkeypatch.setattr(model_files, "batches_of", damaged)

@@ -78,7 +78,7 @@ TERMS: dict[str, Callable[..., Array]] = {
 
 # Terms whose loss for an image depends on the other images of the batch.
 RELATE_IMAGES = frozenset({
-    *("sp", "cc", "rkd", "pkt", "crd", "dist", "dist_aux", "mlld_images", "mlld_classes", "sskd_head", "sskd_ss"),
+    *("sp", "cc", "rkd", "pkt", "dist", "dist_aux", "mlld_images", "mlld_classes", "sskd_head", "sskd_ss"),
 })  # fmt: skip
 
 

@@ -25,7 +25,7 @@ class Sample(NamedTuple):
       key: random key of this step.
       strong: outputs of the network that learns for the strong view; None where the run has none.
       teacher_strong: outputs of the teacher for the strong view, without gradient; None where the run has none.
-      batch_norm_groups: that of `Methods`, which sets it.
+      batch_norm_groups: that of `Methods`, which sets it; None before.
     """
 
     index: Array  # pyright: ignore[reportIncompatibleMethodOverride]: tuples have a method of this name
@@ -33,7 +33,12 @@ class Sample(NamedTuple):
     key: Array
     strong: Outputs | None = None
     teacher_strong: Outputs | None = None
-    batch_norm_groups: int = 1
+    batch_norm_groups: int | None = None  # no leaf of a tree, which JAX would move to a device
+
+
+def groups_of(sample: Sample) -> int:
+    """See `BatchNorm.groups`: of the layers that a term creates."""
+    return sample.batch_norm_groups or 1
 
 
 def embedding(outputs: Outputs) -> Array:

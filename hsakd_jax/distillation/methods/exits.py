@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.nn.initializers import normal
 
-from hsakd_jax.distillation.methods.common import Sample, embedding
+from hsakd_jax.distillation.methods.common import Sample, embedding, groups_of
 from hsakd_jax.distillation.options import Exponent, Temperature
 from hsakd_jax.models.layers import Init, LayerFactory, he, torch_bias, zero_bias
 from hsakd_jax.models.network import Outputs
@@ -51,7 +51,7 @@ def ofa(
 ) -> Array:
     """The sum of `ofa_loss` over the class logits and those of `Exits`, with the authors' defaults for CIFAR-100."""
     width = max(embedding(outputs).shape[-1], embedding(teacher).shape[-1])
-    exits = Exits(width, outputs.logits.shape[-1], sample.batch_norm_groups, name="ofa")(outputs.features)
+    exits = Exits(width, outputs.logits.shape[-1], groups_of(sample), name="ofa")(outputs.features)
     every = [ofa_loss(logits, teacher.logits, labels, gamma, temperature) for logits in (outputs.logits, *exits)]
     return jnp.stack(every).sum()
 

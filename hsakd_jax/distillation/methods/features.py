@@ -7,7 +7,14 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import constant, variance_scaling
 
-from hsakd_jax.distillation.methods.common import Sample, StagePairs, equal_size_stage_pairs, stage_pairs, unit_rows
+from hsakd_jax.distillation.methods.common import (
+    Sample,
+    StagePairs,
+    equal_size_stage_pairs,
+    groups_of,
+    stage_pairs,
+    unit_rows,
+)
 from hsakd_jax.distillation.options import MapsOf, Small, Stage, Variance
 from hsakd_jax.models.layers import BatchNorm, torch_bias, torch_kernel
 from hsakd_jax.models.network import Outputs
@@ -94,7 +101,7 @@ def fitnet(
             f"fitnet: choose a stage that has a partner (paired from the deepest): {', '.join(map(str, pairs))}"
         )
     student_map, teacher_map = pairs[stage]
-    regressor = Regressor(teacher_map.shape[1:], sample.batch_norm_groups, name="fitnet")
+    regressor = Regressor(teacher_map.shape[1:], groups_of(sample), name="fitnet")
     return hint_loss(regressor(student_map), teacher_map)
 
 

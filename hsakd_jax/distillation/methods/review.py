@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import lecun_uniform
 
-from hsakd_jax.distillation.methods.common import Sample, StagePairs, cells, embedding, stage_pairs
+from hsakd_jax.distillation.methods.common import Sample, StagePairs, cells, embedding, groups_of, stage_pairs
 from hsakd_jax.distillation.options import Width
 from hsakd_jax.models.layers import TORCH, LayerFactory
 from hsakd_jax.models.network import Outputs
@@ -81,9 +81,7 @@ def reviewkd(
       preactivation: whether the student's maps are those before the last ReLU.
     """
     pairs = stage_pairs(outputs.preactivations if preactivation else outputs.hints, teacher.preactivations)
-    return Review(max_channels, sample.batch_norm_groups, name="reviewkd")(
-        pairs, embedding(outputs), embedding(teacher)
-    )
+    return Review(max_channels, groups_of(sample), name="reviewkd")(pairs, embedding(outputs), embedding(teacher))
 
 
 class Review(nn.Module):

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hsakd_jax.distillation.methods.common import Sample, cells, inner_products, stage_pairs, unit_rows
+from hsakd_jax.distillation.methods.common import Sample, cells, groups_of, inner_products, stage_pairs, unit_rows
 from hsakd_jax.distillation.methods.features import Regressor
 from hsakd_jax.distillation.methods.logits import target_loss
 from hsakd_jax.distillation.options import (
@@ -226,7 +226,7 @@ def wkd_f(
     """
     student_map, teacher_map = stage_pairs(outputs.features, teacher.features)[len(outputs.features)]
     size = teacher_map.shape[1:]
-    groups = sample.batch_norm_groups
+    groups = groups_of(sample)
     if projector == "regressor":
         module = Regressor(size, groups, name="wkd_f")
     else:
