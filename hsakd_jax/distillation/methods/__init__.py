@@ -120,14 +120,16 @@ class Methods(nn.Module):
     batch_norm_groups: int = 1
 
     @nn.compact
-    def __call__(self, outputs: Outputs, labels: Array, teacher: Outputs | None, sample: Sample) -> dict[str, Array]:
+    def __call__(
+        self, outputs: Outputs, labels: Array, teacher: Outputs | None, sample: Sample | None
+    ) -> dict[str, Array]:
         """Computes the terms, unweighted.
 
         Args:
           outputs: of the network that learns, for B or 4B rows.
           labels: [B], integers.
           teacher: outputs of the teacher, which get no gradient, or None.
-          sample: the training images of the batch.
+          sample: the training images of the batch; None for terms that do not need them.
 
         Returns:
           Name -> scalar in at least float32.
@@ -136,7 +138,8 @@ class Methods(nn.Module):
           ValueError: a term does not fit these outputs.
         """
         teacher = jax.lax.stop_gradient(teacher)
-        sample = sample._replace(batch_norm_groups=self.batch_norm_groups)
+        if sample is not None:
+            sample = sample._replace(batch_norm_groups=self.batch_norm_groups)
         return {
             name: TERMS[name](outputs, labels, teacher, sample, **options)
             if name in TERMS

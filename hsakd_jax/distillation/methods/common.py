@@ -36,9 +36,9 @@ class Sample(NamedTuple):
     batch_norm_groups: int | None = None  # no leaf of a tree, which JAX would move to a device
 
 
-def groups_of(sample: Sample) -> int:
+def groups_of(sample: Sample | None) -> int:
     """See `BatchNorm.groups`: of the layers that a term creates."""
-    return sample.batch_norm_groups or 1
+    return (sample.batch_norm_groups if sample else None) or 1
 
 
 def embedding(outputs: Outputs) -> Array:
