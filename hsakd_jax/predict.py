@@ -29,7 +29,7 @@ def main(values: flags.FlagValues, words: list[str]) -> None:
     RunDirectory(values.workdir).config()  # refuses a folder that is no run before many images are listed
     paths = classify.find(words)
     predictions, skipped = classify.predict(values.workdir, paths, values.top, values.checkpoint)
-    if predictions:
+    if predictions or values.format != "table":
         show(classify.SHOWN_AS[values.format](predictions))
     for line in skipped:
         note(f"skipped: {line}")

@@ -124,6 +124,14 @@ def find(folders: Sequence[str]) -> tuple[list[Run], list[Path]]:
     return finished, unfinished
 
 
+def no_run(folders: Sequence[str]) -> UserError:
+    """The error where no folder has a run."""
+    return UserError(
+        f"{', '.join(folders)}: no trained run there (its folder has a config.json; a converted checkpoint has no "
+        "results): check the path"
+    )
+
+
 def _refuse(error: OSError) -> None:
     raise UserError(f"{error.filename} can't be read ({error.strerror}): make it readable, or choose other folders")
 

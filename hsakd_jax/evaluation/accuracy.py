@@ -17,6 +17,7 @@ from hsakd_jax.data import datasets
 from hsakd_jax.data.augment import prepare
 from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.data.image_files import centre_crop, fit, size_of
+from hsakd_jax.data.locate import IMAGE_TREE
 from hsakd_jax.data.streaming import Photos, evaluation_batches
 from hsakd_jax.evaluation import metrics
 from hsakd_jax.models.network import Outputs
@@ -213,6 +214,8 @@ def load_test(run: Path, config: Config, data_dir: str | None = None) -> Dataset
     if config.data.name is None:
         raise UserError(f"{run} does not name its data: convert the checkpoint again with --data=NAME")
     where = data_folder(config, data_dir, f"the data of {run}")
+    if config.data.name in ("image_folder", IMAGE_TREE) and not where:  # of a checkpoint that was converted
+        raise UserError(f"{run} does not name the folder of its images: set --data_dir=DIR")
     splits = datasets.load_source(structs.replace(config.data, dir=where), splits=("test",))
     test = relabel(splits, run, config, f"{config.data.name} in {where or '(default)'}")
     shape, found = config.network.image_shape, test.image_shape

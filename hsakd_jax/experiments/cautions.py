@@ -72,7 +72,8 @@ def _micro_batches(config: RunConfig, section: str) -> Iterator[str]:
     if training.accumulate > 1 and related:
         yield (
             f"{section}.accumulate is {training.accumulate}: the loss of {', '.join(related)} relates the images of a "
-            f"micro-batch of {training.batch // training.accumulate}, not of the batch of {training.batch}"
+            f"micro-batch of {training.batch // training.accumulate}, not of the batch of {training.batch}; "
+            f"--config.{section}.accumulate=1 relates all"
         )
 
 
@@ -90,7 +91,7 @@ def _without_effect(data: Data, tests: Sequence[int], chosen: Sequence[str]) -> 
         reasons["resize"] = f"on test images of {side}x{side} pixels, which are neither scaled nor cropped"
     for key, reason in reasons.items():
         if reason and getattr(data, key) and f"data.{key}" in chosen:
-            yield f"data.{key} has no effect {reason}"
+            yield f"data.{key} has no effect {reason}: leave it out of a new run"
 
 
 def _untaught_branches(config: RunConfig, taught_by: str) -> Iterator[str]:

@@ -104,6 +104,11 @@ def select(folder: Path, checkpoint: str) -> int:
     found = steps(folder)
     if checkpoint not in ("last", "best"):
         raise UserError(f"unknown checkpoint {checkpoint!r}: choose last or best")
+    if not found and (results := folder.parent / "results.json").exists():
+        raise UserError(
+            f"{folder.parent} is finished, and its checkpoints are gone: restore them, or delete {results} and run the "
+            "command that made it again"
+        )
     if not found:
         raise UserError(f"{folder.parent} has no checkpoint yet: resume the run first")
     if checkpoint == "last":

@@ -99,7 +99,7 @@ def main() -> None:
         theirs = published(one.recipe) if round(one.last["epoch"]) == FULL else ""
         last, best = (f"{accuracies['top1']:.2f}" for accuracies in (one.last, one.best))
         cells = [f"[{title}](cifar100/{name}.json)", str(one.seed), f"{one.last['epoch']:g}", last, best, verdict]
-        print(f"| {' | '.join(cells)} | {theirs} | {rows[name]['hours']} |")
+        print(f"| {' | '.join(cells)} | {theirs} | {rows[name]['hours']:.2f} |")
     ours = {seed: one for (epochs, seed), one in baselines.items() if epochs == SHORT}
     theirs = [json.loads(path.read_text()) for path in (HERE / "pytorch").glob("*.json")]
     images = {one.correct.labels for one in ours.values() if one.correct}

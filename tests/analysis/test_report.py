@@ -545,8 +545,8 @@ BAD = {
     "not a page": (["--output={}/x.txt"], "name a file that ends in .html"),
     "no folder for it": (["--output={}/none/x.html"], "none is not a folder"),
     "a file for a folder": (["--output={}/x.html", "--png={}/file"], "file is a file: name a folder"),
-    "no run": (["--output={}/x.html"], "no run there"),
-    "a name that is too long": (["--output={}/" + 300 * "x" + ".html"], "no run there"),
+    "no run": (["--output={}/x.html"], "no trained run there"),
+    "a name that is too long": (["--output={}/" + 300 * "x" + ".html"], "no trained run there"),
     "a folder's name that is too long": (["--output={}/" + 300 * "x" + "/x.html"], "is not a folder: create it"),
 }
 

@@ -561,7 +561,7 @@ def test_the_command(tmp_path, run_command):
     ("words", "message"),
     [
         ([], "RUNS... is missing"),
-        (["none"], "none: no run there (a run's folder has a config.json): check the path"),
+        (["none"], "none: no trained run there (its folder has a config.json; a converted checkpoint has no results)"),
         (["absent"], "absent is no folder: check the path"),
         (["none", "--csv", "--json"], "--csv and --json: set only one of them"),
     ],

@@ -10,7 +10,7 @@ from run_configs import run_config
 
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.evaluation import predictions
-from hsakd_jax.evaluation.accuracy import evaluate_run
+from hsakd_jax.evaluation.accuracy import evaluate_run, load_test
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.compare import match_classes
 from hsakd_jax.runs.directory import RunDirectory
@@ -92,3 +92,11 @@ def test_other_classes_are_refused(variables, tmp_path):
     run = make(tmp_path / "run", variables, "012345678x")
     with pytest.raises(UserError, match=r"run has other classes: 'x' where '9' is expected in digits in \(default\)"):
         evaluate_run(run)
+
+
+def test_a_folder_of_images_that_no_one_named(tmp_path):
+    """As of converted weights of an image_folder, whose file contains no paths."""
+    config = run_config(data__crop="resized", data__image_size=8)
+    config = structs.replace(config, data=structs.replace(config.data, name="image_tree"))
+    with pytest.raises(UserError, match="run does not name the folder of its images: set --data_dir=DIR"):
+        load_test(tmp_path / "run", config)

@@ -107,7 +107,8 @@ def test_terms_that_relate_images_relate_those_of_a_micro_batch():
     few = {"student__batch": 64, "student__accumulate": 2}
     (line,) = lines(run_config("sp", **few))
     assert line == (
-        "student.accumulate is 2: the loss of sp relates the images of a micro-batch of 32, not of the batch of 64"
+        "student.accumulate is 2: the loss of sp relates the images of a micro-batch of 32, not of the batch of 64; "
+        "--config.student.accumulate=1 relates all"
     )
     assert not [*lines(run_config("sp")), *lines(run_config("dkd", **few))]
 
@@ -152,7 +153,7 @@ def test_branches_without_a_partner_are_told():
 )
 def test_keys_of_the_data_without_effect_are_told(keys, words):
     config, flags = run_config(**keys), [key.replace("__", ".") for key in keys]
-    assert lines(config, flags=flags) == ([words] if words else [])
+    assert lines(config, flags=flags) == ([f"{words}: leave it out of a new run"] if words else [])
     assert not lines(config)  # a config file may set them for other runs
 
 
