@@ -3,7 +3,8 @@
     python -m hsakd_jax.predict --workdir=RUN IMAGE... [--top=5] [--checkpoint=last|best] [--format=table|csv|json]
 
 IMAGE is a file (JPEG, PNG, WebP, ...) or a folder, which is searched in depth. Each image is cropped and scaled as
-the test images of the run are. Files that can't be read are named and skipped, and the exit status is 2 then.
+the test images of the run are. Files that can't be read, and images whose outputs are not finite, are named and
+skipped, and the exit status is 2 then.
 """
 
 from absl import flags

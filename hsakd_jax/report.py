@@ -42,7 +42,7 @@ def main(values: flags.FlagValues, folders: list[str]) -> None:
     if not runs and unfinished:
         raise UserError(f"{', '.join(map(str, unfinished))} is not finished: let it go on")
     if not runs:
-        raise run_index.no_run(folders)
+        raise run_index.no_run_error(folders)
     if not report_is_installed():
         raise UserError(f"a report needs matplotlib and jinja2: {install('report')}")
     from hsakd_jax.analysis import page

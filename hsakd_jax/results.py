@@ -40,7 +40,7 @@ def main(values: flags.FlagValues, folders: list[str]) -> None:
         raise UserError(f"--{' and --'.join(chosen)}: set only one of them")
     runs, unfinished = run_index.find(folders)
     if not (runs or unfinished or values.all):
-        raise run_index.no_run(folders)
+        raise run_index.no_run_error(folders)
     shown = tables.compare(runs, values.all)
     if values.csv:
         show(rendering.as_csv(shown))

@@ -782,6 +782,25 @@ def test_a_teacher_of_other_classes_is_refused(pipeline, call_command, tmp_path)
     assert_refused(call_command("main", f"{CONFIG}:student_tiny", *args), "has no network 2: choose one from 1 to 1")
 
 
+def test_a_teacher_without_a_checkpoint_is_refused_before_anything_trains(alone, call_command, tmp_path):
+    (tmp_path / "teacher").mkdir()
+    shutil.copy(alone / "config.json", tmp_path / "teacher")
+    runs = "--config.runs=('baseline','kd')"
+    args = [f"--config.teacher.workdir={tmp_path}/teacher", f"--workdir={tmp_path}/runs", runs]
+    done = call_command("main", f"{CONFIG}:hsakd_tiny", *args)
+    assert_refused(done, "kd: ", "teacher has no checkpoint yet: run the command that made it again")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_key_without_effect_is_told(call_command, tmp_path):
+    done = call_command(
+        "main", f"{CONFIG}:baseline_tiny", f"--workdir={tmp_path}/run", "--config.data.resize=9", "--dry_run"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "warning: " in done.stdout
+    assert "run: data.resize has no effect with data.crop=pad: leave it out of a new run" in done.stdout
+
+
 @pytest.mark.parametrize(("recipe", "term"), [("student", "kl_aux"), ("student_dist", "dist_aux")])
 def test_a_teacher_without_branches_is_refused(recipe, term, alone, call_command, tmp_path):
     args = [f"--config.teacher.workdir={alone}", f"--workdir={tmp_path}/run"]

@@ -124,7 +124,7 @@ def find(folders: Sequence[str]) -> tuple[list[Run], list[Path]]:
     return finished, unfinished
 
 
-def no_run(folders: Sequence[str]) -> UserError:
+def no_run_error(folders: Sequence[str]) -> UserError:
     """The error where no folder has a run."""
     return UserError(
         f"{', '.join(folders)}: no trained run there (its folder has a config.json; a converted checkpoint has no "

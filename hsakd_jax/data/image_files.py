@@ -64,7 +64,7 @@ class UnreadableImageError(UserError):
 
 
 class TooLargeError(ValueError):
-    """An image with more pixels than `data.max_pixels` allows, as it is or scaled, or too large a file."""
+    """An image of more than `data.max_pixels`, or of more than `MAX_PIXELS` when it is scaled, or too large a file."""
 
 
 def fit(

@@ -200,6 +200,21 @@ def data_folder(config: Config, data_dir: str | None, label: str) -> str | None:
     return where
 
 
+def check_named(run: Path, config: Config, data_dir: str | None) -> None:
+    """Refuses images in folders whose place is not known, as of a checkpoint that was converted.
+
+    Args:
+      run: the run directory, for the error.
+      config: of the run.
+      data_dir: folder of the data, if it has moved; None for the run's.
+
+    Raises:
+      UserError: there is no folder.
+    """
+    if config.data.name in ("image_folder", IMAGE_TREE) and not (data_dir or config.data.dir):
+        raise UserError(f"{run} does not name the folder of its images: set --data_dir=DIR")
+
+
 def load_test(run: Path, config: Config, data_dir: str | None = None) -> Dataset | Photos:
     """The test images of a run, with the labels that its outputs have.
 
@@ -213,9 +228,8 @@ def load_test(run: Path, config: Config, data_dir: str | None = None) -> Dataset
     """
     if config.data.name is None:
         raise UserError(f"{run} does not name its data: convert the checkpoint again with --data=NAME")
+    check_named(run, config, data_dir)
     where = data_folder(config, data_dir, f"the data of {run}")
-    if config.data.name in ("image_folder", IMAGE_TREE) and not where:  # of a checkpoint that was converted
-        raise UserError(f"{run} does not name the folder of its images: set --data_dir=DIR")
     splits = datasets.load_source(structs.replace(config.data, dir=where), splits=("test",))
     test = relabel(splits, run, config, f"{config.data.name} in {where or '(default)'}")
     shape, found = config.network.image_shape, test.image_shape

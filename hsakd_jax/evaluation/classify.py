@@ -77,7 +77,7 @@ def predict(
       A prediction for each image that could be read, and a line for each other one.
 
     Raises:
-      UserError: not a run, or its images have a number of channels that no file has.
+      UserError: not a run, its images have a number of channels that no file has, or its outputs are not finite.
     """
     config = RunDirectory(workdir).config()
     network: Any
@@ -110,6 +110,8 @@ def predict(
                 images = np.zeros((BATCH, *config.network.image_shape), np.uint8)  # one shape, compiled once
                 images[: len(good)] = [image for _, image in good]
                 probabilities, classes = (np.asarray(x)[: len(good)] for x in likeliest(images))
+                if not np.isfinite(probabilities).all(1).any():
+                    raise UserError(f"the outputs of {workdir} are not finite: choose another checkpoint or run")
                 for (path, _), row, numbers in zip(good, classes, probabilities, strict=True):
                     if np.isfinite(numbers).all():
                         predictions.append(Prediction(str(path), [names[c] for c in row], numbers.tolist()))

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 
-from hsakd_jax.data.datasets import STREAMED
 from hsakd_jax.distillation.methods import RELATE_IMAGES
 from hsakd_jax.experiments.config_file import overridden
 from hsakd_jax.experiments.recipes import RECIPES
@@ -11,23 +10,20 @@ from hsakd_jax.runs.config import Config, Data, RunConfig
 from hsakd_jax.runs.restore import peer_config
 
 
-def cautions(
-    config: RunConfig, section: str, teacher: Config | None, tests: Sequence[int], command: Sequence[str] = ()
-) -> Iterator[str]:
+def cautions(config: RunConfig, section: str, teacher: Config | None, command: Sequence[str] = ()) -> Iterator[str]:
     """The lines about a run.
 
     Args:
       config: of the run.
       section: of its schedule, in the command's config.
       teacher: config of the run that teaches; None without one.
-      tests: [H, W, C] of the test images.
       command: arguments of the command.
     """
     for key, when in _late(config, section).items():
         yield f"{key} {when}, and the run ends at epoch {config.training.epochs}: set --config.{key} to less"
     yield from _milestones(config, section)
     yield from _micro_batches(config, section)
-    yield from _without_effect(config.data, tests, overridden(command))
+    yield from _without_effect(config.data, overridden(command))
     if teacher is not None and config.teacher is not None:
         taught_by = peer_config(teacher.network, config.teacher.workdir, peer=config.teacher.peer).arch
         yield from _untaught_branches(config, taught_by)
@@ -39,11 +35,11 @@ def _late(config: RunConfig, section: str) -> dict[str, str]:
     A term should have its whole weight before the learning rate falls, as it has in the published settings.
     """
     training, found = config.training, {}
-    if late := [str(epoch) for epoch in training.milestones if epoch >= training.epochs]:
+    falls = training.milestones if training.schedule == "multi_step" else ()
+    if late := [str(epoch) for epoch in falls if epoch >= training.epochs]:
         found[f"{section}.milestones"] = f"has {', '.join(late)}"
     if training.warmup >= training.epochs:
         found[f"{section}.warmup"] = f"is {training.warmup} epochs"
-    falls = training.milestones if training.schedule == "multi_step" else ()
     first = min((*falls, training.epochs))
     for term, options in config.objective.terms.items():
         key = f"objective.{config.recipe}.{term}"
@@ -77,21 +73,11 @@ def _micro_batches(config: RunConfig, section: str) -> Iterator[str]:
         )
 
 
-def _without_effect(data: Data, tests: Sequence[int], chosen: Sequence[str]) -> Iterator[str]:
-    """The lines about keys of the section 'data' that a flag sets, and that change nothing."""
-    crops, files = data.crop == "resized", data.name in ("image_folder", *STREAMED)
-    side = data.image_size or 0
-    reasons = {
-        "pad": f"with data.crop={data.crop}" if crops else "",
-        "resize": f"with data.crop={data.crop}" if not crops else "",
-        "interpolation": "" if crops or files else f"with data.crop={data.crop}, which scales nothing",
-        "max_pixels": "" if files else f"on {data.name}, whose images are no files",
-    }
-    if crops and tuple(tests[:2]) == (side, side) and (data.resize or 0) > side:
-        reasons["resize"] = f"on test images of {side}x{side} pixels, which are neither scaled nor cropped"
-    for key, reason in reasons.items():
-        if reason and getattr(data, key) and f"data.{key}" in chosen:
-            yield f"data.{key} has no effect {reason}: leave it out of a new run"
+def _without_effect(data: Data, chosen: Sequence[str]) -> Iterator[str]:
+    """The line about a key of the crop that a flag sets, and that belongs to the other kind of crop; or none."""
+    key = "pad" if data.crop == "resized" else "resize"
+    if getattr(data, key) and f"data.{key}" in chosen:
+        yield f"data.{key} has no effect with data.crop={data.crop}: leave it out of a new run"
 
 
 def _untaught_branches(config: RunConfig, taught_by: str) -> Iterator[str]:
@@ -100,18 +86,20 @@ def _untaught_branches(config: RunConfig, taught_by: str) -> Iterator[str]:
         return
     stages, theirs = (len(architecture(name).stages) for name in (config.network.arch, taught_by))
     joint = config.objective.terms.get("joint")
-    trained: set[object] = set()
+    trained: set[int] = set()
     if joint and joint.weight:
         branches = joint.options.get("branches")
-        trained |= {*branches} if isinstance(branches, tuple) and branches else {*range(1, stages + 1)}
+        trained |= {*map(int, branches)} if isinstance(branches, tuple) and branches else {*range(1, stages + 1)}
     untaught = [branch for branch in range(1, stages - theirs + 1) if branch not in trained]
     if not untaught:
         return
     have = "branch 1 has" if untaught == [1] else f"branches {', '.join(map(str, untaught))} have"
     remedy = ""
     if "joint" in RECIPES[config.recipe].terms:
-        key = f"--config.objective.{config.recipe}.joint"
-        remedy = f'; {key}.weight=1 and {key}.branches="({",".join(map(str, untaught))},)" do'
+        key, branches = f"--config.objective.{config.recipe}.joint", sorted({*trained, *untaught})
+        weight = "" if trained else f"{key}.weight=1 and "
+        listed = ",".join(map(str, branches))
+        remedy = f'; {weight}{key}.branches="({listed},)" {"does" if trained else "do"}'
     yield (
         f"{have} no partner among the {theirs} stages of {taught_by}, paired from the deepest, and no term trains "
         f"{'it' if untaught == [1] else 'them'}{remedy}"

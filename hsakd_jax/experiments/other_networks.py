@@ -38,8 +38,9 @@ def settings_of_other_networks(
     pair = f"{taught_by} and {student}" + (f" on {dataset}" if "data.name" in chosen else "")
     given, expected = config["objective"][run.recipe], published_terms(run.recipe, dataset, taught_by, student)
     others, of_flag = [], "data.name" in chosen
-    # Of another dataset than the config file's, the file's settings may be those that are published for its own.
-    for key in published.keys(run.recipe, None if of_flag else dataset):
+    # Where none are published for the dataset of a flag, the config file's may be those for its own dataset.
+    elsewhere = of_flag and not published.keys(run.recipe, dataset)
+    for key in published.keys(run.recipe, None if elsewhere else dataset):
         term, option = key.split(".")
         path, defaults = f"objective.{run.recipe}.{key}", default_options(term)
         ours, theirs = ({**defaults, **terms[term]}.get(option) for terms in (given, expected))
@@ -48,12 +49,12 @@ def settings_of_other_networks(
         if key not in values:
             others.append(f"{key} {ours}")
             continue
-        remedy = f"name both behind the recipe, --config=FILE:{config['recipe']}/{taught_by}/{student}"
-        remedy = f"use the config file of {dataset}" if of_flag else remedy
+        file = f", in the config file of {dataset}" if of_flag else ""
+        remedy = f"name both behind the recipe{file}, --config=FILE:{config['recipe']}/{taught_by}/{student}"
         lines.append(f"{path} is {ours}, and {theirs} is published for {pair}: {remedy}, or set --config.{path}")
     if others:
         lines.append(
-            f"objective.{run.recipe} has the settings of {'another dataset' if of_flag else 'other networks'} "
+            f"objective.{run.recipe} has the settings of {'another dataset' if elsewhere else 'other networks'} "
             f"({', '.join(others)}), and none are published for {pair}: select your own on held-out images, "
             "--config.data.validation=0.1"
         )

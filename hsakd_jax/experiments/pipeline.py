@@ -310,7 +310,7 @@ def _check_run(
         program = trace(config, run.path, teacher, run.splits.train, Devices())
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
-    for line in cautions(config, section, teacher, run.splits.test.image_shape, command):
+    for line in cautions(config, section, teacher, command):
         console.line(f"warning: {run.path}: {line}")
     return program
 

@@ -25,7 +25,7 @@ from hsakd_jax.data.augment import prepare
 from hsakd_jax.data.dataset import Dataset
 from hsakd_jax.data.image_files import UnreadableImageError
 from hsakd_jax.data.streaming import Photos
-from hsakd_jax.evaluation.accuracy import load_test, preprocessing
+from hsakd_jax.evaluation.accuracy import check_named, load_test, preprocessing
 from hsakd_jax.interop import hub, model_files, quantising, torch_files, torch_weights
 from hsakd_jax.interop.preprocessing import WITHOUT_RECORD, record_of
 from hsakd_jax.models import profile
@@ -124,6 +124,8 @@ def export(
     check_folder(path)
     exported = _restore(workdir, file_format, checkpoint, branches, preprocess)
     # Before the test images, whose absence is only a note.
+    if int8:
+        check_named(Path(workdir), exported.config, data_dir)
     batches = list(quantising.calibration_images(exported.config, data_dir)) if int8 else None
     test = _test_images(exported.config, Path(workdir), data_dir) if measure else None
     try:
@@ -195,6 +197,7 @@ def _restore(workdir: str | Path, file_format: str, checkpoint: str, branches: b
 def _test_images(config: Config, run: Path, data_dir: str | None) -> Dataset | Photos | None:
     """The run's test images; None, and a note, where they are not there, or would have to be prepared first."""
     try:
+        check_named(run, config, data_dir)
         source = config.data if data_dir is None else structs.replace(config.data, dir=data_dir)
         if source.name is not None and not datasets.is_prepared_source(source):
             moved = [] if data_dir is None else [f"--data_dir={data_dir}"]

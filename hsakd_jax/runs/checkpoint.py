@@ -113,9 +113,11 @@ class Checkpoints:
         try:
             state = self._read(path)
         except Exception as error:  # of any kind: the checkpoint may be a stranger's
-            raise UserError(f"checkpoint {path} can't be read ({_first_line(error)}): {_remedy(path)}") from error
+            raise UserError(
+                f"checkpoint {path} can't be read ({_first_line(error)}): {_remedy(self._directory)}"
+            ) from error
         if digest(state) != saved.content:
-            raise UserError(f"checkpoint {path} contains other arrays than were saved: {_remedy(path)}")
+            raise UserError(f"checkpoint {path} contains other arrays than were saved: {_remedy(self._directory)}")
         return state
 
     def close(self) -> None:
@@ -243,14 +245,12 @@ def check(directory: Path, step: int) -> Manifest:
     path = directory / str(step)
     saved = manifest.read_whole(directory, step)
     if saved is None:
-        raise UserError(f"checkpoint {path} is damaged or absent: {_remedy(path)}")
+        raise UserError(f"checkpoint {path} is damaged or absent: {_remedy(directory)}")
     return saved
 
 
-def _remedy(path: Path) -> str:
-    results = path.parents[1] / "results.json"
-    done = f"delete {results} and " if results.exists() else ""
-    return f"use a run that has a whole one, or {done}run the command that made it again"
+def _remedy(directory: Path) -> str:
+    return f"use a run that has a whole one, or {manifest.making_again(directory)}"
 
 
 def _check_size(path: Path, needed: int) -> None:

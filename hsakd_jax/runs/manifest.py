@@ -104,24 +104,30 @@ def select(folder: Path, checkpoint: str) -> int:
     found = steps(folder)
     if checkpoint not in ("last", "best"):
         raise UserError(f"unknown checkpoint {checkpoint!r}: choose last or best")
-    if not found and (results := folder.parent / "results.json").exists():
-        raise UserError(
-            f"{folder.parent} is finished, and its checkpoints are gone: restore them, or delete {results} and run the "
-            "command that made it again"
-        )
     if not found:
-        raise UserError(f"{folder.parent} has no checkpoint yet: resume the run first")
+        state = "is finished, and its checkpoints are gone" if _results(folder).exists() else "has no checkpoint yet"
+        raise UserError(f"{folder.parent} {state}: {making_again(folder)}")
     if checkpoint == "last":
         return found[-1]
     for step in found:
         if read(folder, step) is None and (folder / str(step)).is_dir():
             raise UserError(
-                f"checkpoint {folder / str(step)} is damaged, and may be the best: use the last, or run the "
-                "command that made it again"
+                f"checkpoint {folder / str(step)} is damaged, and may be the best: use the last, or "
+                f"{making_again(folder)}"
             )
     if (step := best(folder)) is None:
         raise UserError(f"{folder.parent} has no best checkpoint (no evaluation is on record): use the last")
     return step
+
+
+def making_again(folder: Path) -> str:
+    """The remedy of a run whose checkpoints in this folder are absent or damaged: a finished run trains no more."""
+    done = f"delete {results} and " if (results := _results(folder)).exists() else ""
+    return f"{done}run the command that made it again"
+
+
+def _results(folder: Path) -> Path:
+    return folder.parent / "results.json"
 
 
 def best(folder: Path) -> int | None:

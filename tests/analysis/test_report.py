@@ -188,7 +188,7 @@ def test_a_pipeline_of_two_seeds(tmp_path):
     assert "Trained on 1 x cpu, commit 0123456789ab, with jax 0.10.2." in said
     assert "Band: one standard deviation over seeds" in said
     assert "python -m hsakd_jax.main --config.seed=1" in said
-    assert f"are not shown: {tmp_path}/0/student has no checkpoint yet" in said
+    assert f"are not shown: {tmp_path}/0/student is finished, and its checkpoints are gone" in said
     assert f"Unfinished, and not shown: {tmp_path}/later." in said
     assert set(figures) == FIGURES
     for draw in figures.values():

@@ -61,7 +61,11 @@ def test_a_dataset_of_a_flag_has_the_settings_of_the_files_dataset():
     )
     found = lines("dkd/resnet34_imagenet/resnet18_imagenet", data__name="imagenet2012")
     assert "objective.dkd.dkd.beta is 8.0, and 0.5 is published for resnet34_imagenet and resnet18" in found[0]
-    assert all("use the config file of imagenet2012, or set --config.objective.dkd" in line for line in found)
+    remedy = (
+        "in the config file of imagenet2012, --config=FILE:dkd/resnet34_imagenet/resnet18_imagenet, or set --config"
+    )
+    assert all(remedy in line for line in found)
+    assert not lines("dkd/resnet56/resnet20", data__name="cifar100")
     assert not lines("dkd/resnet56/resnet20", data__name="cifar10", objective__dkd__dkd__beta=8.0)
     assert not lines("kd/resnet56/resnet20", data__name="cifar10")
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import assert_refused
 from jax import export as jax_export
+from msgspec import structs
 from PIL import Image
 from run_configs import run_config
 
@@ -392,6 +393,37 @@ def test_a_file_is_kept_if_a_test_image_can_not_be_read(run, tmp_path, monkeypat
     assert found["measured"] == []
     assert capsys.readouterr().err.endswith("not measured: 3.png can't be read\n")
     assert (tmp_path / "x.safetensors").exists()
+
+
+def test_a_file_that_fails_is_not_kept(run, tmp_path, monkeypatch):
+    def failing(*_):
+        raise UserError("x.stablehlo fails on images")
+
+    monkeypatch.setattr(model_files, "measure", failing)
+    with pytest.raises(UserError, match="x.stablehlo fails on images"):
+        export(run, tmp_path / "x.stablehlo", "stablehlo", measure=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_too_little_memory_is_no_fault_of_a_file(run, tmp_path, monkeypatch):
+    export(run, tmp_path / "x.stablehlo", "stablehlo")
+
+    def full(_):
+        raise MemoryError
+
+    program = model_files.Program("jax", True, full)
+    monkeypatch.setitem(model_files.READERS, ".stablehlo", lambda *_: program)
+    with pytest.raises(MemoryError):
+        evaluate_file(tmp_path / "x.stablehlo", run)
+
+
+def test_images_in_folders_that_no_one_named_are_not_measured(run, tmp_path, capsys):
+    config = RunDirectory(run).config()
+    unnamed = structs.replace(config, data=structs.replace(config.data, name="image_folder", dir=None))
+    assert exporters._test_images(unnamed, run, None) is None
+    assert (
+        capsys.readouterr().err == f"not measured: {run} does not name the folder of its images: set --data_dir=DIR\n"
+    )
 
 
 def test_an_export_without_its_data_is_not_measured(run, tmp_path, call_command):

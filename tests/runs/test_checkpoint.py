@@ -383,9 +383,7 @@ def test_the_best_checkpoint_is_the_latest_of_those_with_the_greatest_score(tmp_
         manifest.select(tmp_path / "none" / "checkpoints", "last")
     (tmp_path / "done").mkdir()
     (tmp_path / "done" / "results.json").touch()
-    with pytest.raises(
-        UserError, match="done is finished, and its checkpoints are gone: restore them, or delete .*json"
-    ):
+    with pytest.raises(UserError, match="done is finished, and its checkpoints are gone: delete .*json and run the"):
         manifest.select(tmp_path / "done" / "checkpoints", "last")
 
 
