@@ -485,7 +485,7 @@ def test_data_that_is_gone(digits, tmp_path):
     teacher = make(tmp_path / "Teacher" / "T", "teacher", 10.0)
     make(tmp_path / "kd", "kd", 20.0, trained=True, teacher__workdir=str(teacher))
     said = text(page_of(tmp_path / "kd")[0])
-    assert f"No run is a baseline with its data, epochs and batch. Its teacher is left out ({teacher} has" in said
+    assert f"No run is a baseline with its data, epochs and batch. Its teacher is left out ({teacher} is" in said
     make(tmp_path / "other", "baseline", 10.0, trained=True, classes=list("abcdefghij"))
     with pytest.raises(UserError, match="other has other classes: 'a' where '0' is expected in digits"):
         predictions.predict_all({"student": predictions.Checkpoint(tmp_path / "other")}, 5)

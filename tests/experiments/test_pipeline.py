@@ -246,6 +246,6 @@ def test_a_config_file_sets_start_and_trained_layers_of_each_section():
 
 
 def test_milestones_of_another_schedule_are_not_told():
-    keys = {"student__epochs": 2, "student__milestones": (3,)}
+    keys = {"student__epochs": 2, "student__milestones": (3,), "student__warmup": 0}
     assert "student.milestones has 3" in lines(run_config(student__schedule="multi_step", **keys))[0]
     assert not lines(run_config(student__schedule="cosine", **keys))
