@@ -26,7 +26,7 @@ from hsakd_jax.runs import manifest
 from hsakd_jax.runs.checkpoint import check as check_checkpoint
 from hsakd_jax.runs.compare import normalisation_difference
 from hsakd_jax.runs.config import Config, RunConfig
-from hsakd_jax.runs.directory import RunDirectory, resolve_path, runs_inside, seed_folder
+from hsakd_jax.runs.directory import RunDirectory, checkpoints_of, resolve_path, runs_inside, seed_folder
 from hsakd_jax.runs.results import Accuracies, Results
 from hsakd_jax.training import loop
 from hsakd_jax.training.build import Program
@@ -257,9 +257,8 @@ def _teacher_config(config: dict[str, Any], resolved: dict[str, RunConfig], name
     """The config of the run that teaches a recipe."""
     if not (teacher := teacher_recipe(config, name)):
         return None
-    if not (given := config["teacher"]["workdir"]):
-        return resolved[teacher]
-    return run_config(given, "teacher.workdir")
+    given = config["teacher"]["workdir"]
+    return run_config(given, "teacher.workdir") if given else resolved[teacher]
 
 
 def _is_finished(run: _Planned) -> bool:
@@ -324,9 +323,7 @@ def _check_checkpoints(to_train: Sequence[_Planned]) -> None:
     made = {os.path.realpath(run.path) for run in to_train}
     needed: dict[tuple[str, str], str] = {}  # the recipe, by run and checkpoint
     for run in to_train:
-        teacher, init = run.config.teacher, run.config.training.init
-        used = [(teacher.workdir, teacher.checkpoint)] if teacher else []
-        for where, checkpoint in [*used, *([(init, "last")] if init else [])]:
+        for where, checkpoint in checkpoints_of(run.config).values():
             needed.setdefault((os.path.realpath(resolve_path(run.path, where)), checkpoint), run.config.recipe)
     for (where, checkpoint), recipe in needed.items():
         if where in made:

@@ -123,10 +123,10 @@ def export(
         raise UserError(f"{path} has the name of a file of {others[0]}: set --format={others[0]}, or another --output")
     check_folder(path)
     exported = _restore(workdir, file_format, checkpoint, branches, preprocess)
-    # Before the test images, whose absence is only a note.
-    if int8:
+    batches = None
+    if int8:  # before the test images, whose absence is only a note
         check_named(Path(workdir), exported.config, data_dir)
-    batches = list(quantising.calibration_images(exported.config, data_dir)) if int8 else None
+        batches = list(quantising.calibration_images(exported.config, data_dir))
     test = _test_images(exported.config, Path(workdir), data_dir) if measure else None
     try:
         # Next to the output: renaming the file makes it the output.

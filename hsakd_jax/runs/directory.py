@@ -172,11 +172,7 @@ class RunDirectory:
           config: of the run.
           finished: whether runs that still train are left out, since their content changes.
         """
-        used: dict[str, tuple[str, str]] = {}
-        if isinstance(config, RunConfig) and config.teacher:
-            used["teacher"] = (config.teacher.workdir, config.teacher.checkpoint)
-        if isinstance(config, RunConfig) and config.training.init:
-            used["init"] = (config.training.init, "last")
+        used = checkpoints_of(config) if isinstance(config, RunConfig) else {}
         found: dict[str, str] = {}
         for role, (where, checkpoint) in used.items():
             run = RunDirectory(resolve_path(self.path, where))
@@ -278,3 +274,10 @@ def resolve_path(path: Path, other: str) -> Path:
 def _visible(path: Path) -> list[Path]:
     """The entries of a folder, without the drafts of a process that was killed."""
     return [p for p in path.iterdir() if not p.name.startswith(".")]
+
+
+def checkpoints_of(config: RunConfig) -> dict[str, tuple[str, str]]:
+    """The checkpoints that a run depends on, by role: the path of their run and which one, 'last' or 'best'."""
+    teacher, init = config.teacher, config.training.init
+    found = {"teacher": (teacher.workdir, str(teacher.checkpoint))} if teacher else {}
+    return found | ({"init": (init, "last")} if init else {})
