@@ -295,6 +295,14 @@ def test_flags_and_extras_exist():
             assert extra in extras, (page, extra)
 
 
+def test_links_lead_to_files():
+    """The site refuses a link to a folder, which GitHub shows."""
+    links = [(page, link) for page, text in PAGES.items() for link in re.findall(r"\]\(([^)#\s]+)", text)]
+    here = [(page, link) for page, link in links if not link.startswith(("https:", "http:", "mailto:"))]
+    assert len(here) > 100
+    assert not [(page, link) for page, link in here if not ((ROOT / page).parent / link).is_file()]
+
+
 @pytest.mark.slow
 def test_the_site_builds_and_needs_nothing_else(tmp_path):
     for package in ("sphinx", "furo", "myst_parser"):
