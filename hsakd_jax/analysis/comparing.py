@@ -23,7 +23,7 @@ class Compared(NamedTuple):
 
     Attributes:
       reference: a key of `REFERENCES`, the recipe of the other group.
-      runs: of the other group.
+      runs: of the other group; none where its `NEEDED` settings differ.
       verdict: positive where the first group is better.
       differing: settings of training, data, network and start that differ and that no method decides, by key: (here,
         there).
@@ -48,7 +48,9 @@ class Compared(NamedTuple):
 
 
 def compare_groups(groups: Sequence[tuple[str, Sequence[Run]]]) -> list[list[Compared]]:
-    """Compares each group that is of a student with each reference that has its network, data, epochs and batch.
+    """Compares each group that is of a student with each reference that has its network.
+
+    One of other data, epochs or batch is not compared, and the reason of the verdict names the settings that differ.
 
     Args:
       groups: recipe and runs of each; these differ in their seeds only.
@@ -61,13 +63,20 @@ def compare_groups(groups: Sequence[tuple[str, Sequence[Run]]]) -> list[list[Com
         compared = []
         for reference in REFERENCES:
             if _is_student(recipe) and not _is(recipe, reference):
-                others = [other for name, other in groups if _is(name, reference) and _comparable(runs[0], other[0])]
+                others = [other for name, other in groups if _is(name, reference) and _same_pair(runs[0], other[0])]
                 if other := min(others, key=lambda other: _distance(runs, other), default=None):
-                    verdict = compare(_by_seed(runs), _by_seed(other))
-                    compared.append(Compared(reference, other, verdict, _differing(runs[0], other[0])))
+                    compared.append(_compare(reference, runs, other))
         # The baseline learns from no teacher: a verdict against KD would be the same again.
         found.append([] if _is(recipe, "baseline") else compared)
     return found
+
+
+def _compare(reference: str, runs: Sequence[Run], others: Sequence[Run]) -> Compared:
+    if needed := _needed(runs[0], others[0]):
+        reason = f"settings differ: {', '.join(in_words(needed, 'here', 'there'))}"
+        return Compared(reference, (), Verdict(None, None, None, 0, reason), {})
+    verdict = compare(_by_seed(runs), _by_seed(others))
+    return Compared(reference, others, verdict, _differing(runs[0], others[0]))
 
 
 def _is_student(recipe: str) -> bool:
@@ -83,18 +92,24 @@ def _is(recipe: str, reference: str) -> bool:
     return recipe in RECIPES and training(RECIPES[recipe]) == training(RECIPES[reference])
 
 
-def _comparable(run: Run, other: Run) -> bool:
+def _same_pair(run: Run, other: Run) -> bool:
     return (
         other.student == run.student
         and other.teacher in (None, run.teacher)
         and (other.recipe == "probe") == (run.recipe == "probe")
-        and all(other.settings[key] == run.settings[key] for key in NEEDED)
     )
 
 
-def _distance(runs: Sequence[Run], others: Sequence[Run]) -> tuple[int, int]:
-    """The number of settings that differ, then of seeds that are missing."""
-    return len(_differing(runs[0], others[0])), -len(_by_seed(runs).keys() & _by_seed(others).keys())
+def _needed(run: Run, other: Run) -> dict[str, tuple[Any, Any]]:
+    """The settings that differ and that a comparison needs to be equal: (here, there)."""
+    pairs = {key: (run.settings[key], other.settings[key]) for key in NEEDED}
+    return {key: both for key, both in pairs.items() if both[0] != both[1]}
+
+
+def _distance(runs: Sequence[Run], others: Sequence[Run]) -> tuple[int, int, int]:
+    """The number of needed settings that differ, then of all settings that do, then of seeds that are missing."""
+    run, other, seeds = runs[0], others[0], _by_seed(runs).keys() & _by_seed(others).keys()
+    return len(_needed(run, other)), len(_differing(run, other)), -len(seeds)
 
 
 def _differing(run: Run, other: Run) -> dict[str, tuple[Any, Any]]:

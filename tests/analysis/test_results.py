@@ -433,6 +433,10 @@ def test_a_short_run_is_told_from_a_long_one(tmp_path, run_tables):
     assert re.search(r"\nKD +kd +22.00 +22.00 +1 +2\n", text)
     assert "1 run to epoch 2" in rendering.as_markdown(shown)
     assert {row["epochs"] for row in json.loads(rendering.as_json(shown))} >= {2, 120}
+    reason = "not tested (settings differ: training.epochs (2 here, 120 there))"
+    assert re.search(rf"\n  KD against the baseline: +{re.escape(reason)}\n", text)
+    (kd,) = (entry for entry in shown[0].entries if entry.recipe == "kd")
+    assert [one.runs for one in kd.compared] == [()]
 
 
 def test_recipes_that_train_the_same_are_one_entry(tmp_path, run_tables):
