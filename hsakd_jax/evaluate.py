@@ -3,7 +3,8 @@
     python -m hsakd_jax.evaluate --workdir=RUN [--checkpoint=last|best] [--data_dir=DIR] [--json]
     python -m hsakd_jax.evaluate --workdir=RUN --model=FILE [--data_dir=DIR] [--json]
 
-RUN is the directory of one run, or of a pipeline: the command then measures its runs one after the other. It prints
+RUN is the directory of one run, or of a pipeline: the command then measures its runs one after the other. A run that
+can't be measured is named, the others are measured, and the exit status is 2. It prints
 top-1 and, for more than five classes, top-5 over upright images. For each branch it prints two accuracies over all
 four rotations. For joint, the argmax of its 4N logits is the class and the rotation. For class, the argmax of its
 logits summed over rotations is the class.
@@ -37,6 +38,7 @@ def main(values: flags.FlagValues) -> None:
         _evaluate_file(values)
         return
     from hsakd_jax.core.console import note, show
+    from hsakd_jax.core.errors import UserError
     from hsakd_jax.core.files import expand
     from hsakd_jax.evaluation import accuracy
     from hsakd_jax.experiments.recipes import RECIPES
@@ -51,11 +53,22 @@ def main(values: flags.FlagValues) -> None:
             for run in sorted({*runs} - {*begun}):
                 note(f"{run}: no checkpoint yet")
             runs = begun
-    measured = {str(run): accuracy.evaluate_run(run, values.checkpoint, values.data_dir) for run in runs}
+    measured, failed = {}, []
+    for run in runs:
+        try:
+            measured[str(run)] = accuracy.evaluate_run(run, values.checkpoint, values.data_dir)
+        except UserError as error:
+            if len(runs) == 1:
+                raise
+            note(f"{run}: {error}")
+            failed.append(str(run))
+            continue
+        if not values.json:
+            show("\n" * (len(measured) > 1) + accuracy.report(str(run), measured[str(run)]))
     if values.json:
         show(json.dumps(measured[str(root)] if runs == [root] else measured, indent=2))
-    else:
-        show("\n\n".join(accuracy.report(run, result) for run, result in measured.items()))
+    if failed:
+        raise UserError(f"{', '.join(failed)}: not measured, see above")
 
 
 def _evaluate_file(values: flags.FlagValues) -> None:

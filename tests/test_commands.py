@@ -120,6 +120,23 @@ def test_evaluate_names_runs_without_a_checkpoint(pipeline, call_command, tmp_pa
     assert shown.stdout.startswith(f"{tmp_path}/student: resnet8_quarter, last checkpoint")
 
 
+def test_evaluate_measures_the_others_where_a_run_fails(pipeline, call_command, tmp_path):
+    for name in ("student", "teacher"):
+        shutil.copytree(pipeline / name, tmp_path / name)
+    config = json.loads((tmp_path / "teacher/config.json").read_text())
+    config["data"]["dir"] = "/nowhere"
+    (tmp_path / "teacher/config.json").write_text(json.dumps(config))
+    for words in ([], ["--json"]):
+        shown = call_command("evaluate", f"--workdir={tmp_path}", *words)
+        assert shown.returncode == 2
+        first, last = shown.stderr.splitlines()
+        assert first.startswith(
+            f"{tmp_path}/teacher: the data of {tmp_path}/teacher should be in /nowhere, which is no"
+        )
+        assert last == f"error: {tmp_path}/teacher: not measured, see above"
+        assert list(json.loads(shown.stdout)) == [f"{tmp_path}/student"] if words else "top-1" in shown.stdout
+
+
 def test_restore(pipeline):
     network, variables = hsakd_jax.restore(pipeline / "student")
     assert network.branches
@@ -299,12 +316,17 @@ def test_data_is_loaded_once_where_the_seed_selects_no_images(monkeypatch):
         assert list(splits) == [0, 1]
 
 
-def test_a_few_shot_run_has_the_images_of_its_seed(call_command, tmp_path, monkeypatch):
+def test_a_few_shot_run_has_the_images_of_its_seed(pipeline, call_command, tmp_path, monkeypatch):
     def few_shot(splits, fraction, seed):
         raise UserError(f"a fraction of {fraction} by seed {seed}")
 
     monkeypatch.setattr(experiments_pipeline, "few_shot", few_shot)
-    args = [f"{CONFIG}:kd_25_tiny", f"--workdir={tmp_path}/run", "--config.teacher.workdir=x", "--config.seed=3"]
+    args = [
+        f"{CONFIG}:kd_25_tiny",
+        f"--workdir={tmp_path}/run",
+        f"--config.teacher.workdir={pipeline}/teacher",
+        "--config.seed=3",
+    ]
     assert_refused(call_command("main", *args), "a fraction of 0.25 by seed 3")
 
 
@@ -540,6 +562,14 @@ BAD = {
     "missing teacher": (
         [f"{CONFIG}:kd_tiny", "--config.teacher.workdir=/nowhere"],
         ["teacher.workdir: /nowhere is not a run directory"],
+    ),
+    "file as a teacher": (
+        [f"{CONFIG}:kd_tiny", f"--config.teacher.workdir={__file__}"],
+        [f"teacher.workdir: {__file__} is not a run directory", f"by python -m hsakd_jax.convert {__file__} --output"],
+    ),
+    "folder of data": (
+        [f"{CONFIG}:kd_tiny", "--config.data.dir=/nowhere"],
+        ["data.dir is /nowhere, which is no folder: check the path, or make it first"],
     ),
     "image size": (["--config.data.image_size=32"], ["data.image_size is 32", "leave it 0"]),
     "resize": (

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from hsakd_jax.analysis.comparing import Compared, compare_groups
 from hsakd_jax.analysis.run_index import Run, by_settings
 from hsakd_jax.experiments.recipes import RECIPES
+from hsakd_jax.runs.directory import is_seed_folder
 
 # By kind of objective. The report writes them after the methods' names and a colon.
 DESCRIPTIONS = {
@@ -120,7 +121,8 @@ def _labels(members: Sequence[list[Run]]) -> list[str]:
 
     def candidates(run: Run) -> list[str]:
         title, path = title_of(run.recipe), run.path.resolve()
-        details = (run.student, path.name, path.parent.name, os.path.relpath(path, above))
+        *_, parent, name = "", "", *(part for part in path.parts if not is_seed_folder(part))  # of all seeds
+        details = (run.student, name, parent, os.path.relpath(path, above))
         return [title, *(f"{title} ({detail})" for detail in details)]
 
     by_detail = list(zip(*(candidates(some[0]) for some in members), strict=True))

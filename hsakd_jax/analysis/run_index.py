@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from hsakd_jax.analysis.departures import Agreement, Departures, own_choice, published_settings
+from hsakd_jax.core.console import note
 from hsakd_jax.core.errors import UserError
 from hsakd_jax.core.files import expand
 from hsakd_jax.evaluation.accuracies import mean, mean_top1
@@ -25,6 +26,7 @@ IGNORED = MAY_DIFFER | {
 }  # fmt: skip
 # Recipes that train the same network in another role.
 SAME = {"backbone": "baseline", "teacher_online": "mutual", "joint": "teacher"}
+_AS_TEACHER = {"baseline": "backbone", "mutual": "teacher_online"}  # of those, the names for a teacher
 UNKNOWN = "?"
 NOT_FOUND, NOT_FINISHED = "not found", "not finished"
 
@@ -98,6 +100,7 @@ def find(folders: Sequence[str]) -> tuple[list[Run], list[Path]]:
       UserError: a folder does not exist or can't be read, or a file of a run is not valid.
     """
     configs: dict[Path, tuple[Path, RunConfig]] = {}
+    named = []  # converted checkpoints
     for folder in folders:
         root = expand(folder)
         if not os.path.isdir(root):  # Path's raises where a name is too long or a folder is closed
@@ -110,6 +113,10 @@ def find(folders: Sequence[str]) -> tuple[list[Run], list[Path]]:
                 inside.clear()
                 if isinstance(config := RunDirectory(where).config(), RunConfig):
                     configs.setdefault(Path(where).resolve(), (Path(where), config))
+                elif Path(where) == root:
+                    named.append(folder)
+    for folder in named if configs else ():
+        note(f"{folder}: a converted checkpoint, which has no results")
     all_results = {path: RunDirectory(path).results() for path, _ in configs.values()}
     digests: dict[str, set[str]] = {}  # of the test images, by dataset
     for path, config in configs.values():
@@ -156,6 +163,10 @@ def same(recipe: str) -> str:
     return SAME.get(recipe, recipe)
 
 
+def _of_teacher(recipe: str) -> str:
+    return _AS_TEACHER.get(same(recipe), same(recipe))
+
+
 def _read_config(path: Path) -> AnyConfig | None:
     """The config of a run or a converted checkpoint; None where there is none, or that of another program."""
     return RunDirectory(path).config() if RunDirectory(path).is_ours() else None
@@ -172,7 +183,7 @@ def _run(path: Path, config: RunConfig, results: Results, with_digest: bool) -> 
     if with_digest:
         found.settings["test_digest"] = results.test_digest
     if found.settings.get("teacher") == NOT_FOUND and results.teacher:
-        found.settings["teacher.recipe"] = same(results.teacher.recipe)
+        found.settings["teacher.recipe"] = _of_teacher(results.teacher.recipe)
     method, teacher = config.recipe, _teacher(path, config, results.teacher)
     if method == "probe" and config.training.init:
         origin = resolve_path(path, config.training.init)
@@ -265,6 +276,8 @@ def _describe_other(role: str, path: Path, expected: str) -> _Description:
     elif differing is None:
         key = "data.name" if config.recipe in RECIPES else "recipe"
         differing = {key: (settings[key], None)}
+    if role == "teacher":
+        settings = {**settings, "recipe": _of_teacher(config.recipe)}
     if not RunDirectory(path).is_finished():
         settings = {**settings, "results": NOT_FINISHED}
         differing = {**differing, "results": (NOT_FINISHED, None)}

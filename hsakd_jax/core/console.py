@@ -218,10 +218,14 @@ class Clock:
         return duration((self._total - done) * self._step_seconds() + evaluations * self._evaluation)
 
     def epoch(self, steps: int) -> str:
-        """The time of an epoch of `steps` steps with its evaluations, in words; '?' before the second step."""
+        """The time of an epoch of `steps` steps with its evaluations, in words; '?' before the second step.
+
+        The first evaluation compiles, and does not count.
+        """
         if self._last[0] <= self._began[0]:
-            return "?"
-        return f"{steps * (self._step_seconds() + self._evaluation / self._eval_steps):.3g} s"
+            return "? per epoch"
+        seconds = steps * (self._step_seconds() + self._evaluation / self._eval_steps)
+        return f"{seconds:.3g} s per epoch" + ("" if self._evaluation else " and the evaluation")
 
     def skip(self, done: int) -> None:
         """Counts the time since the last call of `rate` as an evaluation at step `done`, if there was a step."""

@@ -136,12 +136,14 @@ def load_source(source: Source, **options: Any) -> Splits:
     """`load` of the dataset that the section 'data' of a run's config describes; `options` are its seed and splits.
 
     Raises:
-      UserError: as `load`, or the config names no dataset.
+      UserError: as `load`, or the config names no dataset, or a folder that does not exist.
     """
     if source.name is None:
         raise UserError("the run does not name its data: convert the checkpoint again with --data=NAME")
     if source.name in ("image_folder", IMAGE_TREE) and source.dir:
         image_tree.check_classes(source.dir)
+    elif source.dir and not locate.root_of(source.dir).is_dir():  # a mistyped one would be made and filled
+        raise UserError(f"data.dir is {source.dir}, which is no folder: check the path, or make it first")
     return load(
         source.name,
         source.dir or "",

@@ -70,6 +70,8 @@ def execute(
     check_types(config)
     names = recipes_of(config)
     check(config, {name: section_of(config, name) for name in names}, command or ())
+    if (teacher := config["teacher"]["workdir"]) and any(RECIPES[name].teacher for name in names):
+        run_config(teacher, "teacher.workdir")  # refuses a path that is no run before the data is read
     folders = _folders(expand(workdir), config)
     paths = {seed: _directories(folder, names, bool(config["seeds"])) for seed, folder in folders.items()}
     shared = {seed: folder for seed, folder in folders.items() if folder not in paths[seed].values()}

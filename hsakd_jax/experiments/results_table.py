@@ -43,11 +43,17 @@ def _cell(values: Sequence[float]) -> str:
 
 
 def _verdicts(by_recipe: Mapping[str, Mapping[int, Results]]) -> list[str]:
-    """Compares students with the first one that has no teacher, if they have its network and number of images."""
+    """Compares students with the first one that has no teacher, or else with KD.
+
+    They are compared if they have its network and number of images. If neither is there, a line names the remedy.
+    """
     students = [recipe for recipe in by_recipe if RECIPES[recipe].network == "student"]
     baseline = next((recipe for recipe in students if not RECIPES[recipe].teacher), None)
+    baseline = baseline or ("kd" if "kd" in students else None)
     if baseline is None:
-        return []
+        several = ", ".join(f"'{recipe}'" for recipe in ("baseline", *students))
+        line = f'no run to compare with: for verdicts, add the baseline, --config.runs="({several})"'
+        return [line] if len(students) > 1 else []
 
     def trained(recipe: str) -> tuple[str, int]:
         one = next(iter(by_recipe[recipe].values()))

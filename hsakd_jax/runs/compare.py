@@ -102,7 +102,8 @@ def match_classes(config: Config, path: Path, count: int, names: Sequence[str], 
                 f"may have another order of classes: those of {known} are {', '.join(named[:3])}, ..., and those of "
                 f"{unknown} have no names; convert the checkpoint with --classes=FILE"
             )
-        note = f"the class names of {unknown} are not known: their order is taken as that of {known} (0, 1, 2, ...)"
+        note = f"the class names of {unknown} are not known: their order is taken as that of {known}"
+        note += f" ({', '.join(named[:3])}{', ...' if len(named) > 3 else ''})" if named else ""
         return ClassMatch(note=note)
     if tuple(names) == ours:
         return ClassMatch()

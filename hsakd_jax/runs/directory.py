@@ -130,6 +130,8 @@ class RunDirectory:
         if not self._config.exists():
             inside = [str(run.relative_to(self.path)) for run in runs_inside(self.path)]
             hint = f"; it contains the runs {', '.join(inside)}: choose one" if inside else ": check the path"
+            if self.path.is_file():
+                hint = f": make a run of a checkpoint file by python -m hsakd_jax.convert {self.path} --output=RUN"
             raise UserError(f"{self.path} is not a run directory (no config.json){hint}")
         if not self.is_ours():
             raise UserError(
@@ -255,6 +257,11 @@ def runs_inside(folder: Path) -> list[Path]:
 def seed_folder(root: Path, seed: int | str) -> Path:
     """The folder of the runs of one of several seeds."""
     return root / f"seed_{seed}"
+
+
+def is_seed_folder(name: str) -> bool:
+    """Whether a folder of this name is one of `seed_folder`."""
+    return re.fullmatch(r"seed_\d+", name) is not None
 
 
 def is_run(folder: Path) -> bool:

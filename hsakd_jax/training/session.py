@@ -132,7 +132,7 @@ def evaluate_and_save(session: Session, state: State, done: int, requests: list[
     clock.skip(done)
     session.console.line(
         f"{session.directory.path}: epoch {epoch:g}/{session.config.training.epochs}, {split} "
-        f"{accuracies.describe(found)}, {clock.epoch(session.steps_per_epoch)} per epoch, "
+        f"{accuracies.describe(found)}, {clock.epoch(session.steps_per_epoch)}, "
         f"{clock.left(done)} left"
     )
 

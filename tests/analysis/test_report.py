@@ -206,6 +206,14 @@ def test_what_is_missing_is_named(tmp_path):
     assert set(figures) == {"speed"}
 
 
+def test_the_label_of_a_group_names_no_seed(tmp_path):
+    for seed in (0, 1):
+        make(tmp_path / f"one/seed_{seed}/kd", "kd", 80.0, seed=seed)
+        make(tmp_path / f"two/seed_{seed}/kd", "kd", 81.0, seed=seed, student__lr=0.1)
+    both = grouping.group(run_index.find([tmp_path])[0])
+    assert [(g.label, len(g.runs)) for g in both.groups] == [("KD (one)", 2), ("KD (two)", 2)]
+
+
 def test_runs_of_several_settings_and_datasets(tmp_path):
     make(tmp_path / "a", "kd", 80.0)
     make(tmp_path / "b", "kd", 81.0, student__lr=0.1)

@@ -559,6 +559,8 @@ def test_the_command(tmp_path, run_command):
     only = run_command("results", tmp_path / "runs/seed0/kd", tmp_path / "runs/seed0", "--json")
     assert len(json.loads(only.stdout)) == 15
     assert "1 unfinished" in only.stderr
+    named = run_command("results", tmp_path / "runs/seed0/converted", tmp_path / "runs/seed0/student")
+    assert named.stderr == f"{tmp_path}/runs/seed0/converted: a converted checkpoint, which has no results\n"
 
 
 @pytest.mark.parametrize(

@@ -149,16 +149,17 @@ def test_time_left_is_that_of_steps_and_evaluations(monkeypatch):
     clock = Clock(batch=8, total=10, eval_steps=4)
     now[0] = 100.0  # of compiling
     clock.start(1)
-    assert (clock.left(1), clock.epoch(4)) == ("?", "?")
+    assert (clock.left(1), clock.epoch(4)) == ("?", "? per epoch")
     shown = []
     for step in range(2, 11):
         now[0] += 1
         assert clock.rate(step) == 8
         shown.append(clock.left(step))
+        assert clock.epoch(4) == ("4 s per epoch and the evaluation" if step < 9 else "14 s per epoch")
         if step in (4, 8, 10):
             now[0] += 50 if step == 4 else 10
             clock.skip(step)
             shown.append(clock.left(step))
     before, first, second = ["8 s", "7 s", "6 s"], ["6 s", "5 s", "4 s", "3 s", "2 s"], ["12 s", "11 s", "10 s"]
     assert shown == [*before, *first, *second, "0 s"]
-    assert clock.epoch(4) == "14 s"
+    assert clock.epoch(4) == "14 s per epoch"

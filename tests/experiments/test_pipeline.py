@@ -21,6 +21,7 @@ from hsakd_jax.experiments.make_config import make_config
 from hsakd_jax.runs import manifest
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.directory import RunDirectory
+from hsakd_jax.runs.results import Results, Sizes
 
 IMAGE = Dataset(np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int32))
 
@@ -249,3 +250,36 @@ def test_milestones_of_another_schedule_are_not_told():
     keys = {"student__epochs": 2, "student__milestones": (3,), "student__warmup": 0}
     assert "student.milestones has 3" in lines(run_config(student__schedule="multi_step", **keys))[0]
     assert not lines(run_config(student__schedule="cosine", **keys))
+
+
+def test_the_table_compares_with_the_baseline_or_else_with_kd():
+    """Of two seeds, whose differences are 2 and 4."""
+
+    def table(*recipes):
+        return pipeline.summary({seed: {name: of(name, i, seed) for i, name in enumerate(recipes)} for seed in (0, 1)})
+
+    def of(recipe, i, seed):
+        accuracies = {"epoch": 2.0, "top1": 50.0 + i * (2 + 2 * seed)}
+        return Results(
+            recipe=recipe,
+            arch="resnet8",
+            seed=seed,
+            last=accuracies,
+            best=accuracies,
+            selected_by="top-1 on test",
+            teacher=None,
+            train_images=8,
+            test_images=8,
+            parameters=Sizes(1, 1),
+            multiply_adds=Sizes(1, 1),
+            images_per_s=None,
+            versions={},
+            device="",
+            git=None,
+        )
+
+    assert "\ncompared with baseline, last epoch, points of top-1:\nDKD  not shown: +3.00 (" in table("baseline", "dkd")
+    assert "\ncompared with KD, last epoch, points of top-1:\nDKD  not shown: +3.00 (" in table("kd", "dkd")
+    line = "no run to compare with: for verdicts, add the baseline, --config.runs=\"('baseline', 'dkd', 'dist')\"\n"
+    assert line in table("dkd", "dist")
+    assert "compare" not in table("dkd")

@@ -189,7 +189,7 @@ def test_classes_without_names_are_taken_in_their_order(trained):
     directory = trained(())
     taught = teachers.load(STUDENT, STUDENT.teacher, directory)
     assert taught.notes == (
-        f"the class names of {directory.path} are not known: their order is taken as that of digits (0, 1, 2, ...)",
+        f"the class names of {directory.path} are not known: their order is taken as that of digits (a, b, c)",
     )
 
 

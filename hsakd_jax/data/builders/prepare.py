@@ -62,7 +62,8 @@ def prepare(
         reason = getattr(error, "strerror", None) or " ".join(dict.fromkeys([*lines[:1], *lines[-1:]]))[:300]
         raise UserError(
             f"{builder_class.name} can't be prepared in {folder} ({reason}): fix its files if they are the cause, or "
-            "free some space, or set another data_dir (TFDS_DATA_DIR for an image folder)"
+            "free some space, or set another folder for data: data.dir, or TFDS_DATA_DIR for an image folder or the "
+            "default one"
         ) from error
     return path
 
