@@ -225,7 +225,7 @@ class Clock:
         if self._last[0] <= self._began[0]:
             return "? per epoch"
         seconds = steps * (self._step_seconds() + self._evaluation / self._eval_steps)
-        return f"{seconds:.3g} s per epoch" + ("" if self._evaluation else " and the evaluation")
+        return f"{seconds:.3g} s per epoch" + ("" if self._evaluation else " without evaluations")
 
     def skip(self, done: int) -> None:
         """Counts the time since the last call of `rate` as an evaluation at step `done`, if there was a step."""

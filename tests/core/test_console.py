@@ -155,7 +155,7 @@ def test_time_left_is_that_of_steps_and_evaluations(monkeypatch):
         now[0] += 1
         assert clock.rate(step) == 8
         shown.append(clock.left(step))
-        assert clock.epoch(4) == ("4 s per epoch and the evaluation" if step < 9 else "14 s per epoch")
+        assert clock.epoch(4) == ("4 s per epoch without evaluations" if step < 9 else "14 s per epoch")
         if step in (4, 8, 10):
             now[0] += 50 if step == 4 else 10
             clock.skip(step)
