@@ -3,8 +3,8 @@
     python -m hsakd_jax.evaluate --workdir=RUN [--checkpoint=last|best] [--data_dir=DIR] [--json]
     python -m hsakd_jax.evaluate --workdir=RUN --model=FILE [--data_dir=DIR] [--json]
 
-RUN is the directory of one run, or of a pipeline: the command then measures its runs one after the other. A run that
-can't be measured is named, the others are measured, and the exit status is 2. It prints
+RUN is the directory of one run, or of a pipeline: the command then measures its runs one after the other. It names a
+run that it can't measure, goes on with the others, and exits with status 2. The command prints
 top-1 and, for more than five classes, top-5 over upright images. For each branch it prints two accuracies over all
 four rotations. For joint, the argmax of its 4N logits is the class and the rotation. For class, the argmax of its
 logits summed over rotations is the class.
@@ -17,6 +17,9 @@ speed.
 """
 
 import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from absl import flags
 
@@ -40,35 +43,62 @@ def main(values: flags.FlagValues) -> None:
     from hsakd_jax.core.console import note, show
     from hsakd_jax.core.errors import UserError
     from hsakd_jax.core.files import expand
-    from hsakd_jax.evaluation import accuracy
-    from hsakd_jax.experiments.recipes import RECIPES
     from hsakd_jax.runs.directory import RunDirectory, runs_inside
 
+    if values.data_dir and not expand(values.data_dir).is_dir():
+        raise UserError(f"the data should be in {values.data_dir}, which is no folder: set --data_dir=DIR")
     root = expand(values.workdir)
     runs = [root] if (root / "config.json").exists() else runs_inside(root) or [root]
     if len(runs) > 1:  # the teacher first, as in the table of the training
-        order = {recipe: i for i, recipe in enumerate(RECIPES)}
-        runs.sort(key=lambda run: (order.get(RunDirectory(run).config().recipe, -1), run.name))
+        runs.sort(key=_order)
         if begun := [run for run in runs if RunDirectory(run).has_checkpoint()]:
             for run in sorted({*runs} - {*begun}):
                 note(f"{run}: no checkpoint yet")
             runs = begun
-    measured, failed = {}, []
+    measured = _measure(runs, values)
+    if values.json and measured:
+        show(json.dumps(measured[str(root)] if runs == [root] else measured, indent=2))
+    if failed := [str(run) for run in runs if str(run) not in measured]:
+        raise UserError(f"{', '.join(failed)}: not measured, for the reasons above: fix these, then run it again")
+
+
+def _order(run: Path) -> tuple[int, str]:
+    from hsakd_jax.core.errors import UserError
+    from hsakd_jax.experiments.recipes import RECIPES
+    from hsakd_jax.runs.directory import RunDirectory
+
+    try:
+        recipe = RunDirectory(run).config().recipe
+    except UserError:  # its measurement has the reason
+        recipe = ""
+    return list(RECIPES).index(recipe) if recipe in RECIPES else -1, run.name
+
+
+def _measure(runs: Sequence[Path], values: flags.FlagValues) -> dict[str, dict[str, Any]]:
+    """The accuracies of the runs that can be measured, by path; shows each, and the reason where one can't be.
+
+    Raises:
+      UserError: the only run can't be measured.
+    """
+    from hsakd_jax.core import failures
+    from hsakd_jax.core.console import note, show
+    from hsakd_jax.core.errors import UserError
+    from hsakd_jax.evaluation import accuracy
+
+    measured: dict[str, dict[str, Any]] = {}
     for run in runs:
         try:
-            measured[str(run)] = accuracy.evaluate_run(run, values.checkpoint, values.data_dir)
-        except UserError as error:
-            if len(runs) == 1:
+            found = accuracy.evaluate_run(run, values.checkpoint, values.data_dir)
+        except Exception as error:  # a programming error keeps its traceback
+            line = str(error) if isinstance(error, UserError) else failures.explain(error)
+            if line is None or len(runs) == 1:
                 raise
-            note(f"{run}: {error}")
-            failed.append(str(run))
+            note(line if str(run) in line else f"{run}: {line}")
             continue
         if not values.json:
-            show("\n" * (len(measured) > 1) + accuracy.report(str(run), measured[str(run)]))
-    if values.json:
-        show(json.dumps(measured[str(root)] if runs == [root] else measured, indent=2))
-    if failed:
-        raise UserError(f"{', '.join(failed)}: not measured, see above")
+            show("\n" * bool(measured) + accuracy.report(str(run), found))
+        measured[str(run)] = found
+    return measured
 
 
 def _evaluate_file(values: flags.FlagValues) -> None:

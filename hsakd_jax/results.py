@@ -7,7 +7,7 @@ shows the mean and the standard deviation over seeds, for the last and for the b
 
 Below a table, students are compared with the baseline and with KD, within each seed and after the last epoch. A
 verdict is "better by", "worse by" or "not shown", by a paired t-test, or for one seed by McNemar's test on the test
-images.
+images. "not tested" has its reason in brackets, such as other epochs.
 
 The paper reports the best epoch. The difference is therefore our best epoch minus the paper's number. A run with other
 settings than the paper's has no difference; its table lists these settings. Runs of different settings are not

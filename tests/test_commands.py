@@ -124,17 +124,21 @@ def test_evaluate_measures_the_others_where_a_run_fails(pipeline, call_command, 
     for name in ("student", "teacher"):
         shutil.copytree(pipeline / name, tmp_path / name)
     config = json.loads((tmp_path / "teacher/config.json").read_text())
-    config["data"]["dir"] = "/nowhere"
-    (tmp_path / "teacher/config.json").write_text(json.dumps(config))
-    for words in ([], ["--json"]):
-        shown = call_command("evaluate", f"--workdir={tmp_path}", *words)
-        assert shown.returncode == 2
-        first, last = shown.stderr.splitlines()
-        assert first.startswith(
-            f"{tmp_path}/teacher: the data of {tmp_path}/teacher should be in /nowhere, which is no"
-        )
-        assert last == f"error: {tmp_path}/teacher: not measured, see above"
-        assert list(json.loads(shown.stdout)) == [f"{tmp_path}/student"] if words else "top-1" in shown.stdout
+    for section, key, value, reason in (
+        ("data", "dir", "/nowhere", "the data of {run} should be in /nowhere, which is no folder: set --data_dir=DIR"),
+        ("training", "lr", 7.0, "{run}/config.json was changed after checkpoint"),
+    ):
+        changed = {**config, section: {**config[section], key: value}}
+        (tmp_path / "teacher/config.json").write_text(json.dumps(changed))
+        for words in ([], ["--json"]):
+            shown = call_command("evaluate", f"--workdir={tmp_path}", *words)
+            assert shown.returncode == 2
+            first, last = shown.stderr.splitlines()
+            assert first.startswith(reason.format(run=tmp_path / "teacher"))
+            assert last.startswith(f"error: {tmp_path}/teacher: not measured, for the reasons above")
+            assert list(json.loads(shown.stdout)) == [f"{tmp_path}/student"] if words else "top-1" in shown.stdout
+    shown = call_command("evaluate", f"--workdir={tmp_path}", "--data_dir=/nowhere")
+    assert_refused(shown, "the data should be in /nowhere, which is no folder: set --data_dir=DIR")
 
 
 def test_restore(pipeline):
@@ -314,6 +318,16 @@ def test_data_is_loaded_once_where_the_seed_selects_no_images(monkeypatch):
         splits = experiments_pipeline._load({"data": {"fraction": 1.0, "validation": 0.0, **data}}, [0, 1])
         assert loaded == found
         assert list(splits) == [0, 1]
+
+
+def test_a_finished_run_needs_no_teacher(pipeline, call_command, tmp_path):
+    shutil.copytree(pipeline / "teacher", tmp_path / "teacher")
+    args = [f"{CONFIG}:kd_tiny", f"--workdir={tmp_path}/run", f"--config.teacher.workdir={tmp_path}/teacher"]
+    assert call_command("main", *args).returncode == 0
+    shutil.rmtree(tmp_path / "teacher")
+    again = call_command("main", *args)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count(": done, ") == 1
 
 
 def test_a_few_shot_run_has_the_images_of_its_seed(pipeline, call_command, tmp_path, monkeypatch):
@@ -565,7 +579,7 @@ BAD = {
     ),
     "file as a teacher": (
         [f"{CONFIG}:kd_tiny", f"--config.teacher.workdir={__file__}"],
-        [f"teacher.workdir: {__file__} is not a run directory", f"by python -m hsakd_jax.convert {__file__} --output"],
+        [f"teacher.workdir: {__file__} is not a run directory", f"hsakd_jax.convert {__file__} --output=RUN`"],
     ),
     "folder of data": (
         [f"{CONFIG}:kd_tiny", "--config.data.dir=/nowhere"],

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from hsakd_jax.analysis.run_index import Run
 from hsakd_jax.evaluation.verdict import Verdict, compare
-from hsakd_jax.experiments.recipes import RECIPES, Recipe
+from hsakd_jax.experiments.recipes import RECIPES
 from hsakd_jax.runs.compare import differences, in_words
 
 REFERENCES = {"baseline": "the baseline", "kd": "KD"}
@@ -26,7 +26,7 @@ class Compared(NamedTuple):
       runs: of the other group; none where its `NEEDED` settings differ.
       verdict: positive where the first group is better.
       differing: settings of training, data, network and start that differ and that no method decides, by key: (here,
-        there).
+        there). Without `runs`, those that a comparison needs to be equal.
     """
 
     reference: str
@@ -41,8 +41,8 @@ class Compared(NamedTuple):
 
     @property
     def remark(self) -> str:
-        """The settings that differ, as the end of a sentence; '' where none does."""
-        if not self.differing:
+        """The settings that differ, as the end of a sentence; '' where none does or the reason names them."""
+        if not (self.differing and self.runs):
             return ""
         return f"; settings differ too: {', '.join(in_words(self.differing, 'here', 'there'))}"
 
@@ -73,8 +73,11 @@ def compare_groups(groups: Sequence[tuple[str, Sequence[Run]]]) -> list[list[Com
 
 def _compare(reference: str, runs: Sequence[Run], others: Sequence[Run]) -> Compared:
     if needed := _needed(runs[0], others[0]):
+        # The classes are there as a hash.
         reason = f"settings differ: {', '.join(in_words(needed, 'here', 'there'))}"
-        return Compared(reference, (), Verdict(None, None, None, 0, reason), {})
+        reason = "other classes" if "classes" in needed else reason
+        seeds = len(_by_seed(runs).keys() & _by_seed(others).keys())
+        return Compared(reference, (), Verdict(None, None, None, seeds, reason), needed)
     verdict = compare(_by_seed(runs), _by_seed(others))
     return Compared(reference, others, verdict, _differing(runs[0], others[0]))
 
@@ -85,11 +88,7 @@ def _is_student(recipe: str) -> bool:
 
 def _is(recipe: str, reference: str) -> bool:
     """Whether it is the recipe of a reference, on all training images or on a fraction of them."""
-
-    def training(kind: Recipe) -> Recipe:
-        return kind._replace(title="", fraction=1.0)
-
-    return recipe in RECIPES and training(RECIPES[recipe]) == training(RECIPES[reference])
+    return recipe in RECIPES and RECIPES[recipe].is_form_of(RECIPES[reference])
 
 
 def _same_pair(run: Run, other: Run) -> bool:

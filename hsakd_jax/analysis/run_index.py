@@ -272,7 +272,7 @@ def _describe_other(role: str, path: Path, expected: str) -> _Description:
     settings, differing, seeds, _ = _describe(path, config)
     if expected != GIVEN and settings["recipe"] != same(expected):
         # Another recipe has other settings: if all were listed, they would hide the reason.
-        differing = {"recipe": (config.recipe, expected)}
+        differing = {"recipe": (_of_teacher(config.recipe) if role == "teacher" else config.recipe, expected)}
     elif differing is None:
         key = "data.name" if config.recipe in RECIPES else "recipe"
         differing = {key: (settings[key], None)}

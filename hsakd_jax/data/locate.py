@@ -85,7 +85,7 @@ def find(
         raise UserError(
             f"{path} is prepared as {builder.info.file_format.value}, which only TensorFlow reads: where that is "
             f"installed, run `tfds convert_format --dataset_version_dir={path} --out_file_format=array_record` once"
-            + (", or set another data_dir to prepare it again" if name in BUILDERS else "")
+            + (", or set another data.dir to prepare it again" if name in BUILDERS else "")
         )
     return builder, tree
 

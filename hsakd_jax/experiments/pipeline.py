@@ -70,13 +70,12 @@ def execute(
     check_types(config)
     names = recipes_of(config)
     check(config, {name: section_of(config, name) for name in names}, command or ())
-    if (teacher := config["teacher"]["workdir"]) and any(RECIPES[name].teacher for name in names):
-        run_config(teacher, "teacher.workdir")  # refuses a path that is no run before the data is read
     folders = _folders(expand(workdir), config)
     paths = {seed: _directories(folder, names, bool(config["seeds"])) for seed, folder in folders.items()}
     shared = {seed: folder for seed, folder in folders.items() if folder not in paths[seed].values()}
     for folder in shared.values():
         _earlier_results(folder)  # refuses another program's before anything trains
+    _check_teacher(config, paths)
     splits = _load(config, list(folders))
     # All are checked before the first one trains: a mistake in the student is found before the teacher's hours.
     plans = {seed: _plan({**config, "seed": seed}, paths[seed], splits.pop(seed), command, console) for seed in folders}
@@ -176,6 +175,20 @@ def _directories(root: Path, names: Sequence[str], apart: bool) -> dict[str, Pat
             f"{root} is a run, and {', '.join(names)} {needs} a folder for several: choose another directory"
         )
     return {name: root / name for name in names}
+
+
+def _check_teacher(config: dict[str, Any], paths: Mapping[int, Mapping[str, Path]]) -> None:
+    """Refuses a teacher that is no run, before the data is read; a finished run does not need its teacher.
+
+    Args:
+      config: of the command.
+      paths: of the runs by recipe, by seed.
+    """
+    runs = [(name, path) for plan in paths.values() for name, path in plan.items()]
+    if (given := config["teacher"]["workdir"]) and any(
+        RECIPES[name].teacher and not RunDirectory(path).is_finished() for name, path in runs
+    ):
+        run_config(given, "teacher.workdir")
 
 
 def _load(config: dict[str, Any], seeds: Sequence[int]) -> dict[int, Splits]:

@@ -43,6 +43,10 @@ class Recipe(NamedTuple):
     select_by: str = "top1"
     reuses_classifier: bool = False
 
+    def is_form_of(self, other: "Recipe") -> bool:
+        """Whether it trains the same, on all images or on a fraction of them."""
+        return self._replace(title="", fraction=1.0) == other._replace(title="", fraction=1.0)
+
 
 # A run that only the user can name.
 GIVEN = "given"

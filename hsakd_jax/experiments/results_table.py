@@ -45,23 +45,29 @@ def _cell(values: Sequence[float]) -> str:
 def _verdicts(by_recipe: Mapping[str, Mapping[int, Results]]) -> list[str]:
     """Compares students with the first one that has no teacher, or else with KD.
 
-    They are compared if they have its network and number of images. If neither is there, a line names the remedy.
+    They are compared if they have its network and number of images. If no run is one to compare with, a line names the
+    remedy.
     """
     students = [recipe for recipe in by_recipe if RECIPES[recipe].network == "student"]
-    baseline = next((recipe for recipe in students if not RECIPES[recipe].teacher), None)
-    baseline = baseline or ("kd" if "kd" in students else None)
-    if baseline is None:
-        several = ", ".join(f"'{recipe}'" for recipe in ("baseline", *students))
-        line = f'no run to compare with: for verdicts, add the baseline, --config.runs="({several})"'
-        return [line] if len(students) > 1 else []
 
     def trained(recipe: str) -> tuple[str, int]:
         one = next(iter(by_recipe[recipe].values()))
         return one.arch, one.train_images
 
-    others = [recipe for recipe in students if recipe != baseline and trained(recipe) == trained(baseline)]
-    width = max((len(RECIPES[recipe].title) for recipe in others), default=0)
-    lines = [f"compared with {RECIPES[baseline].title}, last epoch, points of top-1:"]
+    def compared_with(reference: str) -> list[str]:
+        return [recipe for recipe in students if recipe != reference and trained(recipe) == trained(reference)]
+
+    references = [recipe for recipe in students if not RECIPES[recipe].teacher]
+    references += [recipe for recipe in students if RECIPES[recipe].is_form_of(RECIPES["kd"])]
+    reference = next(filter(compared_with, references), None)
+    if reference is None:
+        distilled = [recipe for recipe in students if RECIPES[recipe].teacher and RECIPES[recipe].fraction == 1]
+        names = ", ".join(f"'{recipe}'" for recipe in ("baseline", *distilled))
+        line = f'no run to compare with: for verdicts, add the baseline, --config.runs="({names})"'
+        return [line] if len(distilled) > 1 and "baseline" not in students else []
+    others = compared_with(reference)
+    width = max(len(RECIPES[recipe].title) for recipe in others)
+    lines = [f"compared with {RECIPES[reference].title}, last epoch, points of top-1:"]
     for recipe in others:
-        lines.append(f"{RECIPES[recipe].title.ljust(width)}  {compare(by_recipe[recipe], by_recipe[baseline])}")
-    return ["\n".join(lines)] if others else []
+        lines.append(f"{RECIPES[recipe].title.ljust(width)}  {compare(by_recipe[recipe], by_recipe[reference])}")
+    return ["\n".join(lines)]

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import secrets
+import shlex
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -130,8 +131,11 @@ class RunDirectory:
         if not self._config.exists():
             inside = [str(run.relative_to(self.path)) for run in runs_inside(self.path)]
             hint = f"; it contains the runs {', '.join(inside)}: choose one" if inside else ": check the path"
-            if self.path.is_file():
-                hint = f": make a run of a checkpoint file by python -m hsakd_jax.convert {self.path} --output=RUN"
+            if (self.path.parent / "config.json").exists():
+                hint = f": set its folder, {self.path.parent}"
+            elif self.path.is_file():
+                command = f"python -m hsakd_jax.convert {shlex.quote(str(self.path))} --output=RUN"
+                hint = f": if it is a checkpoint, make a run of it, `{command}`, and set RUN instead"
             raise UserError(f"{self.path} is not a run directory (no config.json){hint}")
         if not self.is_ours():
             raise UserError(

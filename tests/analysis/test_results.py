@@ -436,7 +436,9 @@ def test_a_short_run_is_told_from_a_long_one(tmp_path, run_tables):
     reason = "not tested (settings differ: training.epochs (2 here, 120 there))"
     assert re.search(rf"\n  KD against the baseline: +{re.escape(reason)}\n", text)
     (kd,) = (entry for entry in shown[0].entries if entry.recipe == "kd")
-    assert [one.runs for one in kd.compared] == [()]
+    assert [(one.runs, one.differing) for one in kd.compared] == [((), {"training.epochs": (2, 120)})]
+    (row,) = (row for row in json.loads(rendering.as_json(shown)) if row["recipe"] == "kd")
+    assert (row["compared"]["baseline"]["seeds"], row["compared"]["baseline"]["p"]) == (1, None)
 
 
 def test_recipes_that_train_the_same_are_one_entry(tmp_path, run_tables):

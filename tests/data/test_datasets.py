@@ -259,7 +259,7 @@ def test_tfrecord_of_our_own_may_be_prepared_anew(tmp_path):
     datasets.load("digits", str(tmp_path))
     path = tmp_path / "digits/1.0.0/dataset_info.json"
     path.write_text(path.read_text().replace('"array_record"', '"tfrecord"'))
-    with pytest.raises(UserError, match=r"tfds convert_format .* or set another data_dir"):
+    with pytest.raises(UserError, match=r"tfds convert_format .* or set another data.dir"):
         datasets.load("digits", str(tmp_path))
 
 

@@ -262,7 +262,7 @@ def test_the_table_compares_with_the_baseline_or_else_with_kd():
         accuracies = {"epoch": 2.0, "top1": 50.0 + i * (2 + 2 * seed)}
         return Results(
             recipe=recipe,
-            arch="resnet8",
+            arch="resnet8+resnet8" if recipe == "mutual" else "resnet8",
             seed=seed,
             last=accuracies,
             best=accuracies,
@@ -283,3 +283,6 @@ def test_the_table_compares_with_the_baseline_or_else_with_kd():
     line = "no run to compare with: for verdicts, add the baseline, --config.runs=\"('baseline', 'dkd', 'dist')\"\n"
     assert line in table("dkd", "dist")
     assert "compare" not in table("dkd")
+    assert "compared with KD, 25 %" in table("kd_25", "crd_25")
+    assert "compare" not in table("crd_25", "sskd_25")  # the baseline has all images
+    assert "compared with KD, last" in table("mutual", "kd", "dkd")
