@@ -26,7 +26,6 @@ from hsakd_jax.experiments.resolve import recipes_of, resolve
 from hsakd_jax.interop import torch_weights
 from hsakd_jax.models.network import Outputs
 from hsakd_jax.runs.restore import initialise
-from hsakd_jax.runs.results import Results, Sizes
 from hsakd_jax.training.build import make_objective
 
 TEXT = "".join((ROOT / f"docs/own_{what}.md").read_text() for what in ("network", "objective", "data"))
@@ -141,24 +140,7 @@ def test_method(new_file, new_functions, new_lines):
     loss = sum(weights[name] * float(value) for name, value in found.items())
     assert loss == pytest.approx(0.5 * math.log(4) + 0.5 * math.log(4 / 3))
 
-    result = Results(
-        recipe=name,
-        arch="resnet20",
-        seed=0,
-        last={"top1": 50.0},
-        best={"top1": 50.0},
-        selected_by="top-1 on test",
-        teacher=None,
-        train_images=1,
-        test_images=1,
-        parameters=Sizes(1, 1),
-        multiply_adds=Sizes(1, 1),
-        images_per_s=None,
-        versions={},
-        device="",
-        git=None,
-    )
-    assert recipe.title in pipeline.summary({0: {name: result}})
+    assert recipe.title in pipeline.summary({0: {name: run_results(name, 50)}})
 
 
 def test_dataset(new_file, new_lines, tmp_path):

@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 from msgspec import structs
+from run_configs import run_results
 
 from hsakd_jax.core.files import InvalidContent, read_sealed, write_sealed
 from hsakd_jax.evaluation.verdict import compare, mcnemar, paired_t
-from hsakd_jax.runs.results import Correct, Results, Sizes
+from hsakd_jax.runs.results import Correct, Results
 
 LABELS = np.arange(20, dtype=np.int32)
 
@@ -16,25 +17,8 @@ LABELS = np.arange(20, dtype=np.int32)
 def result(right, labels=LABELS):
     """The results of a run that classifies `right` of its test images correctly: a number, or bool [n]."""
     right = np.arange(len(labels)) < right if isinstance(right, int) else right
-    accuracies = {"epoch": 1, "top1": 100 * float(right.mean())}
-    return Results(
-        recipe="kd",
-        arch="resnet20",
-        seed=0,
-        last=accuracies,
-        best=accuracies,
-        selected_by="top-1 on test",
-        teacher=None,
-        train_images=1,
-        test_images=len(labels),
-        parameters=Sizes(1, 1),
-        multiply_adds=Sizes(1, 1),
-        images_per_s=None,
-        versions={},
-        device="",
-        git=None,
-        correct=Correct.pack(right, labels),
-    )
+    top1 = 100 * right.mean()
+    return run_results("kd", top1, test_images=len(labels), correct=Correct.pack(right, labels))
 
 
 def networks(n, ours, theirs):

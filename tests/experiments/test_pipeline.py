@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from conftest import ROOT
-from run_configs import run_config
+from run_configs import run_config, run_results
 
 from hsakd_jax import main
 from hsakd_jax.core.console import Console
@@ -21,7 +21,6 @@ from hsakd_jax.experiments.make_config import make_config
 from hsakd_jax.runs import manifest
 from hsakd_jax.runs.checkpoint import Checkpoints
 from hsakd_jax.runs.directory import RunDirectory
-from hsakd_jax.runs.results import Results, Sizes
 
 IMAGE = Dataset(np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int32))
 
@@ -259,24 +258,8 @@ def test_the_table_compares_with_the_baseline_or_else_with_kd():
         return pipeline.summary({seed: {name: of(name, i, seed) for i, name in enumerate(recipes)} for seed in (0, 1)})
 
     def of(recipe, i, seed):
-        accuracies = {"epoch": 2.0, "top1": 50.0 + i * (2 + 2 * seed)}
-        return Results(
-            recipe=recipe,
-            arch="resnet8+resnet8" if recipe == "mutual" else "resnet8",
-            seed=seed,
-            last=accuracies,
-            best=accuracies,
-            selected_by="top-1 on test",
-            teacher=None,
-            train_images=8,
-            test_images=8,
-            parameters=Sizes(1, 1),
-            multiply_adds=Sizes(1, 1),
-            images_per_s=None,
-            versions={},
-            device="",
-            git=None,
-        )
+        arch = "resnet8+resnet8" if recipe == "mutual" else "resnet8"
+        return run_results(recipe, 50 + i * (2 + 2 * seed), arch=arch, seed=seed)
 
     assert "\ncompared with baseline, last epoch, points of top-1:\nDKD  not shown: +3.00 (" in table("baseline", "dkd")
     assert "\ncompared with KD, last epoch, points of top-1:\nDKD  not shown: +3.00 (" in table("kd", "dkd")
