@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import test_methods
 import test_networks
+from run_configs import run_results
 from test_layers import ROOT, strangers
 
 from hsakd_jax import create, models
