@@ -93,7 +93,7 @@ def run(command: Command, argv: Sequence[str], *, own_process: bool = False) -> 
     except BrokenPipeError:
         raise
     except Exception as error:  # a programming error keeps its traceback
-        line = str(error) if isinstance(error, UserError) else failures.explain(error)
+        line = failures.explain(error)
         if line is None:
             raise
         note(f"error: {one_line(line)}")

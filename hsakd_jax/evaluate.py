@@ -82,7 +82,6 @@ def _measure(runs: Sequence[Path], values: flags.FlagValues) -> dict[str, dict[s
     """
     from hsakd_jax.core import failures
     from hsakd_jax.core.console import note, show
-    from hsakd_jax.core.errors import UserError
     from hsakd_jax.evaluation import accuracy
 
     measured: dict[str, dict[str, Any]] = {}
@@ -90,7 +89,7 @@ def _measure(runs: Sequence[Path], values: flags.FlagValues) -> dict[str, dict[s
         try:
             found = accuracy.evaluate_run(run, values.checkpoint, values.data_dir)
         except Exception as error:  # a programming error keeps its traceback
-            line = str(error) if isinstance(error, UserError) else failures.explain(error)
+            line = failures.explain(error)
             if line is None or len(runs) == 1:
                 raise
             note(line if str(run) in line else f"{run}: {line}")

@@ -76,8 +76,7 @@ def _compare(reference: str, runs: Sequence[Run], others: Sequence[Run]) -> Comp
         # The classes are there as a hash.
         reason = f"settings differ: {', '.join(in_words(needed, 'here', 'there'))}"
         reason = "other classes" if "classes" in needed else reason
-        seeds = len(_by_seed(runs).keys() & _by_seed(others).keys())
-        return Compared(reference, (), Verdict(None, None, None, seeds, reason), needed)
+        return Compared(reference, (), Verdict(None, None, None, _common_seeds(runs, others), reason), needed)
     verdict = compare(_by_seed(runs), _by_seed(others))
     return Compared(reference, others, verdict, _differing(runs[0], others[0]))
 
@@ -101,14 +100,17 @@ def _same_pair(run: Run, other: Run) -> bool:
 
 def _needed(run: Run, other: Run) -> dict[str, tuple[Any, Any]]:
     """The settings that differ and that a comparison needs to be equal: (here, there)."""
-    pairs = {key: (run.settings[key], other.settings[key]) for key in NEEDED}
-    return {key: both for key, both in pairs.items() if both[0] != both[1]}
+    return {key: both for key, both in differences(run.settings, other.settings).items() if key in NEEDED}
 
 
 def _distance(runs: Sequence[Run], others: Sequence[Run]) -> tuple[int, int, int]:
     """The number of needed settings that differ, then of all settings that do, then of seeds that are missing."""
-    run, other, seeds = runs[0], others[0], _by_seed(runs).keys() & _by_seed(others).keys()
-    return len(_needed(run, other)), len(_differing(run, other)), -len(seeds)
+    run, other = runs[0], others[0]
+    return len(_needed(run, other)), len(_differing(run, other)), -_common_seeds(runs, others)
+
+
+def _common_seeds(runs: Sequence[Run], others: Sequence[Run]) -> int:
+    return len(_by_seed(runs).keys() & _by_seed(others).keys())
 
 
 def _differing(run: Run, other: Run) -> dict[str, tuple[Any, Any]]:

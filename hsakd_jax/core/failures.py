@@ -4,6 +4,8 @@ import errno
 import os
 import sys
 
+from hsakd_jax.core.errors import UserError
+
 # Remedies by the number of an error of the operating system.
 REMEDIES = {
     errno.EACCES: "change the permissions, or choose another path",
@@ -34,8 +36,10 @@ def explain(error: Exception) -> str | None:
       error: of any kind.
 
     Returns:
-      One line; None for a programming error, which keeps its traceback.
+      One line, of a `UserError` its own; None for a programming error, which keeps its traceback.
     """
+    if isinstance(error, UserError):
+        return str(error)
     text = " ".join(str(error).split())
     if isinstance(error, OSError):
         return _of_system(error, text)
